@@ -1,0 +1,401 @@
+// Package config makes the one checked configuration value of a node.
+//
+// A value comes from, in rising order: its default, the YAML file, the
+// environment, the command line. Settings lists every key once with its unit,
+// default and effect; the file, SHOAL_* variables, flags and `shoal config
+// explain` are all made from it. Start reading at Settings, then Load.
+//
+// No other package reads files, environment or flags for configuration. The
+// package starts no goroutines.
+package config
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+)
+
+// Config is everything an operator may say about one node.
+type Config struct {
+	Data   string
+	Role   meta.Role
+	Region meta.RegionName
+	Zone   string
+	Rack   string
+
+	Gateway   string // host:port
+	Swarm     string
+	Raft      string
+	Ops       string
+	Advertise string // host that others reach this node by; "" is found out
+	Plain     bool
+
+	Bootstrap bool
+	Join      string
+	Token     Secret
+
+	Blobs      string
+	CacheBytes Bytes
+	HotBytes   Bytes
+	Reserve    Bytes
+
+	RaftProfile string
+	LogLevel    string
+	LogFormat   string
+
+	// Dev admits anonymous callers as administrators of what they create, and
+	// creates tenants and repositories on first push. Only `shoal dev` sets it.
+	Dev bool
+}
+
+// Secret is text that never shows itself.
+type Secret string
+
+func (Secret) String() string { return "***" }
+
+// Reveal returns the text.
+func (s Secret) Reveal() string { return string(s) }
+
+// Bytes is a size in bytes, written like 50GiB, 64MB or 1024.
+type Bytes int64
+
+var units = []struct {
+	name  string
+	bytes int64
+}{
+	{"TiB", 1 << 40}, {"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10},
+	{"TB", 1e12}, {"GB", 1e9}, {"MB", 1e6}, {"KB", 1e3}, {"B", 1},
+}
+
+// ParseBytes reads a size.
+func ParseBytes(s string) (Bytes, error) {
+	number, scale := strings.TrimSpace(s), int64(1)
+	for _, u := range units {
+		if rest, ok := strings.CutSuffix(number, u.name); ok {
+			number, scale = strings.TrimSpace(rest), u.bytes
+			break
+		}
+	}
+	f, err := strconv.ParseFloat(number, 64)
+	if err != nil || f < 0 || f*float64(scale) > 1<<62 {
+		return 0, fmt.Errorf("size %q: write it like 50GiB, 64MB or 1024", s)
+	}
+	return Bytes(f * float64(scale)), nil
+}
+
+func (b Bytes) String() string {
+	for _, u := range units {
+		if strings.HasSuffix(u.name, "iB") && int64(b) >= u.bytes && int64(b)%u.bytes == 0 {
+			return strconv.FormatInt(int64(b)/u.bytes, 10) + u.name
+		}
+	}
+	return strconv.FormatInt(int64(b), 10) + "B"
+}
+
+// Setting is one key of the configuration.
+type Setting struct {
+	Key     string // of the file; the flag is the same with dots as hyphens
+	Default string
+	Usage   string
+	Roles   []meta.Role // that have it; nil is both
+	get     func(*Config) string
+	set     func(*Config, string) error
+	boolean bool
+	secret  bool
+}
+
+// Flag returns the flag's name without hyphens in front.
+func (s Setting) Flag() string { return strings.ReplaceAll(s.Key, ".", "-") }
+
+// Env returns the environment variable's name.
+//
+// The join token's is SHOAL_JOIN_TOKEN, since SHOAL_TOKEN is a client's credential.
+func (s Setting) Env() string {
+	if s.Key == "token" {
+		return "SHOAL_JOIN_TOKEN"
+	}
+	return "SHOAL_" + strings.ToUpper(strings.NewReplacer(".", "_", "-", "_").Replace(s.Key))
+}
+
+func text[T ~string](key, def, usage string, field func(*Config) *T, roles ...meta.Role) Setting {
+	return Setting{Key: key, Default: def, Usage: usage, Roles: roles,
+		get: func(c *Config) string { return string(*field(c)) },
+		set: func(c *Config, s string) error { *field(c) = T(s); return nil }}
+}
+
+func boolean(key, usage string, field func(*Config) *bool, roles ...meta.Role) Setting {
+	return Setting{Key: key, Default: "false", Usage: usage, Roles: roles, boolean: true,
+		get: func(c *Config) string { return strconv.FormatBool(*field(c)) },
+		set: func(c *Config, s string) (err error) { *field(c), err = strconv.ParseBool(s); return err }}
+}
+
+func size(key, def, usage string, field func(*Config) *Bytes, roles ...meta.Role) Setting {
+	return Setting{Key: key, Default: def, Usage: usage, Roles: roles,
+		get: func(c *Config) string { return field(c).String() },
+		set: func(c *Config, s string) (err error) { *field(c), err = ParseBytes(s); return err }}
+}
+
+// Settings lists every key.
+var Settings = []Setting{
+	text("data", "", "directory of everything this node keeps", func(c *Config) *string { return &c.Data }),
+	text("region", "", "name of the region this server belongs to", func(c *Config) *meta.RegionName { return &c.Region }, meta.RoleServer),
+	text("zone", "", "zone within the region, for locality", func(c *Config) *string { return &c.Zone }),
+	text("rack", "", "rack within the zone, for locality", func(c *Config) *string { return &c.Rack }),
+	text("gateway", "127.0.0.1:5000", "address that package clients and other nodes talk HTTP to", func(c *Config) *string { return &c.Gateway }),
+	text("swarm", "0.0.0.0:7070", "address that peers exchange chunks on (TCP and QUIC)", func(c *Config) *string { return &c.Swarm }),
+	text("raft", "0.0.0.0:7071", "address that servers run consensus on (TCP)", func(c *Config) *string { return &c.Raft }, meta.RoleServer),
+	text("ops", "127.0.0.1:7072", "private address of /metrics, /livez, /readyz and /debug/pprof", func(c *Config) *string { return &c.Ops }),
+	text("advertise", "", "host name or address that other nodes reach this one by; empty takes the address of the route to the others", func(c *Config) *string { return &c.Advertise }),
+	boolean("plain", "accept plain HTTP from everywhere, not from loopback alone", func(c *Config) *bool { return &c.Plain }),
+	boolean("bootstrap", "begin a new cluster with this server", func(c *Config) *bool { return &c.Bootstrap }, meta.RoleServer),
+	text("join", "", "https://host:port of a server of the cluster to join", func(c *Config) *string { return &c.Join }),
+	secret(text("token", "", "join token, from `shoal token join`", func(c *Config) *Secret { return &c.Token })),
+	text("blobs", "", "where blobs are kept, a directory; empty is DATA/blobs", func(c *Config) *string { return &c.Blobs }),
+	size("cache-size", "50GiB", "most that the cache may hold on disk", func(c *Config) *Bytes { return &c.CacheBytes }, meta.RoleAgent),
+	size("hot-size", "64MiB", "chunks kept in memory for peers and clients", func(c *Config) *Bytes { return &c.HotBytes }),
+	size("reserve", "512MiB", "free disk space below which new content is refused", func(c *Config) *Bytes { return &c.Reserve }),
+	text("raft.profile", "wan", "timings of consensus: wan for regions far apart, site for one site", func(c *Config) *string { return &c.RaftProfile }, meta.RoleServer),
+	text("log.level", "info", "debug, info, warn or error", func(c *Config) *string { return &c.LogLevel }),
+	text("log.format", "text", "text or json", func(c *Config) *string { return &c.LogFormat }),
+}
+
+func secret(s Setting) Setting { s.secret = true; return s }
+
+// For returns the settings that a role has.
+func For(role meta.Role) []Setting {
+	return slices.DeleteFunc(slices.Clone(Settings), func(s Setting) bool {
+		return s.Roles != nil && !slices.Contains(s.Roles, role)
+	})
+}
+
+// AddFlags defines a flag for each setting of the role, and --config.
+func AddFlags(flags *pflag.FlagSet, role meta.Role) {
+	for _, s := range For(role) {
+		if s.boolean {
+			flags.Bool(s.Flag(), s.Default == "true", s.Usage)
+		} else {
+			flags.String(s.Flag(), s.Default, s.Usage)
+		}
+	}
+	flags.String("config", "", "YAML file with the same keys")
+}
+
+// Explained is a setting's value and where it came from.
+type Explained struct {
+	Key    string `json:"key"`
+	Value  string `json:"value"`
+	Source string `json:"source"` // default, file NAME, environment NAME, flag --NAME
+	Usage  string `json:"usage"`
+}
+
+// Load makes the configuration of a node of the role from flags (made by
+// AddFlags and parsed), the environment and the file that --config or
+// SHOAL_CONFIG names, and checks it.
+//
+// Errors say which key, from where, and what to write instead.
+func Load(role meta.Role, flags *pflag.FlagSet, getenv func(string) string) (Config, []Explained, error) {
+	c := Config{Role: role}
+	settings := For(role)
+	source := map[string]string{}
+	assign := func(s Setting, value, from string) error {
+		if err := s.set(&c, value); err != nil {
+			return fmt.Errorf("%s (from %s): %w", s.Key, from, err)
+		}
+		source[s.Key] = from
+		return nil
+	}
+	for _, s := range settings {
+		if err := assign(s, s.Default, "default"); err != nil {
+			return Config{}, nil, err
+		}
+	}
+	if name := cmp.Or(flagValue(flags, "config"), getenv("SHOAL_CONFIG")); name != "" {
+		values, err := readFile(name, settings)
+		if err != nil {
+			return Config{}, nil, err
+		}
+		for _, s := range settings {
+			if v, ok := values[s.Key]; ok {
+				if err := assign(s, v, "file "+name); err != nil {
+					return Config{}, nil, err
+				}
+			}
+		}
+	}
+	for _, s := range settings {
+		if v := getenv(s.Env()); v != "" {
+			if err := assign(s, v, "environment "+s.Env()); err != nil {
+				return Config{}, nil, err
+			}
+		}
+		if f := flags.Lookup(s.Flag()); f != nil && f.Changed {
+			if err := assign(s, f.Value.String(), "flag --"+s.Flag()); err != nil {
+				return Config{}, nil, err
+			}
+		}
+	}
+	explained := make([]Explained, 0, len(settings))
+	for _, s := range settings {
+		value := s.get(&c)
+		if s.secret && value != "" {
+			value = Secret(value).String()
+		}
+		explained = append(explained, Explained{s.Key, value, source[s.Key], s.Usage})
+	}
+	return c, explained, c.Check()
+}
+
+func flagValue(flags *pflag.FlagSet, name string) string {
+	if f := flags.Lookup(name); f != nil {
+		return f.Value.String()
+	}
+	return ""
+}
+
+func readFile(name string, settings []Setting) (map[string]string, error) {
+	raw, err := os.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("configuration file %s does not exist", name)
+	} else if err != nil {
+		return nil, err
+	}
+	var tree map[string]any
+	if err := yaml.Unmarshal(raw, &tree); err != nil {
+		return nil, fmt.Errorf("configuration file %s: %w", name, err)
+	}
+	values := map[string]string{}
+	if err := flatten(values, "", tree); err != nil {
+		return nil, fmt.Errorf("configuration file %s: %w", name, err)
+	}
+	known := func(key string) bool {
+		return slices.ContainsFunc(settings, func(s Setting) bool { return s.Key == key })
+	}
+	for key := range values {
+		if !known(key) {
+			return nil, fmt.Errorf("configuration file %s: unknown key %q, did you mean %q?", name, key, nearest(key, settings))
+		}
+	}
+	return values, nil
+}
+
+func flatten(out map[string]string, prefix string, tree map[string]any) error {
+	for k, v := range tree {
+		switch v := v.(type) {
+		case map[string]any:
+			if err := flatten(out, prefix+k+".", v); err != nil {
+				return err
+			}
+		case string, bool, int, int64, float64:
+			out[prefix+k] = fmt.Sprint(v)
+		default:
+			return fmt.Errorf("key %q holds %T, write one plain value", prefix+k, v)
+		}
+	}
+	return nil
+}
+
+// nearest returns the known key with the least edit distance to key.
+func nearest(key string, settings []Setting) string {
+	best := slices.MinFunc(settings, func(a, b Setting) int {
+		return cmp.Compare(distance(key, a.Key), distance(key, b.Key))
+	})
+	return best.Key
+}
+
+// distance is Levenshtein's.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			change := diagonal
+			if a[i] != b[j] {
+				change++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(change, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
+
+// Check reports the first thing that cannot work.
+func (c Config) Check() error {
+	if c.Data == "" {
+		return errors.New("data: say where to keep things with --data DIR")
+	}
+	addresses := []struct{ key, value string }{{"gateway", c.Gateway}, {"swarm", c.Swarm}, {"ops", c.Ops}}
+	if c.Role == meta.RoleServer {
+		addresses = append(addresses, struct{ key, value string }{"raft", c.Raft})
+		if err := meta.CheckRegion(c.Region); err != nil {
+			return fmt.Errorf("--region: %w", err)
+		}
+		if c.RaftProfile != "wan" && c.RaftProfile != "site" {
+			return fmt.Errorf("raft.profile %q: write wan or site", c.RaftProfile)
+		}
+	}
+	for _, a := range addresses {
+		if _, _, err := net.SplitHostPort(a.value); err != nil {
+			return fmt.Errorf("%s %q: write HOST:PORT: %w", a.key, a.value, err)
+		}
+	}
+	if c.Bootstrap && c.Join != "" {
+		return errors.New("--bootstrap begins a cluster and --join joins one: give one of them")
+	}
+	if c.Join != "" && !strings.HasPrefix(c.Join, "https://") {
+		return fmt.Errorf("--join %q: write https://host:port, the token proves which cluster it is", c.Join)
+	}
+	if strings.Contains(c.Blobs, "://") {
+		return fmt.Errorf("blobs %q: only a directory is supported", c.Blobs)
+	}
+	switch c.LogLevel {
+	case "debug", "info", "warn", "error":
+	default:
+		return fmt.Errorf("log.level %q: write debug, info, warn or error", c.LogLevel)
+	}
+	if c.LogFormat != "text" && c.LogFormat != "json" {
+		return fmt.Errorf("log.format %q: write text or json", c.LogFormat)
+	}
+	return nil
+}
+
+// AdvertiseHost returns the host that others reach this node by: --advertise,
+// else the host of listen unless it is a wildcard, else the address from which
+// the route to toward ("host:port") leaves, else loopback.
+func (c Config) AdvertiseHost(listen, toward string) string {
+	if c.Advertise != "" {
+		return c.Advertise
+	}
+	if host, _, err := net.SplitHostPort(listen); err == nil && host != "" {
+		if ip, err := netip.ParseAddr(host); err != nil || !ip.IsUnspecified() {
+			return host
+		}
+	}
+	if toward != "" {
+		// A UDP "connection" sends nothing; it only asks the kernel for the route.
+		if conn, err := net.DialTimeout("udp", toward, time.Second); err == nil {
+			defer conn.Close()
+			if a, ok := conn.LocalAddr().(*net.UDPAddr); ok {
+				return a.IP.String()
+			}
+		}
+	}
+	return "127.0.0.1"
+}

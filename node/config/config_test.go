@@ -1,0 +1,122 @@
+package config_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/spf13/pflag"
+
+	"github.com/shoal-registry/shoal/node/config"
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+)
+
+func load(t *testing.T, role meta.Role, env map[string]string, args ...string) (config.Config, []config.Explained, error) {
+	t.Helper()
+	flags := pflag.NewFlagSet("test", pflag.ContinueOnError)
+	config.AddFlags(flags, role)
+	if err := flags.Parse(args); err != nil {
+		t.Fatal(err)
+	}
+	return config.Load(role, flags, func(k string) string { return env[k] })
+}
+
+func file(t *testing.T, content string) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "shoal.yaml")
+	if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+func TestPrecedence(t *testing.T) {
+	name := file(t, "data: /from/file\nregion: file\nzone: file\nraft:\n  profile: site\n")
+	c, explained, err := load(t, meta.RoleServer,
+		map[string]string{"SHOAL_REGION": "env", "SHOAL_ZONE": "env"},
+		"--config", name, "--zone", "flag")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Data != "/from/file" || c.Region != "env" || c.Zone != "flag" || c.RaftProfile != "site" || c.Rack != "" {
+		t.Errorf("got %+v", c)
+	}
+	want := map[string]string{
+		"data": "file " + name, "region": "environment SHOAL_REGION", "zone": "flag --zone",
+		"raft.profile": "file " + name, "rack": "default",
+	}
+	for _, e := range explained {
+		if w, ok := want[e.Key]; ok && e.Source != w {
+			t.Errorf("%s came from %q, want %q", e.Key, e.Source, w)
+		}
+	}
+}
+
+func TestJoinTokenIsNotTheClientToken(t *testing.T) {
+	c, explained, err := load(t, meta.RoleAgent, map[string]string{"SHOAL_TOKEN": "client", "SHOAL_JOIN_TOKEN": "join"}, "--data", "/d")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Token.Reveal() != "join" {
+		t.Errorf("token = %q", c.Token.Reveal())
+	}
+	for _, e := range explained {
+		if e.Key == "token" && e.Value != "***" {
+			t.Errorf("explain shows the token: %q", e.Value)
+		}
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		role meta.Role
+		args []string
+		want string
+	}{
+		{"no data", meta.RoleAgent, nil, "--data DIR"},
+		{"no region", meta.RoleServer, []string{"--data", "/d"}, "--region"},
+		{"bad region", meta.RoleServer, []string{"--data", "/d", "--region", "EU West"}, "inner hyphens"},
+		{"bad address", meta.RoleAgent, []string{"--data", "/d", "--gateway", "5000"}, "HOST:PORT"},
+		{"both ways in", meta.RoleServer, []string{"--data", "/d", "--region", "r", "--bootstrap", "--join", "https://a:1"}, "one of them"},
+		{"plain join", meta.RoleAgent, []string{"--data", "/d", "--join", "http://a:1"}, "https://"},
+		{"bad size", meta.RoleAgent, []string{"--data", "/d", "--cache-size", "lots"}, "50GiB"},
+		{"bad profile", meta.RoleServer, []string{"--data", "/d", "--region", "r", "--raft-profile", "lan"}, "wan or site"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, _, err := load(t, c.role, nil, c.args...)
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("error %v does not say %q", err, c.want)
+			}
+		})
+	}
+}
+
+func TestUnknownKeySuggests(t *testing.T) {
+	_, _, err := load(t, meta.RoleAgent, nil, "--data", "/d", "--config", file(t, "cash-size: 1GiB\n"))
+	if err == nil || !strings.Contains(err.Error(), `did you mean "cache-size"`) {
+		t.Errorf("got %v", err)
+	}
+	_, _, err = load(t, meta.RoleAgent, nil, "--data", "/d", "--config", filepath.Join(t.TempDir(), "absent.yaml"))
+	if err == nil || !strings.Contains(err.Error(), "does not exist") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestBytes(t *testing.T) {
+	for in, want := range map[string]config.Bytes{"0": 0, "1024": 1024, "1KiB": 1024, "1.5GiB": 3 << 29, "64MB": 64e6, "2 TiB": 2 << 40} {
+		got, err := config.ParseBytes(in)
+		if err != nil || got != want {
+			t.Errorf("ParseBytes(%q) = %d, %v; want %d", in, got, err, want)
+		}
+		if back, err := config.ParseBytes(got.String()); err != nil || back != got {
+			t.Errorf("%q prints as %q, which reads as %d, %v", in, got, back, err)
+		}
+	}
+	for _, in := range []string{"", "-1", "x", "1PiBs"} {
+		if got, err := config.ParseBytes(in); err == nil {
+			t.Errorf("ParseBytes(%q) = %d, want an error", in, got)
+		}
+	}
+}
