@@ -1,0 +1,108 @@
+package swarm
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/transfer/store"
+	"github.com/shoal-registry/shoal/verify/digest"
+)
+
+// Want says what a node looks for and how much of it it has.
+type Want struct {
+	Root digest.CID
+	// Have counts the verified chunks here; Complete says that none is missing.
+	Have     int
+	Complete bool
+}
+
+// Peer is a member of a swarm as a Finder knows it.
+type Peer struct {
+	ID meta.NodeID
+	// Addrs are multiaddrs without the peer id.
+	Addrs      []string
+	Region     meta.RegionName
+	Zone, Rack string
+	// Server says that the peer is a regional server, Complete that it had every
+	// chunk when the Finder last heard of it. Both are hints.
+	Server, Complete bool
+}
+
+// Introduction is what a Finder answers: what the blob is and who has some of it.
+type Introduction struct {
+	// Map is the encoded chunk map, empty when the Finder does not hold it; then
+	// the swarm asks a peer for it. It is checked against the root either way.
+	Map []byte
+	// Inline is the whole stored content of a blob of at most 16 KiB.
+	Inline []byte
+	// Grant proves to peers, until GrantExpires, that this node may have the blob.
+	Grant        []byte
+	GrantExpires time.Time
+	Peers        []Peer
+	// Again is how long to wait before the next Join keeps the membership alive; 0 is 5 s.
+	Again time.Duration
+}
+
+// Finder introduces a node to the members of a swarm: a regional server's
+// registrar, else the DHT.
+type Finder interface {
+	// Join tells that this node wants, or has, want.Root and returns who else is
+	// there. It is called again each Introduction.Again while the node is a member.
+	//
+	// Errors: meta.ErrNotFound and meta.ErrDenied are final, any other is retried.
+	Join(ctx context.Context, want Want) (Introduction, error)
+	// Leave ends the membership.
+	Leave(ctx context.Context, root digest.CID) error
+}
+
+// Authorizer checks the grants that peers show.
+type Authorizer interface {
+	// Check returns nil when grant lets peer have the blob at now, else meta.ErrDenied.
+	Check(grant []byte, peer meta.NodeID, root digest.CID, now time.Time) error
+}
+
+// Config is what a Swarm needs. Host, Cluster, Self, Store, Finder and Authorizer
+// are required.
+type Config struct {
+	// Host is the swarm host; its address book and gate belong to dht/host.
+	Host host.Host
+	// Cluster is the cluster id, part of the protocol ids.
+	Cluster string
+	// Self describes this node to its peers; Complete is ignored.
+	Self       Peer
+	Store      store.Store
+	Finder     Finder
+	Authorizer Authorizer
+	// Log is silent when nil, Metrics unregistered when nil.
+	Log     *slog.Logger
+	Metrics prometheus.Registerer
+	// Limits bounds what the swarm may use; zero fields take their defaults.
+	Limits Limits
+}
+
+// Limits bounds the swarm; a zero field takes its default.
+type Limits struct {
+	// Sessions is the largest number of roots fetched at once; default 256. More wait.
+	Sessions int
+	// Serving is the largest number of roots served at once; default 4096. More are BUSY.
+	Serving int
+	// Members is the largest number of peers of one root; default 64 on an agent,
+	// 1024 on a server. More are BUSY with referrals.
+	Members int
+	// UploadSlots is how many chunks of one root are sent at once; default 4.
+	UploadSlots int
+	// Degree is how many peers of one root this node asks; default 24.
+	Degree int
+	// IdleAfter is when a served root without members is let go; default 30 s.
+	IdleAfter time.Duration
+}
+
+// Hints are what a caller knows of a blob before its map is known; zero is unknown.
+type Hints struct {
+	StoredBytes int64
+}
