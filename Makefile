@@ -1,0 +1,104 @@
+# shoal: `make help` lists what there is. Needs Go and GNU make; the tests install the rest.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+GO      ?= go
+BIN     := bin/shoal
+TOOLS    = $(shell deploy/tools/setup path)
+# Tests of two packages at a time: the machines this runs on have two cores.
+P       ?= 2
+# Packages without the end-to-end tests, which start real processes.
+UNIT     = $(shell $(GO) list ./... | grep -v /deploy/e2e)
+# Packages with goroutines worth watching; -race costs several times the time, so -short.
+RACE     = $(shell $(GO) list ./... | grep -v -e /deploy/ -e /cmd/)
+
+# make lab
+HOSTS   ?= 8
+RATE    ?= 100mbit
+SIZE    ?= 64MiB
+LAYERS  ?= 4
+REGIONS ?= 1
+ZONES   ?= 1
+LAB     ?=
+# make bench
+SCALE   ?= 1
+BENCH   ?=
+# make fuzz: time for each target
+FUZZTIME ?= 10s
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## build bin/shoal
+	$(GO) build -trimpath -o $(BIN) ./cmd/shoal
+
+.PHONY: run
+run: build ## build and start `shoal dev` (ARGS="--regions 3 --agents 3" for more)
+	exec $(BIN) dev $(ARGS)
+
+.PHONY: tools
+tools: ## install what the tests call: Debian packages (as root) and the pinned Go tools
+	@deploy/tools/setup >/dev/null
+
+.PHONY: test
+test: tools check unit race e2e ## the one test command: checks, unit, race, then real clients when root
+	@echo "make test: everything passed"
+
+.PHONY: test-short
+test-short: check ## checks and the quick half of the unit tests
+	$(GO) test -short -p $(P) -timeout 10m $(UNIT)
+
+.PHONY: check
+check: ## gofmt, go vet, staticcheck (when its binary is there)
+	@unformatted=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); \
+	if [ -n "$$unformatted" ]; then echo "not gofmt'ed:"; echo "$$unformatted"; exit 1; fi
+	$(GO) vet ./...
+	@if [ -x "$(TOOLS)/staticcheck" ]; then echo staticcheck ./...; "$(TOOLS)/staticcheck" ./...; \
+	else echo "check: SKIPPED staticcheck (make tools builds it)"; fi
+
+.PHONY: unit
+unit: ## unit and in-process tests
+	$(GO) test -p $(P) -timeout 20m $(UNIT)
+
+.PHONY: race
+race: ## the short tests of the rooms under the race detector
+	@if $(GO) env CGO_ENABLED | grep -q 1 && command -v "$$($(GO) env CC)" >/dev/null; then \
+	echo $(GO) test -race -short ...; $(GO) test -race -short -p $(P) -timeout 25m $(RACE); \
+	else echo "race: SKIPPED, the race detector needs a C compiler"; fi
+
+.PHONY: e2e
+e2e: build ## end-to-end: real processes, real clients; parts are skipped aloud when not root
+	SHOAL_BIN=$(abspath $(BIN)) SHOAL_TOOLS=$(TOOLS) $(GO) test -count=1 -timeout 30m ./deploy/e2e/...
+
+.PHONY: e2e-full
+e2e-full: tools build ## end-to-end with the large cases (5 GiB layer, more kills); checks free disk
+	SHOAL_BIN=$(abspath $(BIN)) SHOAL_TOOLS=$(TOOLS) SHOAL_E2E=full $(GO) test -v -count=1 -timeout 90m ./deploy/e2e/...
+
+.PHONY: lab
+lab: build ## a wave in network namespaces (root): HOSTS= RATE= SIZE= REGIONS= ZONES= LAYERS= LAB="--json"
+	$(GO) run ./deploy/lab --bin $(BIN) --hosts $(HOSTS) --rate $(RATE) --size $(SIZE) --layers $(LAYERS) \
+	  --regions $(REGIONS) --zones $(ZONES) $(LAB)
+
+.PHONY: bench
+bench: build ## shoal beside the distribution registry on this machine: SCALE=0.1 for a quick look
+	@deploy/tools/setup go >/dev/null
+	$(GO) run ./deploy/bench --bin $(BIN) --tools $(TOOLS) --scale $(SCALE) $(BENCH)
+
+.PHONY: fuzz
+fuzz: ## run every fuzz target for FUZZTIME
+	@for package in $$($(GO) list ./...); do \
+	  for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz' || true); do \
+	    echo "$$package $$target"; \
+	    $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$package; \
+	  done; done
+
+.PHONY: generate
+generate: ## rewrite the record of imports (cmd/shoal/imports.txt); the law in it still applies
+	$(GO) test ./cmd/shoal -run TestImportLaw -update-imports
+
+.PHONY: clean
+clean: ## remove what was built here (not the caches under ~/.cache)
+	rm -rf bin .cache
