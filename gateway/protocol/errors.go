@@ -1,0 +1,124 @@
+package protocol
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/verify/digest"
+)
+
+// ErrNoRoute says that no route has the path. It is a meta.ErrNotFound.
+var ErrNoRoute = fmt.Errorf("no such endpoint: %w", meta.ErrNotFound)
+
+// MethodError says that the path exists, but not with this method.
+type MethodError struct {
+	Method string
+	Allow  []string // sorted
+}
+
+func (e *MethodError) Error() string {
+	return fmt.Sprintf("method %s is not allowed here, use %s", e.Method, strings.Join(e.Allow, ", "))
+}
+
+// RangeError says that a range cannot be served: of content of Size bytes, or,
+// for an upload, that the session has Size bytes.
+type RangeError struct {
+	Size   int64
+	Reason string
+}
+
+func (e *RangeError) Error() string {
+	return fmt.Sprintf("range not satisfiable, have %d bytes: %s", e.Size, e.Reason)
+}
+
+// Unwrap returns meta.ErrInvalid.
+func (e *RangeError) Unwrap() error { return meta.ErrInvalid }
+
+// ErrPrecondition says that If-Match, If-None-Match or their like did not hold.
+var ErrPrecondition = fmt.Errorf("precondition of the request does not hold: %w", meta.ErrConflict)
+
+// Status returns the HTTP status that an error has unless a protocol says
+// otherwise.
+func Status(err error) int {
+	var method *MethodError
+	var ranges *RangeError
+	var mismatch *digest.MismatchError
+	var tooLarge *http.MaxBytesError
+	switch {
+	case err == nil:
+		return http.StatusOK
+	case errors.As(err, &method):
+		return http.StatusMethodNotAllowed
+	case errors.As(err, &ranges):
+		return http.StatusRequestedRangeNotSatisfiable
+	case errors.Is(err, ErrPrecondition):
+		return http.StatusPreconditionFailed
+	case errors.As(err, &mismatch), errors.Is(err, digest.ErrUnsupported):
+		return http.StatusBadRequest
+	case errors.As(err, &tooLarge), errors.Is(err, meta.ErrTooLarge):
+		return http.StatusRequestEntityTooLarge
+	case errors.Is(err, meta.ErrUnavailable):
+		return http.StatusServiceUnavailable
+	case errors.Is(err, meta.ErrNotFound):
+		return http.StatusNotFound
+	case errors.Is(err, meta.ErrExists), errors.Is(err, meta.ErrConflict):
+		return http.StatusConflict
+	case errors.Is(err, meta.ErrInvalid):
+		return http.StatusBadRequest
+	case errors.Is(err, meta.ErrDenied):
+		return http.StatusForbidden
+	case errors.Is(err, meta.ErrOverQuota):
+		return http.StatusTooManyRequests
+	case errors.Is(err, meta.ErrNoSpace):
+		return http.StatusInsufficientStorage
+	case errors.Is(err, context.DeadlineExceeded):
+		return http.StatusServiceUnavailable
+	case errors.Is(err, context.Canceled):
+		// The client has gone; nobody reads this.
+		return 499
+	}
+	return http.StatusInternalServerError
+}
+
+// Fail sets the headers that an error implies (Allow, Content-Range,
+// Retry-After), takes away those of the answer that is not given, and returns
+// Status(err). A WriteError calls it first.
+func Fail(h http.Header, err error) int {
+	for _, name := range []string{"Etag", "Last-Modified", "Content-Length", "Content-Encoding", "Accept-Ranges", "Docker-Content-Digest"} {
+		h.Del(name)
+	}
+	h.Set("Cache-Control", "no-store")
+	var method *MethodError
+	if errors.As(err, &method) {
+		h.Set("Allow", strings.Join(method.Allow, ", "))
+	}
+	var ranges *RangeError
+	if errors.As(err, &ranges) {
+		h.Set("Content-Range", "bytes */"+strconv.FormatInt(ranges.Size, 10))
+	}
+	status := Status(err)
+	var unavailable *meta.UnavailableError
+	switch {
+	case errors.As(err, &unavailable) && unavailable.RetryAfter > 0:
+		seconds := (unavailable.RetryAfter + time.Second - 1) / time.Second
+		h.Set("Retry-After", strconv.FormatInt(int64(seconds), 10))
+	case status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests:
+		h.Set("Retry-After", "1")
+	}
+	return status
+}
+
+// Message returns what a client may read of err. Of an internal error that is
+// only that it was one: the sentence is in the log under the request id.
+func Message(err error) string {
+	if Status(err) == http.StatusInternalServerError {
+		return "internal error, the server's log has more under the request id"
+	}
+	return err.Error()
+}
