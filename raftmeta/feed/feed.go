@@ -1,0 +1,152 @@
+// Package feed is the ordered record of what changed in the metadata, written by
+// the state machine in the same batch as the change and resumable by index.
+//
+// Start reading at Change and Follow. A change says where to look, not what is
+// there now: the follower asks for what it needs. The one exception is the
+// roster, whose changes carry the node, because every agent follows it and must
+// not ask thousands of times during a wave of joins.
+//
+// The package is a leaf of raftmeta: it imports only the nouns. It starts no
+// goroutines.
+package feed
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/verify/digest"
+)
+
+// Kind is what changed.
+type Kind uint8
+
+// Kinds of change. The numbers are in the feed and on the wire: none is reused,
+// and a follower skips those it does not know.
+const (
+	// KindProgress changes nothing: it says that all changes up to Index were
+	// delivered, so that a follower can resume from there.
+	KindProgress   Kind = 1
+	KindCluster    Kind = 2
+	KindTenant     Kind = 3  // Name
+	KindRepository Kind = 4  // Repo
+	KindPackage    Kind = 5  // Repo, Package: its labels
+	KindVersion    Kind = 6  // Repo, Package, Name
+	KindAlias      Kind = 7  // Repo, Package, Name
+	KindNode       Kind = 8  // Node, Region, Record
+	KindRegion     Kind = 9  // Region
+	KindDemand     Kind = 10 // Region has new pending replicas
+	KindReplica    Kind = 11 // Root in Region, reported by Node
+	KindBlob       Kind = 12 // Repo, Digest: unlinked
+)
+
+var kindNames = map[Kind]string{
+	KindProgress: "progress", KindCluster: "cluster", KindTenant: "tenant", KindRepository: "repository",
+	KindPackage: "package", KindVersion: "version", KindAlias: "alias", KindNode: "node",
+	KindRegion: "region", KindDemand: "demand", KindReplica: "replica", KindBlob: "blob",
+}
+
+func (k Kind) String() string {
+	if name, ok := kindNames[k]; ok {
+		return name
+	}
+	return fmt.Sprintf("kind(%d)", uint8(k))
+}
+
+// Change is one change; which fields are set depends on Kind.
+type Change struct {
+	// Index is the log index, Seq counts the changes of one index from 0.
+	Index   uint64          `cbor:"1,keyasint,omitempty"`
+	Seq     uint32          `cbor:"2,keyasint,omitempty"`
+	Kind    Kind            `cbor:"3,keyasint,omitempty"`
+	Repo    meta.RepoRef    `cbor:"4,keyasint,omitzero"`
+	Package string          `cbor:"5,keyasint,omitempty"`
+	Name    string          `cbor:"6,keyasint,omitempty"` // of the version, alias or tenant
+	Region  meta.RegionName `cbor:"7,keyasint,omitempty"`
+	Root    digest.CID      `cbor:"8,keyasint,omitzero"`
+	Node    meta.NodeID     `cbor:"9,keyasint,omitempty"`
+	// Deleted says that the thing is gone.
+	Deleted bool `cbor:"10,keyasint,omitempty"`
+	// Record is the node as it is now, of KindNode unless Deleted.
+	Record *meta.Node    `cbor:"11,keyasint,omitempty"`
+	Digest digest.Digest `cbor:"12,keyasint,omitempty"`
+}
+
+// ErrCompacted says that changes right after the wanted index are no longer
+// kept: list anew, then follow from the index of that listing.
+var ErrCompacted = errors.New("the feed no longer has the changes after this index")
+
+// Filter says which changes a follower wants. The zero Filter wants all;
+// KindProgress always passes.
+type Filter struct {
+	// Kinds, when not empty, lists the kinds that pass.
+	Kinds []Kind `cbor:"1,keyasint,omitempty"`
+	// Repos, when not empty, lets changes below a repository pass only for these.
+	Repos []meta.RepoRef `cbor:"2,keyasint,omitempty"`
+	// Region, when not empty, lets agents pass only of this region. Servers of all
+	// regions pass, and removals, which do not say what was removed.
+	Region meta.RegionName `cbor:"3,keyasint,omitempty"`
+}
+
+// Match reports whether c passes.
+func (f *Filter) Match(c Change) bool {
+	switch {
+	case c.Kind == KindProgress:
+		return true
+	case len(f.Kinds) > 0 && !slices.Contains(f.Kinds, c.Kind):
+		return false
+	case len(f.Repos) > 0 && c.Repo != (meta.RepoRef{}) && !slices.Contains(f.Repos, c.Repo):
+		return false
+	case f.Region != "" && c.Record != nil && c.Record.Role == meta.RoleAgent:
+		return c.Region == f.Region
+	}
+	return true
+}
+
+// Source is what Follow reads: the state machine.
+type Source interface {
+	// Changes returns changes with an index above after, in order, and the index up
+	// to which they are complete. It stops near limit, never within an index.
+	//
+	// Errors: ErrCompacted.
+	Changes(after uint64, limit int) (changes []Change, upTo uint64, err error)
+	// Wait blocks until index is applied.
+	Wait(ctx context.Context, index uint64) error
+}
+
+// Follow yields the changes after an index as they are applied, and KindProgress
+// whenever it has caught up. It ends with ctx, by the reader's break, or at the
+// first error, which it yields.
+//
+// Errors: ErrCompacted; what src returns; of ctx.
+func Follow(ctx context.Context, src Source, after uint64) iter.Seq2[Change, error] {
+	const readAtOnce = 512
+	return func(yield func(Change, error) bool) {
+		for {
+			changes, upTo, err := src.Changes(after, readAtOnce)
+			if err != nil {
+				yield(Change{}, fmt.Errorf("follow the feed after %d: %w", after, err))
+				return
+			}
+			for _, c := range changes {
+				if !yield(c, nil) {
+					return
+				}
+			}
+			if upTo > after {
+				after = upTo
+				if len(changes) < readAtOnce && !yield(Change{Kind: KindProgress, Index: upTo}, nil) {
+					return
+				}
+				continue
+			}
+			if err := src.Wait(ctx, after+1); err != nil {
+				yield(Change{}, fmt.Errorf("follow the feed after %d: %w", after, err))
+				return
+			}
+		}
+	}
+}

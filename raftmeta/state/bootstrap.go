@@ -1,0 +1,35 @@
+package state
+
+import (
+	"fmt"
+
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+)
+
+// Bootstrap is the first command of a cluster: the trust root, the first server
+// and its region. It sets level 1. Repeated with the same cluster id it is
+// idempotent. Result: meta.Cluster.
+//
+// Errors: meta.ErrExists for another cluster.
+type Bootstrap struct {
+	Cluster meta.Cluster `cbor:"1,keyasint,omitempty"`
+	Node    meta.Node    `cbor:"2,keyasint,omitempty"`
+	Region  meta.Region  `cbor:"3,keyasint,omitempty"`
+}
+
+// Type implements Command.
+func (Bootstrap) Type() uint16 { return typeBootstrap }
+
+// Check implements Command.
+func (c Bootstrap) Check() error {
+	if c.Cluster.ID == "" {
+		return fmt.Errorf("bootstrap: the cluster has no id: %w", meta.ErrInvalid)
+	}
+	if c.Node.Role != meta.RoleServer || c.Node.Region != c.Region.Name {
+		return fmt.Errorf("bootstrap: the first node must be a server of region %q: %w", c.Region.Name, meta.ErrInvalid)
+	}
+	if err := checkNode(c.Node); err != nil {
+		return err
+	}
+	return meta.CheckRegion(c.Region.Name)
+}

@@ -1,0 +1,241 @@
+package state
+
+import (
+	"encoding/binary"
+	"fmt"
+	"reflect"
+
+	"github.com/shoal-registry/shoal/raftmeta/codec"
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+)
+
+// MaxCommandBytes bounds an encoded command: only pointers enter the log.
+const MaxCommandBytes = 64 << 10
+
+// Command is one change of the state. Each has a file: struct, number, Check,
+// apply.
+type Command interface {
+	// Type is the command's number, for ever.
+	Type() uint16
+	// Check validates without the state. Errors: meta.ErrInvalid.
+	Check() error
+}
+
+// Origin says where a command came from; it travels in the envelope.
+type Origin struct {
+	RequestID string      `cbor:"1,keyasint,omitempty"` // makes a retry safe, at most 128 bytes
+	Principal string      `cbor:"2,keyasint,omitempty"`
+	TokenID   string      `cbor:"3,keyasint,omitempty"`
+	Node      meta.NodeID `cbor:"4,keyasint,omitempty"`
+	Source    string      `cbor:"5,keyasint,omitempty"` // client address
+	Trace     string      `cbor:"6,keyasint,omitempty"` // W3C traceparent
+	Time      meta.Time   `cbor:"7,keyasint,omitempty"` // stamped by the leader
+}
+
+// Numbers of commands.
+const (
+	typeTick             = 1
+	typeBootstrap        = 2
+	typeSetLevel         = 3
+	typeCreateTenant     = 10
+	typeCreateRepository = 11
+	typeSetRepository    = 12
+	typeRemoveRepository = 13
+	typeLinkBlob         = 20
+	typeMountBlob        = 21
+	typeUnlinkBlob       = 22
+	typeExpireUploads    = 23
+	typeStageReferences  = 24
+	typePublish          = 30
+	typeMoveAlias        = 31
+	typeDeleteAlias      = 32
+	typeDeleteVersion    = 33
+	typeSetLabels        = 34
+	typeAdmitNode        = 40
+	typeUpdateNode       = 41
+	typeRemoveNode       = 42
+	typeCreateJoinToken  = 43
+	typePutRegion        = 44
+	typeSealRootKey      = 45
+	typeReportReplicas   = 50
+	typeDemandReplica    = 51
+)
+
+// Level is the highest cluster level that this build knows.
+const Level uint32 = 1
+
+// kind is what the machine knows of a command's type.
+type kind struct {
+	name string
+	// level is the cluster level from which the command may enter the log; 0 also
+	// before Bootstrap.
+	level uint32
+	// ignorable lets a build that does not know the type skip it.
+	ignorable bool
+	decode    func(body []byte) (Command, error)
+	// result decodes the result of the command.
+	result func(b []byte) (any, error)
+}
+
+// none is the result of a command that has nothing to say.
+type none struct{}
+
+// kindOf describes command C with result R.
+func kindOf[C Command, R any](level uint32) kind {
+	return kind{
+		name:  reflect.TypeFor[C]().Name(),
+		level: level,
+		decode: func(body []byte) (Command, error) {
+			var c C
+			err := codec.Unmarshal(body, &c)
+			return c, err
+		},
+		result: func(b []byte) (any, error) {
+			var r R
+			if _, empty := any(r).(none); empty {
+				return nil, nil
+			}
+			err := codec.Unmarshal(b, &r)
+			return r, err
+		},
+	}
+}
+
+var kinds = map[uint16]kind{
+	typeTick:             {name: "Tick", ignorable: true, decode: kindOf[Tick, none](0).decode, result: kindOf[Tick, none](0).result},
+	typeBootstrap:        kindOf[Bootstrap, meta.Cluster](0),
+	typeSetLevel:         kindOf[SetLevel, none](1),
+	typeCreateTenant:     kindOf[CreateTenant, meta.Tenant](1),
+	typeCreateRepository: kindOf[CreateRepository, meta.Repository](1),
+	typeSetRepository:    kindOf[SetRepository, meta.Repository](1),
+	typeRemoveRepository: kindOf[RemoveRepository, none](1),
+	typeLinkBlob:         kindOf[LinkBlob, meta.Blob](1),
+	typeMountBlob:        kindOf[MountBlob, meta.Blob](1),
+	typeUnlinkBlob:       kindOf[UnlinkBlob, none](1),
+	typeExpireUploads:    kindOf[ExpireUploads, ExpireResult](1),
+	typeStageReferences:  kindOf[StageReferences, none](1),
+	typePublish:          kindOf[Publish, PublishResult](1),
+	typeMoveAlias:        kindOf[MoveAlias, meta.Alias](1),
+	typeDeleteAlias:      kindOf[DeleteAlias, none](1),
+	typeDeleteVersion:    kindOf[DeleteVersion, none](1),
+	typeSetLabels:        kindOf[SetLabels, none](1),
+	typeAdmitNode:        kindOf[AdmitNode, meta.Node](1),
+	typeUpdateNode:       kindOf[UpdateNode, meta.Node](1),
+	typeRemoveNode:       kindOf[RemoveNode, none](1),
+	typeCreateJoinToken:  kindOf[CreateJoinToken, none](1),
+	typePutRegion:        kindOf[PutRegion, meta.Region](1),
+	typeSealRootKey:      kindOf[SealRootKey, none](1),
+	typeReportReplicas:   kindOf[ReportReplicas, none](1),
+	typeDemandReplica:    kindOf[DemandReplica, meta.Replica](1),
+}
+
+// Name returns the name of c's type, for messages.
+func Name(c Command) string { return kinds[c.Type()].name }
+
+// CheckLevel refuses a command that a cluster at this level must not have in its
+// log: an older member would stop at it. The proposer asks before it proposes.
+//
+// Errors: meta.ErrConflict.
+func CheckLevel(c Command, level uint32) error {
+	return checkLevel(kinds[c.Type()], level)
+}
+
+func checkLevel(k kind, level uint32) error {
+	switch {
+	case k.level <= level:
+		return nil
+	case level == 0:
+		return fmt.Errorf("%s: the cluster is not bootstrapped: %w", k.name, meta.ErrConflict)
+	}
+	return fmt.Errorf("%s needs cluster level %d, the cluster is at %d; update all servers, then raise it: %w",
+		k.name, k.level, level, meta.ErrConflict)
+}
+
+// The envelope: format u8, type u16 big-endian, flags u8, then the origin as a
+// frame, then the body; origin and body are codec encodings.
+const (
+	commandFormat  = 1
+	flagIgnorable  = 1
+	commandHeader  = 4
+	maxOriginBytes = 4 << 10
+)
+
+// Encode checks c and returns it in its envelope, at most MaxCommandBytes.
+//
+// Errors: of Check; meta.ErrTooLarge; meta.ErrInvalid when the origin is too long.
+func Encode(o Origin, c Command) ([]byte, error) {
+	if err := c.Check(); err != nil {
+		return nil, err
+	}
+	k, ok := kinds[c.Type()]
+	if !ok {
+		return nil, fmt.Errorf("command type %d is not registered: %w", c.Type(), meta.ErrInvalid)
+	}
+	origin, err := codec.Marshal(o)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w: %w", k.name, err, meta.ErrInvalid)
+	}
+	if len(origin) > maxOriginBytes || len(o.RequestID) > maxRequestIDBytes {
+		return nil, fmt.Errorf("%s: the origin of %d bytes is over the limit of %d: %w", k.name, len(origin), maxOriginBytes, meta.ErrInvalid)
+	}
+	body, err := codec.Marshal(c)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w: %w", k.name, err, meta.ErrInvalid)
+	}
+	b := make([]byte, 0, commandHeader+3+len(origin)+len(body))
+	b = append(b, commandFormat)
+	b = binary.BigEndian.AppendUint16(b, c.Type())
+	var flags byte
+	if k.ignorable {
+		flags |= flagIgnorable
+	}
+	b = append(b, flags)
+	b = codec.AppendFrame(b, origin)
+	b = append(b, body...)
+	if len(b) > MaxCommandBytes {
+		return nil, fmt.Errorf("%s of %d bytes is over the limit of %d: %w", k.name, len(b), MaxCommandBytes, meta.ErrTooLarge)
+	}
+	return b, nil
+}
+
+// UnknownTypeError says that a log holds a command from a newer build, or none of
+// ours: the node must stop, for it cannot know the state after it.
+type UnknownTypeError struct {
+	Format byte
+	Type   uint16
+}
+
+func (e *UnknownTypeError) Error() string {
+	return fmt.Sprintf("command of format %d and type %d is unknown to this build; update it", e.Format, e.Type)
+}
+
+// Decode reads what Encode wrote. An ignorable command of an unknown type is nil.
+//
+// Errors: *UnknownTypeError; meta.ErrInvalid for bytes that are no command.
+func Decode(b []byte) (Origin, Command, error) {
+	var o Origin
+	if len(b) < commandHeader || len(b) > MaxCommandBytes {
+		return o, nil, fmt.Errorf("a command of %d bytes: %w", len(b), meta.ErrInvalid)
+	}
+	format, number, flags := b[0], binary.BigEndian.Uint16(b[1:]), b[3]
+	k, known := kinds[number]
+	if format != commandFormat || (!known && flags&flagIgnorable == 0) {
+		return o, nil, &UnknownTypeError{Format: format, Type: number}
+	}
+	size, n := binary.Uvarint(b[commandHeader:])
+	rest := b[commandHeader:]
+	if n <= 0 || size > maxOriginBytes || size > uint64(len(rest)-n) {
+		return o, nil, fmt.Errorf("the origin of command type %d is cut off: %w", number, meta.ErrInvalid)
+	}
+	if err := codec.Unmarshal(rest[n:n+int(size)], &o); err != nil {
+		return o, nil, fmt.Errorf("the origin of command type %d: %w: %w", number, err, meta.ErrInvalid)
+	}
+	if !known {
+		return o, nil, nil
+	}
+	c, err := k.decode(rest[n+int(size):])
+	if err != nil {
+		return o, nil, fmt.Errorf("%s: %w: %w", k.name, err, meta.ErrInvalid)
+	}
+	return o, c, nil
+}

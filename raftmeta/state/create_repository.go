@@ -1,0 +1,63 @@
+package state
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+)
+
+// CreateRepository adds a repository, and its tenant too when CreateTenant is set
+// (dev). A repository that is equal in format, kind, class, environment, home,
+// second region, visibility and immutability is idempotent. Result:
+// meta.Repository.
+//
+// Errors: meta.ErrExists for a different repository of the name,
+// meta.ErrNotFound for an unknown tenant.
+type CreateRepository struct {
+	Repository   meta.Repository `cbor:"1,keyasint,omitempty"`
+	CreateTenant bool            `cbor:"2,keyasint,omitempty"`
+}
+
+// Type implements Command.
+func (CreateRepository) Type() uint16 { return typeCreateRepository }
+
+// Check implements Command.
+func (c CreateRepository) Check() error {
+	r := c.Repository
+	if err := r.Ref.Check(); err != nil {
+		return err
+	}
+	if err := checkTenant(r.Ref.Tenant); err != nil {
+		return err
+	}
+	if r.Format == "" || len(r.Format) > 32 {
+		return fmt.Errorf("repository %s: format %q: %w", r.Ref, r.Format, meta.ErrInvalid)
+	}
+	return checkRepository(r)
+}
+
+// checkRepository checks what SetRepository may change too.
+func checkRepository(r meta.Repository) error {
+	switch {
+	case !slices.Contains([]meta.Kind{meta.KindHosted, meta.KindProxy, meta.KindGroup}, r.Kind):
+		return fmt.Errorf("repository %s: kind %q: use hosted, proxy or group: %w", r.Ref, r.Kind, meta.ErrInvalid)
+	case !slices.Contains([]meta.Class{meta.ClassCritical, meta.ClassStandard, meta.ClassCold}, r.Class):
+		return fmt.Errorf("repository %s: class %q: use critical, standard or cold: %w", r.Ref, r.Class, meta.ErrInvalid)
+	case r.Visibility != meta.VisibilityPrivate && r.Visibility != meta.VisibilityPublic:
+		return fmt.Errorf("repository %s: visibility %q: use private or public: %w", r.Ref, r.Visibility, meta.ErrInvalid)
+	case len(r.Environment) > 63:
+		return fmt.Errorf("repository %s: environment of %d bytes, at most 63: %w", r.Ref, len(r.Environment), meta.ErrInvalid)
+	case r.Second != "" && r.Second == r.Home:
+		return fmt.Errorf("repository %s: second region %s is its home: %w", r.Ref, r.Second, meta.ErrInvalid)
+	}
+	if err := meta.CheckRegion(r.Home); err != nil {
+		return fmt.Errorf("repository %s: home: %w", r.Ref, err)
+	}
+	if r.Second != "" {
+		if err := meta.CheckRegion(r.Second); err != nil {
+			return fmt.Errorf("repository %s: second: %w", r.Ref, err)
+		}
+	}
+	return nil
+}

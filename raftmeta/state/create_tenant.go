@@ -1,0 +1,28 @@
+package state
+
+import (
+	"fmt"
+
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+)
+
+// CreateTenant adds a tenant; an existing one is left as it is. Result:
+// meta.Tenant.
+type CreateTenant struct {
+	Name meta.TenantName `cbor:"1,keyasint,omitempty"`
+}
+
+// Type implements Command.
+func (CreateTenant) Type() uint16 { return typeCreateTenant }
+
+// Check implements Command.
+func (c CreateTenant) Check() error { return checkTenant(c.Name) }
+
+// checkTenant keeps tenants off the name of the public context, whose blobs are
+// stored where a tenant's are.
+func checkTenant(name meta.TenantName) error {
+	if name == meta.PublicContext {
+		return fmt.Errorf("tenant %q: the name is taken by the context of public bytes: %w", name, meta.ErrInvalid)
+	}
+	return meta.CheckTenant(name)
+}

@@ -1,0 +1,26 @@
+package state
+
+import (
+	"fmt"
+
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+)
+
+// SetLevel raises the cluster level, which lets newer commands into the log. The
+// proposer has made sure that every server knows them. It never falls.
+//
+// Errors: meta.ErrConflict when it would fall.
+type SetLevel struct {
+	Level uint32 `cbor:"1,keyasint,omitempty"`
+}
+
+// Type implements Command.
+func (SetLevel) Type() uint16 { return typeSetLevel }
+
+// Check implements Command.
+func (c SetLevel) Check() error {
+	if c.Level == 0 || c.Level > Level {
+		return fmt.Errorf("set level %d: this build knows levels 1 to %d: %w", c.Level, Level, meta.ErrInvalid)
+	}
+	return nil
+}

@@ -1,0 +1,25 @@
+package state
+
+import (
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/verify/digest"
+)
+
+// UnlinkBlob takes a blob, with both its names, from a repository.
+//
+// Errors: meta.ErrNotFound; meta.ErrConflict while a version claims it.
+type UnlinkBlob struct {
+	Repo   meta.RepoRef  `cbor:"1,keyasint,omitempty"`
+	Digest digest.Digest `cbor:"2,keyasint,omitempty"`
+}
+
+// Type implements Command.
+func (UnlinkBlob) Type() uint16 { return typeUnlinkBlob }
+
+// Check implements Command.
+func (c UnlinkBlob) Check() error {
+	if err := c.Repo.Check(); err != nil {
+		return err
+	}
+	return checkDigest(c.Digest)
+}
