@@ -1,0 +1,72 @@
+package catalog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/raftmeta/state"
+	"github.com/shoal-registry/shoal/verify/digest"
+)
+
+// Mount makes a blob of another repository visible in to, without a copy. from
+// names the other one; nil looks for any that the caller may read. Only a blob
+// of the same context can be mounted: tenants share no bytes.
+//
+// Errors: meta.ErrNotFound whenever the caller has to upload the blob itself: it
+// is not there, not of the tenant, or not the caller's to see.
+func (c *Catalog) Mount(ctx context.Context, by Caller, to meta.RepoRef, from *meta.RepoRef, d digest.Digest) (meta.Token, error) {
+	if _, err := digest.Parse(string(d)); err != nil {
+		return meta.Token{}, fmt.Errorf("mount: %w: %w", meta.ErrInvalid, err)
+	}
+	source, err := c.source(ctx, by, to, from, d)
+	if err != nil {
+		return meta.Token{}, fmt.Errorf("mount %s into %s: %w", d, to, err)
+	}
+	if source == to {
+		return meta.Token{}, nil
+	}
+	receipt, err := c.do(ctx, by, stepMount, state.MountBlob{From: source, To: to, Digest: d})
+	if err != nil {
+		return meta.Token{}, fmt.Errorf("mount %s from %s into %s: %w", d, source, to, err)
+	}
+	return receipt.Token, nil
+}
+
+// source returns a repository of to's tenant that the caller may read and that
+// links d; to itself when it does already.
+func (c *Catalog) source(ctx context.Context, by Caller, to meta.RepoRef, from *meta.RepoRef, d digest.Digest) (meta.RepoRef, error) {
+	// A hint only, which is not worth a strong round.
+	fresh := meta.Bounded
+	_, _, err := askOnce(ctx, c, by, meta.Local, state.GetBlob{Repo: to, Digest: d})
+	switch {
+	case err == nil:
+		return to, nil
+	case !errors.Is(err, meta.ErrNotFound):
+		return to, err
+	}
+	if from == nil {
+		patterns := by.Who.Read
+		if by.Who.Admin {
+			patterns = []string{"*"}
+		}
+		found, _, err := askOnce(ctx, c, by, fresh, state.FindLink{Tenant: to.Tenant, Patterns: patterns, Digest: d})
+		return found, err
+	}
+	if from.Tenant != to.Tenant {
+		return to, fmt.Errorf("%s is of another tenant: %w", from, meta.ErrNotFound)
+	}
+	r, _, err := askOnce(ctx, c, by, fresh, state.GetRepository{Ref: *from})
+	if err != nil {
+		return to, err
+	}
+	if !c.cfg.Readable(by.Who, &r) {
+		return to, fmt.Errorf("%s: %w", from, meta.ErrNotFound)
+	}
+	// A blob that was pushed a moment ago through another server is worth one round.
+	if _, _, err := ask(ctx, c, by, meta.Local, state.GetBlob{Repo: *from, Digest: d}); err != nil {
+		return to, err
+	}
+	return *from, nil
+}

@@ -1,0 +1,154 @@
+package catalog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/raftmeta/state"
+	"github.com/shoal-registry/shoal/verify/digest"
+)
+
+// Upload is a session in which a client sends a blob, in one piece or many. It
+// survives a restart of the node. It is not safe for concurrent use; two
+// requests that open one session at a time are the store's to refuse.
+type Upload struct {
+	catalog *Catalog
+	by      Caller
+	repo    meta.RepoRef
+	id      string
+	session Session
+}
+
+// Begin starts an upload into repo. withSHA512 says that the client will name
+// the blob by sha512.
+//
+// Errors: meta.ErrNoSpace, meta.ErrUnavailable.
+func (c *Catalog) Begin(ctx context.Context, by Caller, repo meta.RepoRef, withSHA512 bool) (*Upload, error) {
+	if c.cfg.Commands == nil {
+		return nil, fmt.Errorf("begin an upload on an agent: %w", &meta.UnavailableError{Reason: "no_server"})
+	}
+	s, err := c.cfg.Content.NewUpload(ctx, withSHA512)
+	if err != nil {
+		return nil, fmt.Errorf("begin an upload into %s: %w", repo, err)
+	}
+	return &Upload{catalog: c, by: by, repo: repo, id: c.cfg.IDs.Seal(s.ID(), repo, by.Who), session: s}, nil
+}
+
+// Resume opens an upload by its public id.
+//
+// Errors: meta.ErrNotFound when there is none, it is of another repository or of
+// another principal.
+func (c *Catalog) Resume(ctx context.Context, by Caller, repo meta.RepoRef, id string) (*Upload, error) {
+	if c.cfg.IDs == nil {
+		return nil, fmt.Errorf("resume an upload on an agent: %w", &meta.UnavailableError{Reason: "no_server"})
+	}
+	name, err := c.cfg.IDs.Open(id, repo, by.Who)
+	if err != nil {
+		return nil, fmt.Errorf("upload %s: %w", id, err)
+	}
+	s, err := c.cfg.Content.OpenUpload(ctx, name)
+	if err != nil {
+		return nil, fmt.Errorf("upload %s: %w", id, err)
+	}
+	return &Upload{catalog: c, by: by, repo: repo, id: id, session: s}, nil
+}
+
+// ID returns the id that a client continues the upload with.
+func (u *Upload) ID() string { return u.id }
+
+// Offset returns the bytes that the session holds.
+func (u *Upload) Offset() int64 { return u.session.Offset() }
+
+// Append streams r to the end of the session and returns how much came, also
+// when r broke off: what came stays.
+//
+// Errors: of r; meta.ErrNoSpace; meta.ErrConflict when another request appends.
+func (u *Upload) Append(ctx context.Context, r io.Reader) (int64, error) {
+	n, err := u.session.Append(ctx, r)
+	if err != nil {
+		return n, fmt.Errorf("append to upload %s at byte %d: %w", u.id, u.Offset(), err)
+	}
+	return n, nil
+}
+
+// Store ends the session: its bytes, checked against want ("" takes what came),
+// are durable on this node, but visible to nobody until a Link or a Draft
+// carries them.
+//
+// Errors: *digest.MismatchError, after which the session is over.
+func (u *Upload) Store(ctx context.Context, want digest.Digest) (Stored, error) {
+	in, err := u.session.Commit(ctx, want)
+	if err != nil {
+		return Stored{}, fmt.Errorf("close upload %s: %w", u.id, err)
+	}
+	name := want
+	if name == "" {
+		name = in.Digest
+	}
+	return Stored{Name: name, Blob: meta.Blob{
+		Context: string(u.repo.Tenant), Digest: in.Digest, SHA512: in.SHA512,
+		PlainBytes: in.PlainBytes, StoredBytes: in.StoredBytes, Root: in.Root,
+	}}, nil
+}
+
+// Commit ends the session and makes the blob visible in the repository.
+//
+// Errors: *digest.MismatchError; meta.ErrUnavailable when metadata is not
+// writable.
+func (u *Upload) Commit(ctx context.Context, want digest.Digest) (Stored, meta.Token, error) {
+	s, err := u.Store(ctx, want)
+	if err != nil {
+		return Stored{}, meta.Token{}, err
+	}
+	token, err := u.catalog.Link(ctx, u.by, u.repo, s)
+	return s, token, err
+}
+
+// Cancel ends the session and drops its bytes.
+func (u *Upload) Cancel(ctx context.Context) error {
+	if err := u.session.Cancel(ctx); err != nil {
+		return fmt.Errorf("cancel upload %s: %w", u.id, err)
+	}
+	return nil
+}
+
+// Close lets go of the session; it can be resumed unless it has ended.
+func (u *Upload) Close() error { return u.session.Close() }
+
+// Stored is content that this node holds and that nothing refers to yet.
+type Stored struct {
+	Name digest.Digest // what the client calls it, sha256 or sha512
+	Blob meta.Blob
+}
+
+// Ingest stores what r has, in one go.
+//
+// Errors: as Append and Store have them.
+func (c *Catalog) Ingest(ctx context.Context, by Caller, repo meta.RepoRef, r io.Reader, want digest.Digest) (Stored, error) {
+	u, err := c.Begin(ctx, by, repo, isSHA512(want))
+	if err != nil {
+		return Stored{}, err
+	}
+	defer u.Close()
+	if _, err := u.Append(ctx, r); err != nil {
+		// The client cannot resume what it has no id of.
+		return Stored{}, errors.Join(err, u.Cancel(context.WithoutCancel(ctx)))
+	}
+	return u.Store(ctx, want)
+}
+
+// Link makes stored content visible in a repository.
+func (c *Catalog) Link(ctx context.Context, by Caller, repo meta.RepoRef, s Stored) (meta.Token, error) {
+	receipt, err := c.do(ctx, by, stepLink, c.link(repo, s))
+	if err != nil {
+		return meta.Token{}, fmt.Errorf("link %s into %s: %w", s.Name, repo, err)
+	}
+	return receipt.Token, nil
+}
+
+func (c *Catalog) link(repo meta.RepoRef, s Stored) state.LinkBlob {
+	return state.LinkBlob{Repo: repo, Digest: s.Name, Blob: s.Blob, Server: c.cfg.Node}
+}
