@@ -193,6 +193,17 @@ func AddFlags(flags *pflag.FlagSet, role meta.Role) {
 	flags.String("config", "", "YAML file with the same keys")
 }
 
+// Defaults returns the configuration of a role of which nothing was said.
+func Defaults(role meta.Role) (Config, error) {
+	c := Config{Role: role}
+	for _, s := range For(role) {
+		if err := s.set(&c, s.Default); err != nil {
+			return Config{}, fmt.Errorf("default of %s: %w", s.Key, err)
+		}
+	}
+	return c, nil
+}
+
 // Explained is a setting's value and where it came from.
 type Explained struct {
 	Key    string `json:"key"`
@@ -207,7 +218,10 @@ type Explained struct {
 //
 // Errors say which key, from where, and what to write instead.
 func Load(role meta.Role, flags *pflag.FlagSet, getenv func(string) string) (Config, []Explained, error) {
-	c := Config{Role: role}
+	c, err := Defaults(role)
+	if err != nil {
+		return Config{}, nil, err
+	}
 	settings := For(role)
 	source := map[string]string{}
 	assign := func(s Setting, value, from string) error {
@@ -218,9 +232,7 @@ func Load(role meta.Role, flags *pflag.FlagSet, getenv func(string) string) (Con
 		return nil
 	}
 	for _, s := range settings {
-		if err := assign(s, s.Default, "default"); err != nil {
-			return Config{}, nil, err
-		}
+		source[s.Key] = "default"
 	}
 	if name := cmp.Or(flagValue(flags, "config"), getenv("SHOAL_CONFIG")); name != "" {
 		values, err := readFile(name, settings)

@@ -1,0 +1,64 @@
+package node
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/shoal-registry/shoal/raftmeta/codec"
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/raftmeta/state"
+)
+
+// identity is what DATA/identity keeps of a node's place in its cluster. It is
+// written when the node joins and again when its certificate, addresses or
+// servers change, so that a node starts without asking anybody.
+type identity struct {
+	Cluster string    `cbor:"1,keyasint,omitempty"`
+	Root    []byte    `cbor:"2,keyasint,omitempty"` // DER
+	Chain   [][]byte  `cbor:"3,keyasint,omitempty"` // leaf first
+	Node    meta.Node `cbor:"4,keyasint,omitempty"`
+	// Servers are those known last: whom to ask first.
+	Servers []meta.Node `cbor:"5,keyasint,omitempty"`
+	// Begin is the cluster's first command, until it is committed.
+	Begin *state.Bootstrap `cbor:"6,keyasint,omitempty"`
+}
+
+const identityFile = "identity"
+
+// loadIdentity returns the identity in dir, nil when there is none.
+func loadIdentity(dir string) (*identity, error) {
+	name := filepath.Join(dir, identityFile)
+	raw, err := os.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	} else if err != nil {
+		return nil, err
+	}
+	var id identity
+	if err := codec.Unmarshal(raw, &id); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, errors.Join(err, meta.ErrCorrupt))
+	}
+	return &id, nil
+}
+
+func (id *identity) save(dir string) error {
+	return WriteFileAtomic(filepath.Join(dir, identityFile), codec.Encode(id), 0o600)
+}
+
+// Joined reports whether the node of a data directory belongs to a cluster.
+func Joined(dir string) (bool, error) {
+	id, err := loadIdentity(dir)
+	return id != nil, err
+}
+
+// newClusterID returns 16 random hex digits.
+func newClusterID() string {
+	b := make([]byte, 8)
+	rand.Read(b) //nolint:errcheck // never fails
+	return hex.EncodeToString(b)
+}
