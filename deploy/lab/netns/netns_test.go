@@ -1,0 +1,155 @@
+package netns
+
+import (
+	"io"
+	"net"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/shoal-registry/shoal/deploy/image"
+)
+
+func TestParseDev(t *testing.T) {
+	text := "Inter-|   Receive  |  Transmit\n face |bytes packets|bytes\n" +
+		"    lo:     100       1    0    0    0     0          0         0      100       1    0    0    0     0       0          0\n" +
+		"  eth0: 98765432   99999    0    0    0     0          0         0   123456     200    0    0    0     0       0          0\n"
+	got, err := parseDev(text, "eth0")
+	if err != nil || got != (Traffic{Sent: 123456, Received: 98765432}) {
+		t.Errorf("eth0: %+v, %v", got, err)
+	}
+	if _, err := parseDev(text, "eth1"); err == nil {
+		t.Error("found an interface that is not there")
+	}
+	if _, err := parseDev("eth0: 1 2\n", "eth0"); err == nil {
+		t.Error("read a short line")
+	}
+}
+
+// needRoot skips where namespaces cannot be had; on CI that is a failure.
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() == 0 {
+		return
+	}
+	if os.Getenv("CI") != "" {
+		t.Fatal("CI must run the lab's tests as root")
+	}
+	t.Skip("SKIPPED: not root, so there are no network namespaces")
+}
+
+// transfer sends n bytes from one host to the other and returns how long it took.
+func transfer(t *testing.T, from, to *Host, n int64) time.Duration {
+	t.Helper()
+	var listener net.Listener
+	if err := to.Enter(func() (err error) {
+		listener, err = net.Listen("tcp", to.Addr.String()+":0")
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	sent := make(chan error, 1)
+	go func() {
+		conn, err := from.DialContext(t.Context(), "tcp", listener.Addr().String())
+		if err == nil {
+			_, err = io.CopyN(conn, image.Random(1), n)
+			conn.Close()
+		}
+		sent <- err
+	}()
+	conn, err := listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	start := time.Now()
+	got, err := io.Copy(io.Discard, conn)
+	if err != nil || got != n {
+		t.Fatalf("received %d of %d bytes: %v", got, n, err)
+	}
+	if err := <-sent; err != nil {
+		t.Fatal(err)
+	}
+	return time.Since(start)
+}
+
+func TestLinksAreLimitedAndCounted(t *testing.T) {
+	needRoot(t)
+	n, err := New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	const rate = 80_000_000 // 10 MB a second
+	var hosts []*Host
+	for _, h := range []struct {
+		name  string
+		group int
+		link  Link
+	}{
+		{"free", 1, Link{}},
+		{"slow up", 1, Link{UpBitsPerSec: rate}},
+		{"slow down", 2, Link{DownBitsPerSec: rate}},
+	} {
+		host, err := n.Host(h.name, h.group, h.link)
+		if err != nil {
+			t.Fatal(err)
+		}
+		hosts = append(hosts, host)
+	}
+	free, slowUp, slowDown := hosts[0], hosts[1], hosts[2]
+	const size = 4 << 20
+	// A link cannot be faster than its bucket: the burst and the rest at the rate.
+	atLeast := time.Duration(float64(size-(128<<10)) * 8 / rate * float64(time.Second))
+	for _, c := range []struct {
+		from, to *Host
+		slow     bool
+		foreign  bool
+	}{
+		{slowUp, free, true, false},
+		{free, slowUp, false, false},
+		{free, slowDown, true, true},
+		{slowDown, free, false, true},
+	} {
+		before, err := c.to.Traffic()
+		if err != nil {
+			t.Fatal(err)
+		}
+		took := transfer(t, c.from, c.to, size)
+		after, err := c.to.Traffic()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := after.Sub(before)
+		t.Logf("%s -> %s: %v, %+v", c.from.Name, c.to.Name, took.Round(time.Millisecond), got)
+		if c.slow && took < atLeast*9/10 {
+			t.Errorf("%s -> %s: %v, faster than the link, %v", c.from.Name, c.to.Name, took, atLeast)
+		}
+		if got.Received < size || got.Received > size*5/4 {
+			t.Errorf("%s -> %s: received %d bytes for %d", c.from.Name, c.to.Name, got.Received, size)
+		}
+		if c.foreign && (got.Foreign < size || got.Foreign > got.Received) || !c.foreign && got.Foreign != 0 {
+			t.Errorf("%s -> %s: %d foreign bytes of %d", c.from.Name, c.to.Name, got.Foreign, got.Received)
+		}
+	}
+}
+
+func TestTwoNetworksDoNotMeet(t *testing.T) {
+	needRoot(t)
+	for range 2 {
+		n, err := New()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer n.Close()
+		// The same address in both: only isolation makes this work.
+		h, err := n.Host("h", 1, Link{UpBitsPerSec: 1e9, DownBitsPerSec: 1e9})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if h.Addr.String() != "10.1.0.1" {
+			t.Errorf("address %v", h.Addr)
+		}
+	}
+}
