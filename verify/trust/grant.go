@@ -1,0 +1,144 @@
+package trust
+
+import (
+	"crypto/ed25519"
+	"fmt"
+	"time"
+
+	"github.com/shoal-registry/shoal/raftmeta/codec"
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/verify/digest"
+)
+
+const (
+	// GrantLife is how long a grant lasts at most; it is renewed on the stream.
+	GrantLife = 60 * time.Second
+	// GrantSkew is by how much the clocks of issuer and checker may differ. It is
+	// generous, since no grant is how a right is taken back: a removed node loses
+	// its connections, and the revocation head ends grants.
+	GrantSkew = 30 * time.Second
+	// MaxGrantBytes bounds an encoded grant.
+	MaxGrantBytes = 1024
+
+	maxContextBytes = 255
+)
+
+// Grant lets Peer have the blob Root, sealed for Context, until Expires.
+type Grant struct {
+	Peer    meta.NodeID `cbor:"1,keyasint,omitempty"`
+	Context string      `cbor:"2,keyasint,omitempty"`
+	Root    digest.CID  `cbor:"3,keyasint,omitempty"`
+	Expires meta.Time   `cbor:"4,keyasint,omitempty"`
+	// Issuer is the server that signs; SignGrant sets it.
+	Issuer meta.NodeID `cbor:"5,keyasint,omitempty"`
+}
+
+// signedGrant is a grant as it travels. The signature covers purposeGrant, the
+// cluster id, a zero byte and Body, so no grant of one cluster counts in another.
+type signedGrant struct {
+	Body      []byte `cbor:"1,keyasint,omitempty"`
+	Signature []byte `cbor:"2,keyasint,omitempty"`
+}
+
+func grantText(cluster string, body []byte) []byte {
+	text := append([]byte(purposeGrant), cluster...)
+	return append(append(text, 0), body...)
+}
+
+// SignGrant returns g, with this node as its issuer, encoded and signed.
+//
+// Errors: meta.ErrInvalid for a grant without peer, root or expiry, or with a
+// context over 255 bytes.
+func (k *Key) SignGrant(cluster string, g Grant) ([]byte, error) {
+	g.Issuer = k.id
+	if err := g.check(); err != nil {
+		return nil, fmt.Errorf("sign a grant: %w", err)
+	}
+	body := codec.Encode(g)
+	return codec.Encode(signedGrant{Body: body, Signature: ed25519.Sign(k.private, grantText(cluster, body))}), nil
+}
+
+func (g Grant) check() error {
+	if _, err := PeerID(g.Peer); err != nil {
+		return err
+	}
+	if g.Root.IsZero() || g.Expires <= 0 || len(g.Context) > maxContextBytes {
+		return fmt.Errorf("grant without root or expiry, or with a long context: %w", meta.ErrInvalid)
+	}
+	return nil
+}
+
+// OpenGrant decodes a grant and checks the signature of the issuer that it names.
+// Who that is, whom it is for and until when is for the caller to check: Checker does.
+//
+// Errors: meta.ErrDenied.
+func OpenGrant(cluster string, b []byte) (Grant, error) {
+	if len(b) == 0 {
+		return Grant{}, fmt.Errorf("no grant: %w", meta.ErrDenied)
+	}
+	if len(b) > MaxGrantBytes {
+		return Grant{}, fmt.Errorf("grant of %d bytes: %w", len(b), meta.ErrDenied)
+	}
+	var s signedGrant
+	var g Grant
+	if err := codec.Unmarshal(b, &s); err != nil {
+		return Grant{}, fmt.Errorf("grant: %w: %w", err, meta.ErrDenied)
+	}
+	if err := codec.Unmarshal(s.Body, &g); err != nil {
+		return Grant{}, fmt.Errorf("grant: %w: %w", err, meta.ErrDenied)
+	}
+	if err := g.check(); err != nil {
+		return Grant{}, fmt.Errorf("grant: %w: %w", err, meta.ErrDenied)
+	}
+	issuer, err := PublicKeyOf(g.Issuer)
+	if err != nil {
+		return Grant{}, fmt.Errorf("grant: %w: %w", err, meta.ErrDenied)
+	}
+	if !ed25519.Verify(issuer, grantText(cluster, s.Body), s.Signature) {
+		return Grant{}, fmt.Errorf("grant is not signed by %s for cluster %s: %w", g.Issuer, cluster, meta.ErrDenied)
+	}
+	return g, nil
+}
+
+// Checker checks grants offline. It is safe for concurrent use when its functions are.
+type Checker struct {
+	// Cluster is the cluster's id.
+	Cluster string
+	// IsServer says whether a node is a server of the roster: only they issue.
+	IsServer func(meta.NodeID) bool
+	// Grace is how long past its expiry a grant counts at this moment: 0 while a
+	// server is reachable, degraded_read_max while none is. nil is 0.
+	Grace func() time.Duration
+}
+
+// Check returns nil when grant lets peer, the authenticated other side of the
+// stream that it came on, have the blob root at now.
+//
+// Clocks may differ by GrantSkew: a grant counts that much longer, and one that
+// expires more than GrantLife+GrantSkew from now is refused, since no server
+// issues it.
+// Errors: meta.ErrDenied with the reason.
+func (c Checker) Check(grant []byte, peer meta.NodeID, root digest.CID, now time.Time) error {
+	g, err := OpenGrant(c.Cluster, grant)
+	if err != nil {
+		return err
+	}
+	expires := g.Expires.Std()
+	patience := GrantSkew
+	if now.After(expires.Add(patience)) && c.Grace != nil {
+		patience += c.Grace()
+	}
+	switch {
+	case g.Peer != peer:
+		return fmt.Errorf("grant is for %s, not %s: %w", g.Peer, peer, meta.ErrDenied)
+	case g.Root != root:
+		return fmt.Errorf("grant is for another blob than %s: %w", root, meta.ErrDenied)
+	case !c.IsServer(g.Issuer):
+		return fmt.Errorf("grant of %s, which is no server: %w", g.Issuer, meta.ErrDenied)
+	case now.After(expires.Add(patience)):
+		return fmt.Errorf("grant ended at %s: %w", expires.Format(time.RFC3339), meta.ErrDenied)
+	case expires.After(now.Add(GrantLife + GrantSkew)):
+		return fmt.Errorf("grant ends at %s, too far ahead: compare the clocks: %w", expires.Format(time.RFC3339), meta.ErrDenied)
+	}
+	return nil
+}
