@@ -1,0 +1,80 @@
+package core
+
+import "time"
+
+// Config tunes a Core. Chunks, Server and Seed describe it; every other zero field
+// takes the default it names. The defaults were chosen in the simulator of this
+// package's tests; transfer/DESIGN.md has the figures.
+type Config struct {
+	// Chunks holds the stored length of each chunk, in bytes.
+	Chunks []uint32
+	// Server says that this member is a regional server: it is pulled from.
+	Server bool
+	// Seed makes choices by chance repeatable.
+	Seed uint64
+
+	// Degree is how many peers this member connects to by itself; default 24.
+	Degree int
+	// Members bounds all peers, with those that came by themselves; default 64.
+	Members int
+	// Slots is how many chunks are sent at once; default 4.
+	Slots int
+	// Queue bounds the requests that wait for a slot, QueuePerPeer those of one
+	// peer; default 512 and 16. More are answered with BUSY.
+	Queue, QueuePerPeer int
+	// Depth is how many requests one peer has at least, and DepthMax at most;
+	// between them the bandwidth-delay product decides. Default 2 and 64.
+	Depth, DepthMax int
+	// Outstanding is how many chunks are asked of all peers together, beyond the
+	// bandwidth-delay product; default 12.
+	Outstanding int
+	// WindowChunks and WindowBytes are the least size of a reader's window; default
+	// 32 and 8 MiB.
+	WindowChunks int
+	WindowBytes  int64
+	// Stray is the share of choices made outside of the window, in percent;
+	// default 10.
+	Stray int
+	// TimeoutMin and TimeoutTimes bound a request: max(TimeoutMin, TimeoutTimes x
+	// the usual); default 250 ms and 4.
+	TimeoutMin   time.Duration
+	TimeoutTimes int
+	// TailChunks and TailPercent say how many of the last chunks are asked of two
+	// peers: the larger of both; default 8 and 2.
+	TailChunks, TailPercent int
+	// BadChunks is how many wrong chunks end a peer; default 2.
+	BadChunks int
+	// Patience is how long a reader waits for the others to get its next chunk from
+	// a seed before it asks the seed for just that; default 250 ms.
+	Patience time.Duration
+	// Referrals is how many peers a BUSY names; default 4.
+	Referrals int
+}
+
+func orDefault[T int | int64 | time.Duration](v *T, d T) {
+	if *v <= 0 {
+		*v = d
+	}
+}
+
+func (c Config) withDefaults() Config {
+	orDefault(&c.Degree, 24)
+	orDefault(&c.Members, 64)
+	orDefault(&c.Slots, 4)
+	orDefault(&c.Queue, 512)
+	orDefault(&c.QueuePerPeer, 16)
+	orDefault(&c.Depth, 2)
+	orDefault(&c.DepthMax, 64)
+	orDefault(&c.Outstanding, 12)
+	orDefault(&c.WindowChunks, 32)
+	orDefault(&c.WindowBytes, 8<<20)
+	orDefault(&c.Stray, 10)
+	orDefault(&c.TimeoutMin, 250*time.Millisecond)
+	orDefault(&c.TimeoutTimes, 4)
+	orDefault(&c.TailChunks, 8)
+	orDefault(&c.TailPercent, 2)
+	orDefault(&c.BadChunks, 2)
+	orDefault(&c.Patience, 250*time.Millisecond)
+	orDefault(&c.Referrals, 4)
+	return c
+}
