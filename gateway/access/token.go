@@ -1,0 +1,248 @@
+package access
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+)
+
+const (
+	// Service is the audience of tokens and the service of challenges.
+	Service = "shoal"
+	// TokenLife is how long a token of /token lives; docker asks for 60 s at least.
+	TokenLife = 300 * time.Second
+
+	// clockLeeway is how far the clocks of two nodes may differ.
+	clockLeeway = 30 * time.Second
+	// tokenType keeps a token from passing for anything else that a node key signs.
+	tokenType     = "shoal-access+jwt"
+	maxTokenBytes = 16 << 10
+	maxScopes     = 64
+)
+
+// Scope is one right as docker names it: `repository:acme/app/api:pull,push`.
+type Scope struct {
+	Type    string   `json:"type"`
+	Name    string   `json:"name"`
+	Actions []string `json:"actions"`
+}
+
+// ParseScopes reads scope parameters; each may hold several, parted by spaces.
+//
+// Errors: meta.ErrInvalid for what is not TYPE:NAME:ACTIONS, or more than 64.
+func ParseScopes(params []string) ([]Scope, error) {
+	var scopes []Scope
+	for _, param := range params {
+		for text := range strings.FieldsSeq(param) {
+			kind, rest, ok := strings.Cut(text, ":")
+			// The name may have a colon (a host with a port), the actions have none.
+			at := strings.LastIndexByte(rest, ':')
+			if !ok || at < 0 || kind == "" || rest[:at] == "" {
+				return nil, fmt.Errorf("scope %q is not TYPE:NAME:ACTIONS: %w", text, meta.ErrInvalid)
+			}
+			if len(scopes) == maxScopes {
+				return nil, fmt.Errorf("more than %d scopes: %w", maxScopes, meta.ErrInvalid)
+			}
+			// repository(class):name:actions is docker's plug-in form.
+			kind, _, _ = strings.Cut(kind, "(")
+			scopes = append(scopes, Scope{Type: kind, Name: rest[:at], Actions: strings.Split(rest[at+1:], ",")})
+		}
+	}
+	return scopes, nil
+}
+
+func (s Scope) String() string { return s.Type + ":" + s.Name + ":" + strings.Join(s.Actions, ",") }
+
+// claims are what a token says.
+type claims struct {
+	jwt.RegisteredClaims
+	Access []Scope `json:"access,omitempty"`
+	// Read is set by the grant of registry:catalog, whose listing shows what the
+	// principal may read.
+	Read []string `json:"read,omitempty"`
+}
+
+// Token is an issued one.
+type Token struct {
+	Text    string
+	Issued  time.Time
+	Life    time.Duration
+	Granted []Scope
+}
+
+// Issue signs a token for who, with those of the asked rights that who has; a
+// subset, or nothing, is no error (distribution, token.md). It says which
+// repositories it is for, so what it can do is never more than who could do.
+// Rights to public repositories need no grant.
+func (g *Gate) Issue(who meta.Principal, asked []Scope) (Token, error) {
+	now := time.Now()
+	t := Token{Issued: now, Life: TokenLife, Granted: grant(who, asked)}
+	c := claims{
+		RegisteredClaims: jwt.RegisteredClaims{
+			Issuer:    string(g.Self),
+			Subject:   who.Name,
+			Audience:  jwt.ClaimStrings{Service},
+			IssuedAt:  jwt.NewNumericDate(now),
+			ExpiresAt: jwt.NewNumericDate(now.Add(TokenLife)),
+			ID:        rand.Text(),
+		},
+		Access: t.Granted,
+	}
+	if slices.ContainsFunc(t.Granted, func(s Scope) bool { return s.Type == "registry" }) {
+		c.Read = who.Read
+	}
+	token := jwt.NewWithClaims(jwt.SigningMethodEdDSA, c)
+	token.Header["kid"] = string(g.Self)
+	token.Header["typ"] = tokenType
+	text, err := token.SignedString(g.Key)
+	if err != nil {
+		return Token{}, fmt.Errorf("sign token: %w", err)
+	}
+	t.Text = text
+	return t, nil
+}
+
+// grant returns the part of asked that who has.
+func grant(who meta.Principal, asked []Scope) []Scope {
+	var granted []Scope
+	for _, s := range asked {
+		if s.Type == "registry" && s.Name == "catalog" && Credentialed(who) {
+			granted = append(granted, Scope{s.Type, s.Name, s.Actions})
+			continue
+		}
+		ref, ok := refOf(s)
+		if !ok {
+			continue
+		}
+		read, write := who.Admin || meta.Match(who.Read, ref), who.Admin || meta.Match(who.Write, ref)
+		var actions []string
+		for _, action := range s.Actions {
+			switch {
+			case action == "*" && read && write,
+				action == "pull" && read,
+				(action == "push" || action == "delete") && write:
+				actions = append(actions, action)
+			}
+		}
+		if len(actions) > 0 {
+			granted = append(granted, Scope{s.Type, s.Name, actions})
+		}
+	}
+	return granted
+}
+
+// refOf returns the repository that a scope is about: the first two parts of
+// `tenant/repository/image...`.
+func refOf(s Scope) (meta.RepoRef, bool) {
+	if s.Type != "repository" {
+		return meta.RepoRef{}, false
+	}
+	parts := strings.SplitN(s.Name, "/", 3)
+	if len(parts) < 2 {
+		return meta.RepoRef{}, false
+	}
+	ref := meta.RepoRef{Tenant: meta.TenantName(parts[0]), Name: parts[1]}
+	return ref, ref.Check() == nil
+}
+
+// looksSigned tells a JWT from an opaque token: it has two dots and begins as
+// base64 of `{"`.
+func looksSigned(secret string) bool {
+	return strings.HasPrefix(secret, "eyJ") && strings.Count(secret, ".") == 2
+}
+
+// verifySigned checks a token that some node issued. The signature is checked
+// once; that it lives, and that its issuer is still of the roster, each time.
+// A server's word counts everywhere, an agent's only with itself: a host that
+// was taken over must not mint rights for others.
+func (g *Gate) verifySigned(ctx context.Context, text string) (meta.Principal, error) {
+	sum := sha256.Sum256([]byte(text))
+	c, known := g.verified.Get(sum)
+	if !known {
+		c = &claims{}
+		parser := jwt.NewParser(
+			jwt.WithValidMethods([]string{jwt.SigningMethodEdDSA.Alg()}),
+			jwt.WithAudience(Service), jwt.WithExpirationRequired(), jwt.WithIssuedAt(), jwt.WithLeeway(clockLeeway))
+		_, err := parser.ParseWithClaims(text, c, func(t *jwt.Token) (any, error) {
+			if t.Header["typ"] != tokenType {
+				return nil, errors.New("another type of token")
+			}
+			kid, _ := t.Header["kid"].(string)
+			if kid == "" || kid != c.Issuer {
+				return nil, errors.New("no issuer")
+			}
+			if err := g.checkIssuer(ctx, meta.NodeID(kid)); err != nil {
+				return nil, err
+			}
+			return g.KeyOf(meta.NodeID(kid))
+		})
+		switch {
+		case errors.Is(err, meta.ErrUnavailable):
+			return meta.Principal{}, fmt.Errorf("verify token: %w", err)
+		case errors.Is(err, jwt.ErrTokenExpired):
+			return meta.Principal{}, &CredentialsError{"the token has expired"}
+		case err != nil:
+			return meta.Principal{}, &CredentialsError{"the token does not hold: " + err.Error()}
+		}
+		g.verified.Add(sum, c)
+	} else {
+		if time.Now().After(c.ExpiresAt.Add(clockLeeway)) {
+			g.verified.Remove(sum)
+			return meta.Principal{}, &CredentialsError{"the token has expired"}
+		}
+		if err := g.checkIssuer(ctx, meta.NodeID(c.Issuer)); errors.Is(err, meta.ErrUnavailable) {
+			return meta.Principal{}, fmt.Errorf("verify token: %w", err)
+		} else if err != nil {
+			return meta.Principal{}, &CredentialsError{err.Error()}
+		}
+	}
+	if strings.HasPrefix(c.Subject, hostPrefix) && c.Issuer != string(g.Self) {
+		return meta.Principal{}, &CredentialsError{"a host's token is for its own gateway"}
+	}
+	return principalOf(c), nil
+}
+
+func (g *Gate) checkIssuer(ctx context.Context, id meta.NodeID) error {
+	if id == g.Self {
+		return nil
+	}
+	node, err := g.Metadata.Node(ctx, id)
+	switch {
+	case errors.Is(err, meta.ErrNotFound):
+		return errors.New("its issuer is not of the cluster")
+	case err != nil:
+		return err
+	case node.Role != meta.RoleServer:
+		return errors.New("its issuer is no server")
+	}
+	return nil
+}
+
+// principalOf reads the rights out of the claims. They are kept by repository;
+// push and delete are one right until roles tell them apart.
+func principalOf(c *claims) meta.Principal {
+	who := meta.Principal{Name: c.Subject, Token: c.ID, Read: slices.Clone(c.Read)}
+	for _, s := range c.Access {
+		ref, ok := refOf(s)
+		if !ok {
+			continue
+		}
+		all := slices.Contains(s.Actions, "*")
+		if all || slices.Contains(s.Actions, "pull") {
+			who.Read = append(who.Read, ref.String())
+		}
+		if all || slices.Contains(s.Actions, "push") || slices.Contains(s.Actions, "delete") {
+			who.Write = append(who.Write, ref.String())
+		}
+	}
+	return who
+}
