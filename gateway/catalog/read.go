@@ -27,6 +27,11 @@ func (c *Catalog) Resolve(ctx context.Context, by Caller, pkg Package, alias str
 	return a, asOf, nil
 }
 
+// Peek is Resolve for who can do without: that nothing is there is not confirmed.
+func (c *Catalog) Peek(ctx context.Context, by Caller, pkg Package, alias string) (state.ResolveAnswer, meta.AsOf, error) {
+	return askOnce(ctx, c, by, meta.Bounded, state.Resolve{Repo: pkg.Repo, Package: pkg.Name, Alias: alias})
+}
+
 // Version looks up a version by its name.
 //
 // Errors: meta.ErrNotFound, confirmed, also for a deleted one; meta.ErrUnavailable.
@@ -89,7 +94,7 @@ func (c *Catalog) Repositories(ctx context.Context, by Caller, tenant meta.Tenan
 		return nil, "", asOf, err
 	}
 	for i := range all {
-		if c.cfg.Readable(by.Who, &all[i]) {
+		if c.Readable(by.Who, &all[i]) {
 			rs = append(rs, all[i])
 		}
 	}

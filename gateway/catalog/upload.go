@@ -80,18 +80,58 @@ func (u *Upload) Append(ctx context.Context, r io.Reader) (int64, error) {
 //
 // Errors: *digest.MismatchError, after which the session is over.
 func (u *Upload) Store(ctx context.Context, want digest.Digest) (Stored, error) {
-	in, err := u.session.Commit(ctx, want)
+	s, err := u.store(ctx, want)
 	if err != nil {
+		var mismatch *digest.MismatchError
+		if errors.As(err, &mismatch) {
+			// Bytes only ever get added: these will never be the right ones.
+			err = errors.Join(err, u.session.Cancel(context.WithoutCancel(ctx)))
+		}
 		return Stored{}, fmt.Errorf("close upload %s: %w", u.id, err)
+	}
+	return s, nil
+}
+
+func (u *Upload) store(ctx context.Context, want digest.Digest) (Stored, error) {
+	in, err := u.session.Commit(ctx, want)
+	late := errors.Is(err, digest.ErrUnsupported) && isSHA512(want)
+	if late {
+		in, err = u.session.Commit(ctx, "")
+	}
+	if err != nil {
+		return Stored{}, err
 	}
 	name := want
 	if name == "" {
 		name = in.Digest
 	}
-	return Stored{Name: name, Blob: meta.Blob{
+	s := Stored{Name: name, Blob: meta.Blob{
 		Context: string(u.repo.Tenant), Digest: in.Digest, SHA512: in.SHA512,
 		PlainBytes: in.PlainBytes, StoredBytes: in.StoredBytes, Root: in.Root,
-	}}, nil
+	}}
+	if late {
+		return s, u.nameBySHA512(ctx, &s.Blob, want)
+	}
+	return s, nil
+}
+
+// nameBySHA512 reads the blob once more for a name that the client gave only at
+// the end. Hashing every upload twice, just in case, would cost all for the few.
+func (u *Upload) nameBySHA512(ctx context.Context, b *meta.Blob, want digest.Digest) error {
+	r, err := u.catalog.Open(ctx, *b)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	h := digest.NewHasher(true)
+	if _, err := r.WriteTo(h); err != nil {
+		return fmt.Errorf("read %s again: %w", b.Digest, err)
+	}
+	if err := h.Check(want); err != nil {
+		return err
+	}
+	b.SHA512 = want
+	return nil
 }
 
 // Commit ends the session and makes the blob visible in the repository.
