@@ -46,14 +46,14 @@ type Ingested struct {
 	PlainBytes, StoredBytes int64
 }
 
-// UploadIDs makes the ids that clients see of the store's. A public id names the
-// node that owns the session, and is bound to the repository and the principal
-// by a MAC: nobody else can continue it.
+// UploadIDs makes the ids that clients see of the store's: they name the node
+// that owns the session, and are bound to repository and principal by a MAC, so
+// that nobody else can continue it. It is a *uploadid.Minter.
 type UploadIDs interface {
-	Seal(session string, repo meta.RepoRef, who meta.Principal) string
-	// Open errors: meta.ErrNotFound for an id that is not of this node, of another
-	// repository or of somebody else.
-	Open(id string, repo meta.RepoRef, who meta.Principal) (session string, err error)
+	New(session, principal string, repo meta.RepoRef) string
+	// Session errors: meta.ErrNotFound for an id of another node, repository or
+	// principal.
+	Session(id, principal string, repo meta.RepoRef) (string, error)
 }
 
 func isSHA512(d digest.Digest) bool { return d != "" && d.Algorithm() == godigest.SHA512 }

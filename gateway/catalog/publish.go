@@ -60,6 +60,8 @@ type StoredFile struct {
 // Published is what came of a Draft.
 type Published struct {
 	Version meta.Version
+	// Created is false when the very same version was there already.
+	Created bool
 	Token   meta.Token
 }
 
@@ -163,7 +165,8 @@ func (c *Catalog) publish(ctx context.Context, by Caller, repo meta.RepoRef, d D
 		// What was just pushed is what will be asked for; the bytes were checked.
 		c.documents.put(documentKey{string(repo.Tenant), digest.FromBytes(doc.Body)}, doc.Body)
 	}
-	return Published{Version: v, Token: receipt.Token}, nil
+	result, _ := receipt.Value.(state.PublishResult)
+	return Published{Version: v, Created: result.Created, Token: receipt.Token}, nil
 }
 
 // references returns what the version closes over: each once, optional ones if held.

@@ -27,6 +27,30 @@ func (c *Catalog) Resolve(ctx context.Context, by Caller, pkg Package, alias str
 	return a, asOf, nil
 }
 
+// Head returns what a package's alias leads to now and the package's revision, by
+// a strong round, for who is about to change it: a Draft with that Base is
+// refused once anything in the package has changed. found is false, with
+// revision 0, for a package or alias that is not there.
+func (c *Catalog) Head(ctx context.Context, by Caller, pkg Package, alias string) (a state.ResolveAnswer, revision uint64, found bool, err error) {
+	p, asOf, err := ask(ctx, c, by, meta.Strong, state.GetPackage{Repo: pkg.Repo, Package: pkg.Name})
+	if errors.Is(err, meta.ErrNotFound) {
+		return a, 0, false, nil
+	}
+	if err != nil {
+		return a, 0, false, fmt.Errorf("package %s: %w", pkg, err)
+	}
+	// Later than the revision is as good: then the change is refused.
+	by.After = meta.Token{Epoch: asOf.Epoch, Index: asOf.Index}
+	a, _, err = askOnce(ctx, c, by, meta.Local, state.Resolve{Repo: pkg.Repo, Package: pkg.Name, Alias: alias})
+	if errors.Is(err, meta.ErrNotFound) {
+		return a, p.Revision, false, nil
+	}
+	if err != nil {
+		return a, 0, false, fmt.Errorf("resolve %s:%s: %w", pkg, alias, err)
+	}
+	return a, p.Revision, true, nil
+}
+
 // Peek is Resolve for who can do without: that nothing is there is not confirmed.
 func (c *Catalog) Peek(ctx context.Context, by Caller, pkg Package, alias string) (state.ResolveAnswer, meta.AsOf, error) {
 	return askOnce(ctx, c, by, meta.Bounded, state.Resolve{Repo: pkg.Repo, Package: pkg.Name, Alias: alias})

@@ -20,6 +20,7 @@ type Upload struct {
 	repo    meta.RepoRef
 	id      string
 	session Session
+	ended   bool
 }
 
 // Begin starts an upload into repo. withSHA512 says that the client will name
@@ -34,7 +35,7 @@ func (c *Catalog) Begin(ctx context.Context, by Caller, repo meta.RepoRef, withS
 	if err != nil {
 		return nil, fmt.Errorf("begin an upload into %s: %w", repo, err)
 	}
-	return &Upload{catalog: c, by: by, repo: repo, id: c.cfg.IDs.Seal(s.ID(), repo, by.Who), session: s}, nil
+	return &Upload{catalog: c, by: by, repo: repo, id: c.cfg.IDs.New(s.ID(), by.Who.Name, repo), session: s}, nil
 }
 
 // Resume opens an upload by its public id.
@@ -45,7 +46,7 @@ func (c *Catalog) Resume(ctx context.Context, by Caller, repo meta.RepoRef, id s
 	if c.cfg.IDs == nil {
 		return nil, fmt.Errorf("resume an upload on an agent: %w", &meta.UnavailableError{Reason: "no_server"})
 	}
-	name, err := c.cfg.IDs.Open(id, repo, by.Who)
+	name, err := c.cfg.IDs.Session(id, by.Who.Name, repo)
 	if err != nil {
 		return nil, fmt.Errorf("upload %s: %w", id, err)
 	}
@@ -85,10 +86,11 @@ func (u *Upload) Store(ctx context.Context, want digest.Digest) (Stored, error) 
 		var mismatch *digest.MismatchError
 		if errors.As(err, &mismatch) {
 			// Bytes only ever get added: these will never be the right ones.
-			err = errors.Join(err, u.session.Cancel(context.WithoutCancel(ctx)))
+			err = errors.Join(err, u.Cancel(context.WithoutCancel(ctx)))
 		}
 		return Stored{}, fmt.Errorf("close upload %s: %w", u.id, err)
 	}
+	u.ended = true
 	return s, nil
 }
 
@@ -97,6 +99,7 @@ func (u *Upload) store(ctx context.Context, want digest.Digest) (Stored, error) 
 	late := errors.Is(err, digest.ErrUnsupported) && isSHA512(want)
 	if late {
 		in, err = u.session.Commit(ctx, "")
+		u.ended = err == nil
 	}
 	if err != nil {
 		return Stored{}, err
@@ -147,8 +150,12 @@ func (u *Upload) Commit(ctx context.Context, want digest.Digest) (Stored, meta.T
 	return s, token, err
 }
 
-// Cancel ends the session and drops its bytes.
+// Cancel ends the session and drops its bytes; one that has ended is left alone.
 func (u *Upload) Cancel(ctx context.Context) error {
+	if u.ended {
+		return nil
+	}
+	u.ended = true
 	if err := u.session.Cancel(ctx); err != nil {
 		return fmt.Errorf("cancel upload %s: %w", u.id, err)
 	}

@@ -1,0 +1,280 @@
+// Package generic serves plain files: what curl, wget and aria2 can put and get.
+//
+//	/generic/<tenant>/<repository>/<path>     a file
+//	/generic/<tenant>/<repository>/<path>/    a listing
+//
+// It is the smallest protocol, and shows what one has to do: declare routes and
+// their actions (Routes), turn uploads into a draft version (put), render
+// listings (list.go), and map errors (errors.go). A package is a path, at most
+// 255 bytes; a version is the sha256 of its bytes; the alias `current` says which
+// version the path serves, and moves with every PUT unless the repository is
+// immutable. Older versions stay readable by `?version=<digest>`, the moves of
+// the path by `?history`.
+//
+// Conditions follow RFC 9110 (If-Match, If-None-Match with `*` for «only if it is
+// not there»), ranges too; checksums are taken from and given in Repr-Digest,
+// Content-Digest (RFC 9530), Digest (RFC 3230) and X-Checksum-Sha256. The package
+// starts no goroutines.
+package generic
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"path"
+	"strings"
+
+	"github.com/shoal-registry/shoal/gateway/access"
+	"github.com/shoal-registry/shoal/gateway/catalog"
+	"github.com/shoal-registry/shoal/gateway/protocol"
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/verify/digest"
+)
+
+// Format is the format of the repositories that this protocol serves.
+const Format = "generic"
+
+// current is the alias of what a path serves.
+const current = "current"
+
+// Protocol is the generic protocol over a catalog. It is safe for concurrent use.
+type Protocol struct {
+	catalog *catalog.Catalog
+}
+
+var _ protocol.Protocol = (*Protocol)(nil)
+
+// New returns the protocol over c.
+func New(c *catalog.Catalog) *Protocol { return &Protocol{catalog: c} }
+
+// Format implements protocol.Protocol.
+func (p *Protocol) Format() string { return Format }
+
+// Routes implements protocol.Protocol. The route for GET serves HEAD too.
+func (p *Protocol) Routes() []protocol.Route {
+	const pattern = "/generic/{tenant}/{repository}/{path...}"
+	return []protocol.Route{
+		{Name: "generic_get", Method: http.MethodGet, Pattern: pattern, Action: access.Pull, Place: protocol.Anywhere, Serve: p.get},
+		{Name: "generic_put", Method: http.MethodPut, Pattern: pattern, Action: access.Push, Place: protocol.AnyServer, Serve: p.put},
+		{Name: "generic_delete", Method: http.MethodDelete, Pattern: pattern, Action: access.Delete, Place: protocol.AnyServer, Serve: p.delete},
+	}
+}
+
+func caller(c *protocol.Call) catalog.Caller {
+	return catalog.Caller{Who: c.Who, Origin: c.Origin(), After: c.After}
+}
+
+// file returns the package of a file's path.
+//
+// Errors: meta.ErrInvalid.
+func file(c *protocol.Call) (catalog.Package, error) {
+	name := c.Params.Get("path")
+	if name == "" || strings.HasSuffix(name, "/") {
+		return catalog.Package{}, fmt.Errorf("%q is a directory, name a file: %w", name, meta.ErrInvalid)
+	}
+	if err := meta.CheckPath(name); err != nil {
+		return catalog.Package{}, err
+	}
+	return catalog.Package{Repo: c.Repo, Name: name}, meta.CheckPackage(name)
+}
+
+func (p *Protocol) get(c *protocol.Call) error {
+	name := c.Params.Get("path")
+	if name == "" || strings.HasSuffix(name, "/") {
+		return p.list(c, name)
+	}
+	pkg, err := file(c)
+	if err != nil {
+		// A path that nothing can be put under is not there.
+		return fmt.Errorf("%w: %w", meta.ErrNotFound, err)
+	}
+	query := c.R.URL.Query()
+	if query.Has("history") {
+		return p.history(c, pkg)
+	}
+	ctx, by := c.R.Context(), caller(c)
+	var v meta.Version
+	var asOf meta.AsOf
+	content := protocol.Content{
+		Cache:  protocol.Revalidate,
+		Public: c.Repository != nil && c.Repository.Visibility == meta.VisibilityPublic,
+	}
+	if want := query.Get("version"); want != "" {
+		content.Cache = protocol.Immutable
+		v, asOf, err = p.catalog.Version(ctx, by, pkg, want)
+		content.Modified = v.PublishTime.Std()
+	} else {
+		a, at, e := p.catalog.Resolve(ctx, by, pkg, current)
+		v, asOf, err = a.Version, at, e
+		content.Modified = a.Alias.MovedAt.Std()
+	}
+	if err != nil {
+		return err
+	}
+	b, _, err := p.catalog.Blob(ctx, by, c.Repo, v.Digest)
+	if err != nil {
+		return err
+	}
+	c.AsOf(asOf)
+	h := c.W.Header()
+	setChecksums(h, v.Digest)
+	// What people uploaded is shown to people; it must not act as this origin.
+	h.Set("Content-Security-Policy", "sandbox; default-src 'none'")
+	content.Size, content.MediaType, content.ETag = v.Size, v.MediaType, protocol.ETag(v.Digest)
+	content.Open = func(ctx context.Context) (io.ReadSeekCloser, error) { return p.catalog.Open(ctx, b.Blob) }
+	return protocol.Serve(c.W, c.R, content)
+}
+
+// stored is what a PUT answers.
+type stored struct {
+	Path      string        `json:"path"`
+	Digest    digest.Digest `json:"digest"`
+	Size      int64         `json:"size"`
+	MediaType string        `json:"media_type,omitempty"`
+}
+
+func (p *Protocol) put(c *protocol.Call) error {
+	pkg, err := file(c)
+	if err != nil {
+		return err
+	}
+	sums, err := checksums(c.R.Header)
+	if err != nil {
+		return err
+	}
+	ctx, by := c.R.Context(), caller(c)
+	if _, err := p.catalog.ForPush(ctx, by, c.Repo, Format, c.Repository); err != nil {
+		return err
+	}
+	// Conditions are judged before the body is asked for, and hold when it has come:
+	// the publish is refused if the path changed in between.
+	base, err := p.base(ctx, by, pkg, c.R)
+	if err != nil {
+		return err
+	}
+	content, err := p.receive(ctx, c, by, sums)
+	if err != nil {
+		return err
+	}
+	mediaType := mediaTypeOf(c.R.Header.Get("Content-Type"))
+	published, err := p.catalog.Publish(ctx, by, c.Repo, catalog.Draft{
+		Version: meta.Version{Package: pkg.Name, MediaType: mediaType, State: meta.StateClosed},
+		Content: []catalog.StoredFile{{Path: path.Base(pkg.Name), MediaType: mediaType, Stored: content}},
+		Aliases: []string{current},
+		Base:    base,
+	})
+	switch {
+	case base != nil && errors.Is(err, meta.ErrConflict):
+		return fmt.Errorf("%s changed meanwhile: %w", pkg, protocol.ErrPrecondition)
+	case errors.Is(err, meta.ErrExists) && c.Repository != nil && c.Repository.Immutable:
+		return fmt.Errorf("%s is there with other bytes and %s is immutable: put the new ones under another path: %w", pkg.Name, c.Repo, err)
+	case err != nil:
+		return err
+	}
+	v := published.Version
+	c.Committed(published.Token)
+	h := c.W.Header()
+	setChecksums(h, v.Digest)
+	h.Set("Etag", protocol.ETag(v.Digest))
+	status := http.StatusOK
+	if published.Created {
+		h.Set("Location", c.R.URL.EscapedPath())
+		status = http.StatusCreated
+	}
+	return protocol.WriteJSON(c.W, status, stored{Path: pkg.Name, Digest: v.Digest, Size: v.Size, MediaType: v.MediaType})
+}
+
+// base judges the conditions of a write and returns the revision that they were
+// judged at; nil when there are none.
+func (p *Protocol) base(ctx context.Context, by catalog.Caller, pkg catalog.Package, r *http.Request) (*uint64, error) {
+	if r.Header.Get("If-None-Match") == "" && r.Header.Get("If-Match") == "" && r.Header.Get("If-Unmodified-Since") == "" {
+		return nil, nil
+	}
+	a, revision, found, err := p.catalog.Head(ctx, by, pkg, current)
+	if err != nil {
+		return nil, err
+	}
+	etag := ""
+	if found {
+		etag = protocol.ETag(a.Version.Digest)
+	}
+	if _, err := protocol.Preconditions(r, etag, a.Alias.MovedAt.Std()); err != nil {
+		return nil, fmt.Errorf("%s: %w", pkg, err)
+	}
+	return &revision, nil
+}
+
+// receive stores the body and checks it against every checksum that was given.
+func (p *Protocol) receive(ctx context.Context, c *protocol.Call, by catalog.Caller, sums sums) (catalog.Stored, error) {
+	up, err := p.catalog.Begin(ctx, by, c.Repo, sums.sha512 != "")
+	if err != nil {
+		return catalog.Stored{}, err
+	}
+	defer up.Close()
+	cancel := func(err error) error { return errors.Join(err, up.Cancel(context.WithoutCancel(ctx))) }
+	if _, err := up.Append(ctx, protocolBody{c.R.Body}); err != nil {
+		return catalog.Stored{}, cancel(err)
+	}
+	s, err := up.Store(ctx, sums.sha256)
+	if err != nil {
+		return s, cancel(err)
+	}
+	if sums.sha512 != "" && s.Blob.SHA512 != sums.sha512 {
+		return s, &digest.MismatchError{Want: sums.sha512, Got: s.Blob.SHA512}
+	}
+	return s, nil
+}
+
+// protocolBody tells a request's body that breaks off from a disk that does.
+type protocolBody struct{ io.Reader }
+
+// Read implements io.Reader.
+func (b protocolBody) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p)
+	if err != nil && err != io.EOF {
+		err = fmt.Errorf("the body broke off: %w: %w", meta.ErrInvalid, err)
+	}
+	return n, err
+}
+
+func mediaTypeOf(contentType string) string {
+	t, params, err := mime.ParseMediaType(contentType)
+	if err != nil || strings.Count(t, "/") != 1 || t == "application/x-www-form-urlencoded" {
+		return "" // curl -d says that of anything
+	}
+	return mime.FormatMediaType(t, params)
+}
+
+// delete takes the version away that the path serves, or the one of `?version=`.
+// Older versions stay until they are deleted by their digests.
+func (p *Protocol) delete(c *protocol.Call) error {
+	pkg, err := file(c)
+	if err != nil {
+		return fmt.Errorf("%w: %w", meta.ErrNotFound, err)
+	}
+	ctx, by := c.R.Context(), caller(c)
+	version := c.R.URL.Query().Get("version")
+	if version == "" {
+		a, _, found, err := p.catalog.Head(ctx, by, pkg, current)
+		if err != nil {
+			return err
+		}
+		if !found {
+			return fmt.Errorf("file %s: %w", pkg, meta.ErrNotFound)
+		}
+		if _, err := protocol.Preconditions(c.R, protocol.ETag(a.Version.Digest), a.Alias.MovedAt.Std()); err != nil {
+			return err
+		}
+		version = a.Version.Name
+	}
+	token, err := p.catalog.DeleteVersion(ctx, by, pkg, version)
+	if err != nil {
+		return err
+	}
+	c.Committed(token)
+	c.W.WriteHeader(http.StatusNoContent)
+	return nil
+}
