@@ -2,7 +2,9 @@ package state
 
 import (
 	"fmt"
+	"slices"
 
+	"github.com/shoal-registry/shoal/raftmeta/feed"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 )
 
@@ -69,4 +71,83 @@ func checkNode(n meta.Node) error {
 		}
 	}
 	return nil
+}
+
+func (c AdmitNode) apply(t *tx) (any, error) {
+	token, err := load[meta.JoinToken](t, keyToken(c.TokenSecretHash))
+	if err != nil {
+		return nil, err
+	}
+	deny := func(why string) error {
+		return fmt.Errorf("admit node %s: %s; make a token with `shoal token join`: %w", c.Node.ID, why, meta.ErrDenied)
+	}
+	switch {
+	case token == nil:
+		return nil, deny("the join token is unknown")
+	case token.Expires < t.now:
+		return nil, deny("the join token has expired")
+	case token.Role != c.Node.Role || token.Region != c.Node.Region:
+		return nil, deny(fmt.Sprintf("the join token is for a %s of region %s", token.Role, token.Region))
+	}
+	old, err := load[meta.Node](t, keyNode(c.Node.ID))
+	if err != nil {
+		return nil, err
+	}
+	node := c.Node
+	node.Read, node.Admitted = token.Read, t.now
+	switch {
+	case old == nil && token.Uses == 0:
+		return nil, deny("the join token is used up")
+	case old == nil:
+		token.Uses--
+		t.put(keyToken(token.ID), token)
+		if err := t.addNode(&node); err != nil {
+			return nil, err
+		}
+	case old.Role != node.Role || old.Region != node.Region:
+		return nil, fmt.Errorf("admit node %s: it is a %s of region %s; remove it first: %w", node.ID, old.Role, old.Region, meta.ErrConflict)
+	default:
+		node.Admitted = old.Admitted
+		t.putNode(&node)
+	}
+	return node, nil
+}
+
+// addNode adds a node to the roster, a server to its region too.
+func (t *tx) addNode(n *meta.Node) error {
+	t.putNode(n)
+	if n.Role != meta.RoleServer {
+		return nil
+	}
+	r, err := t.region(n.Region)
+	if err != nil {
+		return err
+	}
+	if r == nil {
+		r = &regionRecord{Region: meta.Region{Name: n.Region, Primary: true, Created: t.now}}
+	}
+	at, _ := slices.BinarySearch(r.Servers, n.ID)
+	r.Servers = slices.Insert(r.Servers, at, n.ID)
+	t.putRegion(r)
+	return nil
+}
+
+func (t *tx) putNode(n *meta.Node) {
+	n.Revision = t.index
+	t.put(keyNode(n.ID), n)
+	record := *n
+	t.emit(feed.Change{Kind: feed.KindNode, Node: n.ID, Region: n.Region, Record: &record})
+}
+
+func findNode(r reader, id meta.NodeID) (*meta.Node, error) {
+	return find[meta.Node](r, keyNode(id), "node", id)
+}
+
+// findServer finds a node that must be a server.
+func findServer(r reader, id meta.NodeID) (*meta.Node, error) {
+	n, err := findNode(r, id)
+	if err == nil && n.Role != meta.RoleServer {
+		err = fmt.Errorf("node %s is no server: %w", id, meta.ErrInvalid)
+	}
+	return n, err
 }

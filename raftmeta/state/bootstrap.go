@@ -3,6 +3,7 @@ package state
 import (
 	"fmt"
 
+	"github.com/shoal-registry/shoal/raftmeta/feed"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 )
 
@@ -32,4 +33,31 @@ func (c Bootstrap) Check() error {
 		return err
 	}
 	return meta.CheckRegion(c.Region.Name)
+}
+
+func (c Bootstrap) apply(t *tx) (any, error) {
+	old, err := load[meta.Cluster](t, keyCluster)
+	if err != nil {
+		return nil, err
+	}
+	if old != nil && old.ID == c.Cluster.ID {
+		return *old, nil
+	}
+	if old != nil {
+		return nil, fmt.Errorf("bootstrap cluster %s: this is cluster %s: %w", c.Cluster.ID, old.ID, meta.ErrExists)
+	}
+	cluster := c.Cluster
+	cluster.Level = max(cluster.Level, 1)
+	t.put(keyCluster, cluster)
+	t.setNumber(keyLevel, uint64(cluster.Level))
+	t.emit(feed.Change{Kind: feed.KindCluster})
+	region := c.Region
+	region.Created = t.now
+	t.putRegion(&regionRecord{Region: region})
+	node := c.Node
+	node.Admitted = t.now
+	if err := t.addNode(&node); err != nil {
+		return nil, err
+	}
+	return cluster, nil
 }

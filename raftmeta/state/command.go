@@ -19,6 +19,10 @@ type Command interface {
 	Type() uint16
 	// Check validates without the state. Errors: meta.ErrInvalid.
 	Check() error
+	// apply changes the state through t and returns the result of the command. It
+	// is deterministic: the same on every replica. A refusal is an error of a meta
+	// kind and leaves nothing behind.
+	apply(t *tx) (any, error)
 }
 
 // Origin says where a command came from; it travels in the envelope.
@@ -101,8 +105,13 @@ func kindOf[C Command, R any](level uint32) kind {
 	}
 }
 
+func ignorable(k kind) kind {
+	k.ignorable = true
+	return k
+}
+
 var kinds = map[uint16]kind{
-	typeTick:             {name: "Tick", ignorable: true, decode: kindOf[Tick, none](0).decode, result: kindOf[Tick, none](0).result},
+	typeTick:             ignorable(kindOf[Tick, none](0)),
 	typeBootstrap:        kindOf[Bootstrap, meta.Cluster](0),
 	typeSetLevel:         kindOf[SetLevel, none](1),
 	typeCreateTenant:     kindOf[CreateTenant, meta.Tenant](1),

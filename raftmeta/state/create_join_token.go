@@ -39,3 +39,34 @@ func (c CreateJoinToken) Check() error {
 	}
 	return meta.CheckRegion(t.Region)
 }
+
+// expiredAtOnce bounds how many expired tokens one command forgets.
+const expiredAtOnce = 100
+
+func (c CreateJoinToken) apply(t *tx) (any, error) {
+	old, err := load[meta.JoinToken](t, keyToken(c.Token.ID))
+	if err != nil {
+		return nil, err
+	}
+	if old != nil {
+		return nil, fmt.Errorf("join token %s is there already: %w", c.Token.ID, meta.ErrExists)
+	}
+	seen := 0
+	for p, err := range t.scan(within(key{spaceTokens})) {
+		if err != nil {
+			return nil, err
+		}
+		token, err := decode[meta.JoinToken](p.key, p.value)
+		if err != nil {
+			return nil, err
+		}
+		if token.Expires < t.now {
+			t.del(p.key)
+		}
+		if seen++; seen == expiredAtOnce {
+			break
+		}
+	}
+	t.put(keyToken(c.Token.ID), c.Token)
+	return nil, nil
+}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/shoal-registry/shoal/raftmeta/feed"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 )
 
@@ -60,4 +61,51 @@ func checkRepository(r meta.Repository) error {
 		}
 	}
 	return nil
+}
+
+func (c CreateRepository) apply(t *tx) (any, error) {
+	ref := c.Repository.Ref
+	old, err := load[meta.Repository](t, keyRepository(ref))
+	if err != nil {
+		return nil, err
+	}
+	repo := c.Repository
+	if old != nil {
+		repo.Created, repo.CreatedBy, repo.Revision = old.Created, old.CreatedBy, old.Revision
+		if repo != *old {
+			return nil, fmt.Errorf("create repository %s: it exists with other settings, change them with `shoal repo set`: %w", ref, meta.ErrExists)
+		}
+		return *old, nil
+	}
+	if c.CreateTenant {
+		if _, err := t.createTenant(ref.Tenant); err != nil {
+			return nil, err
+		}
+	} else if _, err := find[meta.Tenant](t, keyTenant(ref.Tenant), "tenant", ref.Tenant); err != nil {
+		return nil, err
+	}
+	if err := t.needRegions(repo); err != nil {
+		return nil, err
+	}
+	repo.Created, repo.CreatedBy, repo.Revision = t.now, t.origin.Principal, t.index
+	t.putRepository(&repo)
+	return repo, nil
+}
+
+func (t *tx) needRegions(r meta.Repository) error {
+	if err := t.needRegion(r.Home); err != nil {
+		return fmt.Errorf("repository %s: home: %w", r.Ref, err)
+	}
+	if r.Second == "" {
+		return nil
+	}
+	if err := t.needRegion(r.Second); err != nil {
+		return fmt.Errorf("repository %s: second: %w", r.Ref, err)
+	}
+	return nil
+}
+
+func (t *tx) putRepository(r *meta.Repository) {
+	t.put(keyRepository(r.Ref), r)
+	t.emit(feed.Change{Kind: feed.KindRepository, Repo: r.Ref})
 }

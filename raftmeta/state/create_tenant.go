@@ -3,6 +3,7 @@ package state
 import (
 	"fmt"
 
+	"github.com/shoal-registry/shoal/raftmeta/feed"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 )
 
@@ -25,4 +26,23 @@ func checkTenant(name meta.TenantName) error {
 		return fmt.Errorf("tenant %q: the name is taken by the context of public bytes: %w", name, meta.ErrInvalid)
 	}
 	return meta.CheckTenant(name)
+}
+
+func (c CreateTenant) apply(t *tx) (any, error) {
+	tenant, err := t.createTenant(c.Name)
+	if err != nil {
+		return nil, err
+	}
+	return *tenant, nil
+}
+
+func (t *tx) createTenant(name meta.TenantName) (*meta.Tenant, error) {
+	old, err := load[meta.Tenant](t, keyTenant(name))
+	if err != nil || old != nil {
+		return old, err
+	}
+	tenant := &meta.Tenant{Name: name, Created: t.now, CreatedBy: t.origin.Principal}
+	t.put(keyTenant(name), tenant)
+	t.emit(feed.Change{Kind: feed.KindTenant, Name: string(name)})
+	return tenant, nil
 }

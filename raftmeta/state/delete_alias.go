@@ -1,6 +1,11 @@
 package state
 
-import "github.com/shoal-registry/shoal/raftmeta/meta"
+import (
+	"fmt"
+
+	"github.com/shoal-registry/shoal/raftmeta/feed"
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+)
 
 // DeleteAlias removes an alias; its history says by whom and when.
 //
@@ -23,4 +28,31 @@ func (c DeleteAlias) Check() error {
 		return err
 	}
 	return meta.CheckAlias(c.Name)
+}
+
+func (c DeleteAlias) apply(t *tx) (any, error) {
+	repo, err := findRepository(t, c.Repo)
+	if err != nil {
+		return nil, err
+	}
+	a, err := find[meta.Alias](t, keyAliases(c.Repo, c.Package).last(c.Name), "alias", versionName(c.Repo, c.Package, c.Name))
+	if err != nil {
+		return nil, err
+	}
+	if repo.Immutable {
+		return nil, fmt.Errorf("delete alias %s of %s/%s: the repository is immutable: %w", c.Name, c.Repo, c.Package, meta.ErrDenied)
+	}
+	t.deleteAlias(a)
+	return nil, t.touchPackage(c.Repo, c.Package)
+}
+
+// deleteAlias removes an alias and leaves its tombstone in the history.
+func (t *tx) deleteAlias(a *meta.Alias) {
+	t.del(keyAliases(a.Repo, a.Package).last(a.Name))
+	t.del(keyNamings(a.Repo, a.Package, a.Version).last(a.Name))
+	grave := *a
+	grave.Move++
+	grave.Deleted, grave.MovedBy, grave.MovedAt, grave.Revision = true, t.origin.Principal, t.now, t.index
+	t.put(keyHistory(a.Repo, a.Package, a.Name).u64(grave.Move), grave)
+	t.emit(feed.Change{Kind: feed.KindAlias, Repo: a.Repo, Package: a.Package, Name: a.Name, Deleted: true})
 }

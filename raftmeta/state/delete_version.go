@@ -1,6 +1,10 @@
 package state
 
-import "github.com/shoal-registry/shoal/raftmeta/meta"
+import (
+	"github.com/shoal-registry/shoal/raftmeta/feed"
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/verify/digest"
+)
 
 // DeleteVersion removes a version with its files and aliases, releases what it
 // claimed and leaves a tombstone: only the same digest comes back under the name.
@@ -17,3 +21,95 @@ func (DeleteVersion) Type() uint16 { return typeDeleteVersion }
 
 // Check implements Command.
 func (c DeleteVersion) Check() error { return checkVersion(c.Repo, c.Package, c.Version) }
+
+// grave is the tombstone of a version.
+type grave struct {
+	Digest    digest.Digest `cbor:"1,keyasint,omitempty"`
+	DeletedBy string        `cbor:"2,keyasint,omitempty"`
+	DeletedAt meta.Time     `cbor:"3,keyasint,omitempty"`
+	Revision  uint64        `cbor:"4,keyasint,omitempty"`
+}
+
+func (c DeleteVersion) apply(t *tx) (any, error) {
+	v, err := findVersion(t, c.Repo, c.Package, c.Version)
+	if err != nil {
+		return nil, err
+	}
+	for p, err := range t.scan(within(keyFiles(c.Repo, c.Package, c.Version))) {
+		if err != nil {
+			return nil, err
+		}
+		f, err := decode[meta.File](p.key, p.value)
+		if err != nil {
+			return nil, err
+		}
+		if err := t.release(c.Repo, f.Digest); err != nil {
+			return nil, err
+		}
+		t.del(p.key)
+	}
+	for ref, err := range references(t, v) {
+		if err == nil && !ref.Version {
+			err = t.release(c.Repo, ref.Digest)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	if v.Draft != "" {
+		if err := t.dropDraft(c.Repo, v.Draft); err != nil {
+			return nil, err
+		}
+	}
+	names := keyNamings(c.Repo, c.Package, c.Version)
+	for p, err := range t.scan(within(names)) {
+		if err != nil {
+			return nil, err
+		}
+		a, err := find[meta.Alias](t, keyAliases(c.Repo, c.Package).last(string(p.key[len(names):])), "alias of", v.Name)
+		if err != nil {
+			return nil, err
+		}
+		t.deleteAlias(a)
+	}
+	if v.Subject != "" {
+		t.del(keyAttachments(c.Repo, c.Package, v.Subject).last(c.Version))
+	}
+	t.del(keyVersion(c.Repo, c.Package, c.Version))
+	t.put(keyGrave(c.Repo, c.Package, c.Version), grave{
+		Digest: v.Digest, DeletedBy: t.origin.Principal, DeletedAt: t.now, Revision: t.index,
+	})
+	t.emit(feed.Change{Kind: feed.KindVersion, Repo: c.Repo, Package: c.Package, Name: c.Version, Deleted: true})
+
+	pkg, err := findPackage(t, c.Repo, c.Package)
+	if err != nil {
+		return nil, err
+	}
+	pkg.Versions--
+	t.putPackage(pkg)
+	return nil, nil
+}
+
+func findPackage(r reader, repo meta.RepoRef, name string) (*meta.Package, error) {
+	return find[meta.Package](r, keyPackage(repo, name), "package", repo.String()+"/"+name)
+}
+
+// putPackage stores a changed package; one without versions goes.
+func (t *tx) putPackage(p *meta.Package) {
+	p.Revision = t.index
+	if p.Versions == 0 {
+		t.del(keyPackage(p.Repo, p.Name))
+		return
+	}
+	t.put(keyPackage(p.Repo, p.Name), p)
+}
+
+// touchPackage gives the package a new revision.
+func (t *tx) touchPackage(repo meta.RepoRef, name string) error {
+	p, err := findPackage(t, repo, name)
+	if err != nil {
+		return err
+	}
+	t.putPackage(p)
+	return nil
+}

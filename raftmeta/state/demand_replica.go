@@ -2,7 +2,9 @@ package state
 
 import (
 	"fmt"
+	"slices"
 
+	"github.com/shoal-registry/shoal/raftmeta/feed"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/verify/digest"
 )
@@ -25,4 +27,121 @@ func (c DemandReplica) Check() error {
 		return fmt.Errorf("demand replica: no root: %w", meta.ErrInvalid)
 	}
 	return meta.CheckRegion(c.Region)
+}
+
+func (c DemandReplica) apply(t *tx) (any, error) {
+	blob, err := blobByRoot(t, c.Root)
+	if err != nil {
+		return nil, err
+	}
+	region, err := t.region(c.Region)
+	if err != nil {
+		return nil, err
+	}
+	if region == nil {
+		return nil, fmt.Errorf("demand replica: region %s: %w", c.Region, meta.ErrNotFound)
+	}
+	d, err := t.demand(blob, c.Region, meta.ClassCold)
+	if err != nil {
+		return nil, err
+	}
+	return *d, nil
+}
+
+// demand makes a region owe a copy of a blob, unless it does already; the
+// strongest class that asked is kept.
+func (t *tx) demand(b *meta.Blob, region meta.RegionName, class meta.Class) (*meta.Replica, error) {
+	k := keyReplica(b.Root, region, "")
+	d, err := load[meta.Replica](t, k)
+	if err != nil {
+		return nil, err
+	}
+	if d != nil {
+		if strength(class) > strength(d.Class) {
+			d.Class = class
+			t.put(k, d)
+		}
+		return d, nil
+	}
+	d = &meta.Replica{
+		Root: b.Root, Region: region, StoredBytes: b.StoredBytes, Class: class,
+		Context: b.Context, Digest: b.Digest, Demand: t.now,
+	}
+	if err := t.settle(d); err != nil {
+		return nil, err
+	}
+	if d.State == meta.ReplicaPending && !slices.Contains(t.demanded, region) {
+		t.demanded = append(t.demanded, region)
+		t.emit(feed.Change{Kind: feed.KindDemand, Region: region})
+	}
+	return d, nil
+}
+
+func strength(c meta.Class) int {
+	switch c {
+	case meta.ClassCritical:
+		return 3
+	case meta.ClassStandard:
+		return 2
+	case meta.ClassCold:
+		return 1
+	}
+	return 0
+}
+
+// undemand takes back what is still owed of a root that no repository links any
+// more, in any context.
+func (t *tx) undemand(root digest.CID) error {
+	for p, err := range t.scan(within(keyRoots(root))) {
+		if err != nil {
+			return err
+		}
+		b, err := load[blobRecord](t, keyBlob(string(p.key[len(keyRoots(root)):]), digest.Digest(p.value)))
+		if err != nil {
+			return err
+		}
+		if b != nil && b.Links > 0 {
+			return nil
+		}
+	}
+	for p, err := range t.scan(within(keyReplicas(root))) {
+		if err != nil {
+			return err
+		}
+		r, err := decode[meta.Replica](p.key, p.value)
+		if err != nil {
+			return err
+		}
+		if r.Server == "" && r.State == meta.ReplicaPending {
+			t.del(p.key)
+			t.del(keyQueued(*r))
+		}
+	}
+	return nil
+}
+
+// regionsOf returns the regions that owe a copy of what the repository's versions
+// use, by its class.
+func (t *tx) regionsOf(repo *meta.Repository) ([]meta.RegionName, error) {
+	regions := []meta.RegionName{repo.Home}
+	switch repo.Class {
+	case meta.ClassStandard:
+		if repo.Second != "" {
+			regions = append(regions, repo.Second)
+		}
+	case meta.ClassCritical:
+		for p, err := range t.scan(within(key{spaceRegions})) {
+			if err != nil {
+				return nil, err
+			}
+			r, err := decode[regionRecord](p.key, p.value)
+			if err != nil {
+				return nil, err
+			}
+			if r.Region.Primary && r.Region.Name != repo.Home {
+				regions = append(regions, r.Region.Name)
+			}
+		}
+	}
+	return regions, nil
 }

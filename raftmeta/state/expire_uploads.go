@@ -30,3 +30,42 @@ func (c ExpireUploads) Check() error {
 	}
 	return nil
 }
+
+func (c ExpireUploads) apply(t *tx) (any, error) {
+	var result ExpireResult
+	oldest := span{lower: key{spaceUploads}, upper: key{spaceUploads}.u64(clock(c.Before))}
+	for p, err := range t.scan(oldest) {
+		if err != nil {
+			return nil, err
+		}
+		if result.Links+result.Drafts == c.Limit {
+			break
+		}
+		u, err := parseUpload(p.key)
+		if err != nil {
+			return nil, &StorageError{Cause: err}
+		}
+		if u.Draft != "" {
+			err = t.dropDraft(u.Repo, u.Draft)
+			result.Drafts++
+		} else {
+			err = t.expireLink(u)
+			result.Links++
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return result, nil
+}
+
+func (t *tx) expireLink(u upload) error {
+	l, err := load[linkRecord](t, keyLink(u.Repo, u.Link))
+	if err != nil {
+		return err
+	}
+	if l == nil || l.Link.Claims > 0 {
+		return &StorageError{Cause: fmt.Errorf("%s in %s waits to expire but is not unclaimed", u.Link, u.Repo)}
+	}
+	return t.unlink(u.Repo, l)
+}

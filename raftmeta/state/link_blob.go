@@ -3,6 +3,7 @@ package state
 import (
 	"fmt"
 
+	"github.com/shoal-registry/shoal/raftmeta/feed"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/verify/digest"
 )
@@ -60,4 +61,130 @@ func checkDigest(d digest.Digest) error {
 		return fmt.Errorf("%w: %w", err, meta.ErrInvalid)
 	}
 	return nil
+}
+
+func (c LinkBlob) apply(t *tx) (any, error) {
+	repo, err := findRepository(t, c.Repo)
+	if err != nil {
+		return nil, err
+	}
+	blob, err := t.linkBlob(repo.Ref, c)
+	if err != nil {
+		return nil, err
+	}
+	return *blob, nil
+}
+
+// linkBlob links the blob and returns the record that holds.
+func (t *tx) linkBlob(repo meta.RepoRef, c LinkBlob) (*meta.Blob, error) {
+	k := keyBlob(c.Blob.Context, c.Blob.Digest)
+	record, err := load[blobRecord](t, k)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case record == nil || record.Links == 0:
+		// A blob that nobody links may have lost its bytes, so the new upload's holds.
+		if record != nil {
+			t.del(keyRoots(record.Blob.Root).last(record.Blob.Context))
+		}
+		record = &blobRecord{Blob: c.Blob}
+		t.set(keyRoots(c.Blob.Root).last(c.Blob.Context), []byte(c.Blob.Digest))
+		t.put(k, record)
+	case record.Blob.PlainBytes != c.Blob.PlainBytes:
+		return nil, fmt.Errorf("link blob %s of %d bytes: it is known with %d: %w", c.Blob.Digest, c.Blob.PlainBytes, record.Blob.PlainBytes, meta.ErrExists)
+	case record.Blob.SHA512 == "" && c.Blob.SHA512 != "":
+		record.Blob.SHA512 = c.Blob.SHA512
+		t.put(k, record)
+	}
+	if err := t.link(repo, record); err != nil {
+		return nil, err
+	}
+	if c.Server != "" && record.Blob.Root == c.Blob.Root {
+		if err := t.reportCopy(&record.Blob, c.Server, meta.ReplicaVerified, ""); err != nil {
+			return nil, err
+		}
+	}
+	return &record.Blob, nil
+}
+
+// link makes a blob readable in a repository under all its names. A link that is
+// there and unclaimed begins its time anew.
+func (t *tx) link(repo meta.RepoRef, record *blobRecord) error {
+	d := record.Blob.Digest
+	if d512 := record.Blob.SHA512; d512 != "" {
+		t.set(keyLink(repo, d512), []byte(d))
+	}
+	old, err := load[linkRecord](t, keyLink(repo, d))
+	if err != nil {
+		return err
+	}
+	if old != nil {
+		if old.Link.Claims == 0 {
+			t.del(upload{Since: old.Since, Repo: repo, Link: d}.key())
+			old.Since = t.now
+			t.put(keyLink(repo, d), old)
+			t.mark(upload{Since: old.Since, Repo: repo, Link: d}.key())
+		}
+		return nil
+	}
+	record.Links++
+	t.put(keyBlob(record.Blob.Context, d), record)
+	t.put(keyLink(repo, d), linkRecord{
+		Link:    meta.Link{Digest: d, Blob: d, Uploaded: t.now},
+		Context: record.Blob.Context,
+		Since:   t.now,
+	})
+	t.mark(upload{Since: t.now, Repo: repo, Link: d}.key())
+	t.mark(keyMentions(repo.Tenant, d).last(repo.Name))
+	return nil
+}
+
+// claim adds one use of a link by a version.
+func (t *tx) claim(repo meta.RepoRef, l *linkRecord) {
+	if l.Link.Claims == 0 {
+		t.del(upload{Since: l.Since, Repo: repo, Link: l.Link.Blob}.key())
+	}
+	l.Link.Claims++
+	t.put(keyLink(repo, l.Link.Blob), l)
+}
+
+// release takes one use of a link back; without uses it waits to expire.
+func (t *tx) release(repo meta.RepoRef, d digest.Digest) error {
+	l, err := findLink(t, repo, d)
+	if err != nil {
+		return err
+	}
+	if l == nil || l.Link.Claims == 0 {
+		return &StorageError{Cause: fmt.Errorf("link of %s in %s is used by a version and has no claims", d, repo)}
+	}
+	if l.Link.Claims--; l.Link.Claims == 0 {
+		l.Since = t.now
+		t.mark(upload{Since: l.Since, Repo: repo, Link: l.Link.Blob}.key())
+	}
+	t.put(keyLink(repo, l.Link.Blob), l)
+	return nil
+}
+
+// unlink removes an unclaimed link. A blob that nobody links any more keeps its
+// record, which says where bytes lie, but is demanded nowhere.
+func (t *tx) unlink(repo meta.RepoRef, l *linkRecord) error {
+	record, err := blobOf(t, l)
+	if err != nil {
+		return err
+	}
+	d := record.Blob.Digest
+	t.del(keyLink(repo, d))
+	if record.Blob.SHA512 != "" {
+		t.del(keyLink(repo, record.Blob.SHA512))
+	}
+	t.del(upload{Since: l.Since, Repo: repo, Link: d}.key())
+	t.del(keyMentions(repo.Tenant, d).last(repo.Name))
+	record.Links--
+	t.put(keyBlob(record.Blob.Context, d), record)
+	t.emit(feed.Change{Kind: feed.KindBlob, Repo: repo, Digest: d, Deleted: true})
+	if record.Links > 0 {
+		return nil
+	}
+	return t.undemand(record.Blob.Root)
 }

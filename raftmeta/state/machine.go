@@ -2,96 +2,469 @@ package state
 
 import (
 	"context"
-	"io"
+	"encoding/binary"
+	"errors"
+	"fmt"
 	"log/slog"
+	"sync"
 
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/zeebo/blake3"
+
+	"github.com/shoal-registry/shoal/raftmeta/codec"
 	"github.com/shoal-registry/shoal/raftmeta/feed"
+	"github.com/shoal-registry/shoal/raftmeta/meta"
 )
+
+// Bounds of what the machine keeps for a while. They decide the state, so they
+// change only with a cluster level.
+const (
+	// keepRequests is how many results are kept for a repeated request id.
+	keepRequests = 100_000
+	// keepFeed is how many indexes back the feed goes, to a whole feedStep.
+	keepFeed = 262_144
+	feedStep = 4_096
+
+	maxRequestIDBytes = 128
+)
+
+// batchEntries bounds one Pebble batch, and with it the work of taking back a
+// refused command.
+const batchEntries = 64
 
 // Options of a Machine.
 type Options struct {
-	// Log, nil for none.
+	// Log takes Pebble's messages too. Nil is silent.
 	Log *slog.Logger
-	// CacheBytes is the block cache; 0 is 64 MiB.
+	// CacheBytes is Pebble's block cache; 0 is 32 MiB.
 	CacheBytes int64
 }
 
-// Entry is a committed log entry.
+// Entry is a committed log entry. One without a command only moves the index.
 type Entry struct {
 	Index, Term uint64
 	Command     []byte // of Encode
 }
 
-// Result is what an entry did. A refusal is an Err of a meta kind, the same on
-// every replica.
-type Result struct {
-	// Index is where the command took effect: for a repeated request id, the first time.
-	Index uint64
-	Type  uint16
-	// Value is the command's result, nil when it has none.
-	Value any
-	Err   error
+// Machine is the state: Apply changes it, View reads it. One goroutine applies
+// and restores; all else is safe from any.
+type Machine struct {
+	dir     string
+	options Options
+
+	apply sync.Mutex // held by ApplyBatch, Restore, Close
+
+	mu          sync.Mutex
+	db          *database // nil when closed
+	index, term uint64    // applied
+	moved       chan struct{}
 }
 
-// Machine is the deterministic state machine.
-type Machine struct{}
+// ErrClosed says that the machine was closed.
+var ErrClosed = errors.New("metadata state is closed")
 
-// Open opens the state in dir, making it when there is none.
-func Open(dir string, o Options) (*Machine, error) { panic("not built yet") }
+// Open opens the state in dir, which it makes when there is none. It removes what
+// a crash left half done.
+//
+// Errors: *StorageError; meta.ErrInvalid for a state of another format.
+func Open(dir string, o Options) (*Machine, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.CacheBytes == 0 {
+		o.CacheBytes = 32 << 20
+	}
+	m := &Machine{dir: dir, options: o, moved: make(chan struct{})}
+	db, err := m.openLive()
+	if err != nil {
+		return nil, fmt.Errorf("open metadata in %s: %w", dir, err)
+	}
+	if err := m.install(db); err != nil {
+		return nil, fmt.Errorf("open metadata in %s: %w", dir, errors.Join(err, db.release()))
+	}
+	return m, nil
+}
 
-// Close closes the machine; open Views stay readable until closed.
-func (m *Machine) Close() error { panic("not built yet") }
+// install makes db the state and frees the one before.
+func (m *Machine) install(db *database) error {
+	applied, err := stored{db}.get(keyApplied)
+	if err != nil {
+		return err
+	}
+	index, term, err := parseApplied(applied)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	old := m.db
+	m.db = db
+	m.advance(index, term)
+	m.mu.Unlock()
+	if old != nil {
+		return old.release()
+	}
+	return nil
+}
 
-// Apply applies one entry.
-func (m *Machine) Apply(index, term uint64, command []byte) (Result, error) { panic("not built yet") }
+// advance records what is applied and wakes all that wait. It holds mu.
+func (m *Machine) advance(index, term uint64) {
+	m.index, m.term = index, term
+	close(m.moved)
+	m.moved = make(chan struct{})
+}
 
-// ApplyBatch applies entries in one batch; one Result an entry. An error is fatal:
-// the node must stop.
-func (m *Machine) ApplyBatch(entries []Entry) ([]Result, error) { panic("not built yet") }
+func parseApplied(b []byte) (index, term uint64, err error) {
+	switch len(b) {
+	case 0:
+		return 0, 0, nil
+	case 16:
+		return binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:]), nil
+	}
+	return 0, 0, &StorageError{Cause: fmt.Errorf("the applied index has %d bytes", len(b))}
+}
+
+// Close closes the machine. Views that are open stay readable until they close.
+func (m *Machine) Close() error {
+	m.apply.Lock()
+	defer m.apply.Unlock()
+	m.mu.Lock()
+	db := m.db
+	m.db = nil
+	m.advance(m.index, m.term)
+	m.mu.Unlock()
+	if db == nil {
+		return nil
+	}
+	return db.release()
+}
 
 // Applied returns the last applied entry.
-func (m *Machine) Applied() (index, term uint64) { panic("not built yet") }
+func (m *Machine) Applied() (index, term uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.index, m.term
+}
 
 // Wait blocks until index is applied.
-func (m *Machine) Wait(ctx context.Context, index uint64) error { panic("not built yet") }
+//
+// Errors: of ctx; ErrClosed.
+func (m *Machine) Wait(ctx context.Context, index uint64) error {
+	for {
+		m.mu.Lock()
+		done, closed, moved := m.index >= index, m.db == nil, m.moved
+		m.mu.Unlock()
+		switch {
+		case done:
+			return nil
+		case closed:
+			return ErrClosed
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for index %d: %w", index, context.Cause(ctx))
+		}
+	}
+}
+
+// Apply is ApplyBatch of one entry.
+func (m *Machine) Apply(index, term uint64, command []byte) (Result, error) {
+	results, err := m.ApplyBatch([]Entry{{Index: index, Term: term, Command: command}})
+	if err != nil {
+		return Result{}, err
+	}
+	return results[0], nil
+}
+
+// ApplyBatch applies entries, whose indexes rise, and returns one Result an entry.
+// Data, indexes, feed and applied index of an entry are in one Pebble batch,
+// which is not synced: the log is what makes them durable. Entries at or below
+// the applied index were applied before, and only return their index.
+//
+// An error is fatal: the node must stop, for its state would no longer be that of
+// the others. Errors: *UnknownTypeError, *StorageError, meta.ErrInvalid for an
+// entry that is no command, ErrClosed.
+func (m *Machine) ApplyBatch(entries []Entry) ([]Result, error) {
+	m.apply.Lock()
+	defer m.apply.Unlock()
+	results := make([]Result, 0, len(entries))
+	for len(entries) > 0 {
+		n := min(len(entries), batchEntries)
+		some, err := m.applySome(entries[:n])
+		if err != nil {
+			return nil, err
+		}
+		results = append(results, some...)
+		entries = entries[n:]
+	}
+	return results, nil
+}
+
+func (m *Machine) applySome(entries []Entry) ([]Result, error) {
+	m.mu.Lock()
+	db, applied, term := m.db, m.index, m.term
+	m.mu.Unlock()
+	if db == nil {
+		return nil, ErrClosed
+	}
+	b := &batch{db: db.DB, Batch: db.NewIndexedBatch()}
+	defer func() { _ = b.Close() }() // After Commit it only frees memory.
+
+	results := make([]Result, len(entries))
+	for i, e := range entries {
+		results[i].Index = e.Index
+		if e.Index <= applied {
+			continue
+		}
+		if len(e.Command) > 0 {
+			var err error
+			if results[i], err = b.apply(e); err != nil {
+				return nil, fmt.Errorf("apply entry %d: %w", e.Index, err)
+			}
+		}
+		if err := b.trimFeed(applied, e.Index); err != nil {
+			return nil, err
+		}
+		applied, term = e.Index, e.Term
+	}
+	value := binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, applied), term)
+	if err := b.Set(keyApplied, value, nil); err != nil {
+		return nil, &StorageError{Cause: err}
+	}
+	if err := b.Commit(pebble.NoSync); err != nil {
+		return nil, &StorageError{Cause: err}
+	}
+	m.mu.Lock()
+	m.advance(applied, term)
+	m.mu.Unlock()
+	return results, nil
+}
+
+// batch is a Pebble batch that can take back what a refused command wrote.
+type batch struct {
+	*pebble.Batch
+	db *pebble.DB
+}
+
+// apply applies one command. The error is fatal; a refusal is in the Result.
+func (b *batch) apply(e Entry) (Result, error) {
+	origin, command, err := Decode(e.Command)
+	if err != nil {
+		return Result{}, err
+	}
+	r := Result{Index: e.Index}
+	if command == nil {
+		return r, nil
+	}
+	r.Type = command.Type()
+	if origin.RequestID != "" {
+		before, err := b.answered(origin.RequestID, r.Type)
+		if err != nil {
+			return r, err
+		}
+		if before != nil {
+			return *before, nil
+		}
+	}
+	mark := b.Count()
+	t := newTx(b.Batch, e.Index, origin)
+	value, err := t.run(command)
+	if err = errors.Join(err, t.err); fatal(err) {
+		return r, err
+	}
+	if err != nil {
+		// Flattened, so that it reads the same from here, from another server and
+		// from the record of the request.
+		r.Err = meta.ToWire(err)
+		if err := b.takeBack(mark); err != nil {
+			return r, err
+		}
+	} else {
+		r.Value = value
+	}
+	if origin.RequestID != "" {
+		return r, b.remember(origin.RequestID, r)
+	}
+	return r, nil
+}
+
+func (t *tx) run(c Command) (any, error) {
+	if err := c.Check(); err != nil {
+		return nil, err
+	}
+	level, err := number(t, keyLevel)
+	if err != nil {
+		return nil, err
+	}
+	if err := CheckLevel(c, uint32(level)); err != nil {
+		return nil, err
+	}
+	return c.apply(t)
+}
+
+// fatal reports whether err is of the node, not of the command.
+func fatal(err error) bool {
+	_, storage := errors.AsType[*StorageError](err)
+	return storage
+}
+
+// takeBack drops all but the first operations of the batch.
+func (b *batch) takeBack(keep uint32) error {
+	if b.Count() == keep {
+		return nil
+	}
+	kept := b.db.NewIndexedBatch()
+	ops := b.Reader()
+	for range keep {
+		kind, k, v, _, err := ops.Next()
+		if err == nil {
+			switch kind {
+			case pebble.InternalKeyKindSet:
+				err = kept.Set(k, v, nil)
+			case pebble.InternalKeyKindDelete:
+				err = kept.Delete(k, nil)
+			case pebble.InternalKeyKindRangeDelete:
+				err = kept.DeleteRange(k, v, nil)
+			default:
+				err = fmt.Errorf("operation of kind %v in a batch", kind)
+			}
+		}
+		if err != nil {
+			return &StorageError{Cause: errors.Join(err, kept.Close())}
+		}
+	}
+	if err := b.Batch.Close(); err != nil {
+		return &StorageError{Cause: err}
+	}
+	b.Batch = kept
+	return nil
+}
+
+// window counts the requests whose results are kept: First up to, without, Next.
+type window struct {
+	First uint64 `cbor:"1,keyasint,omitempty"`
+	Next  uint64 `cbor:"2,keyasint,omitempty"`
+}
+
+// answered returns what the request id answered before, nil when it is new.
+func (b *batch) answered(id string, typ uint16) (*Result, error) {
+	record, err := stored{b}.get(keyRequest(id))
+	if err != nil || record == nil {
+		return nil, err
+	}
+	r, err := DecodeResult(record)
+	if err != nil {
+		return nil, &StorageError{Cause: fmt.Errorf("result of request %s: %w", id, err)}
+	}
+	if r.Type != typ {
+		r.Value = nil
+		r.Err = meta.ToWire(fmt.Errorf("request id %s was another command's: %w", id, meta.ErrConflict))
+	}
+	return &r, nil
+}
+
+// remember keeps the result of a request and forgets the oldest.
+func (b *batch) remember(id string, r Result) error {
+	w, err := load[window](stored{b}, keyRequests)
+	if err != nil {
+		return err
+	}
+	if w == nil {
+		w = &window{}
+	}
+	err = errors.Join(b.Set(keyRequest(id), r.Encode(), nil), b.Set(keyWindow(w.Next), []byte(id), nil))
+	w.Next++
+	if w.Next-w.First > keepRequests {
+		oldest, getErr := stored{b}.get(keyWindow(w.First))
+		err = errors.Join(err, getErr, b.Delete(keyRequest(string(oldest)), nil), b.Delete(keyWindow(w.First), nil))
+		w.First++
+	}
+	if err = errors.Join(err, b.Set(keyRequests, codec.Encode(w), nil)); err != nil {
+		return &StorageError{Cause: err}
+	}
+	return nil
+}
+
+// trimFeed forgets old changes each time the index passes a whole feedStep.
+func (b *batch) trimFeed(before, index uint64) error {
+	floor := index / feedStep * feedStep
+	if before >= floor || floor <= keepFeed {
+		return nil
+	}
+	floor -= keepFeed
+	err := errors.Join(
+		b.DeleteRange(keyFeed(0), keyFeed(floor+1), nil),
+		b.Set(keyFloor, binary.BigEndian.AppendUint64(nil, floor), nil))
+	if err != nil {
+		return &StorageError{Cause: err}
+	}
+	return nil
+}
 
 // Changes implements feed.Source.
+//
+// Errors: feed.ErrCompacted, *StorageError, ErrClosed.
 func (m *Machine) Changes(after uint64, limit int) ([]feed.Change, uint64, error) {
-	panic("not built yet")
+	v, err := m.View()
+	if err != nil {
+		return nil, 0, err
+	}
+	defer func() { _ = v.Close() }() // It only frees.
+	return v.changes(after, limit)
 }
 
-// View returns a consistent snapshot; Close it.
-func (m *Machine) View() (*View, error) { panic("not built yet") }
-
-// Hash returns the hash of all state at the applied index.
+// Hash returns the hash of all state and the index it is of. Replicas at one
+// index have one hash.
+//
+// Errors: *StorageError, ErrClosed; of ctx.
 func (m *Machine) Hash(ctx context.Context) (index uint64, sum [32]byte, err error) {
-	panic("not built yet")
+	v, err := m.View()
+	if err != nil {
+		return 0, sum, err
+	}
+	defer func() { _ = v.Close() }() // It only frees.
+	h := blake3.New()
+	var size [binary.MaxVarintLen64]byte
+	for p, err := range v.scan(span{}) {
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			return 0, sum, fmt.Errorf("hash the state: %w", err)
+		}
+		if string(p.key) == string(keyApplied) {
+			continue
+		}
+		for _, b := range [][]byte{p.key, p.value} {
+			_, _ = h.Write(size[:binary.PutUvarint(size[:], uint64(len(b)))]) // It never fails.
+			_, _ = h.Write(b)
+		}
+	}
+	h.Sum(sum[:0])
+	return v.Index(), sum, nil
 }
 
-// Snapshot freezes the state by hard links; WriteTo streams it, Close frees it.
-func (m *Machine) Snapshot() (*Checkpoint, error) { panic("not built yet") }
-
-// Restore replaces the state by what Checkpoint.WriteTo wrote.
-func (m *Machine) Restore(r io.Reader) error { panic("not built yet") }
-
-// Checkpoint is the state frozen at an index.
-type Checkpoint struct{ Index, Term uint64 }
-
-// WriteTo streams the checkpoint as a tar.
-func (c *Checkpoint) WriteTo(w io.Writer) (int64, error) { panic("not built yet") }
-
-// Close frees the checkpoint.
-func (c *Checkpoint) Close() error { panic("not built yet") }
-
-// View is a consistent snapshot.
-type View struct{}
-
-// Index returns the applied index of the view.
-func (v *View) Index() uint64 { panic("not built yet") }
-
-// Close frees the view.
-func (v *View) Close() error { panic("not built yet") }
-
-type tx struct{}
-
-const maxRequestIDBytes = 128
+// View returns the state as it is now; Close it soon, for it keeps old records
+// from being compacted away.
+//
+// Errors: *StorageError, ErrClosed.
+func (m *Machine) View() (*View, error) {
+	m.mu.Lock()
+	db := m.db
+	if db == nil {
+		m.mu.Unlock()
+		return nil, ErrClosed
+	}
+	db.acquire()
+	m.mu.Unlock()
+	snapshot := db.NewSnapshot()
+	v := &View{stored: stored{snapshot}, db: db}
+	applied, err := v.get(keyApplied)
+	if err == nil {
+		v.index, v.term, err = parseApplied(applied)
+	}
+	if err != nil {
+		return nil, errors.Join(err, v.Close())
+	}
+	return v, nil
+}

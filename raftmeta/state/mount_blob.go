@@ -1,6 +1,8 @@
 package state
 
 import (
+	"fmt"
+
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/verify/digest"
 )
@@ -28,4 +30,31 @@ func (c MountBlob) Check() error {
 		return err
 	}
 	return checkDigest(c.Digest)
+}
+
+func (c MountBlob) apply(t *tx) (any, error) {
+	if _, err := findRepository(t, c.To); err != nil {
+		return nil, err
+	}
+	if _, err := findRepository(t, c.From); err != nil {
+		return nil, err
+	}
+	l, err := findLink(t, c.From, c.Digest)
+	if err != nil {
+		return nil, err
+	}
+	if l == nil {
+		return nil, fmt.Errorf("mount blob %s from %s: %w", c.Digest, c.From, meta.ErrNotFound)
+	}
+	if l.Context != meta.PublicContext && c.From.Tenant != c.To.Tenant {
+		return nil, fmt.Errorf("mount blob %s from %s to %s: its bytes are another tenant's: %w", c.Digest, c.From, c.To, meta.ErrDenied)
+	}
+	record, err := blobOf(t, l)
+	if err != nil {
+		return nil, err
+	}
+	if err := t.link(c.To, record); err != nil {
+		return nil, err
+	}
+	return record.Blob, nil
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/shoal-registry/shoal/raftmeta/feed"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/verify/digest"
 )
@@ -120,5 +121,234 @@ func (c Publish) Check() error {
 			return err
 		}
 	}
+	return nil
+}
+
+func (c Publish) apply(t *tx) (any, error) {
+	v := c.Version
+	repo, err := findRepository(t, v.Repo)
+	if err != nil {
+		return nil, err
+	}
+	pkg, err := load[meta.Package](t, keyPackage(v.Repo, v.Package))
+	if err != nil {
+		return nil, err
+	}
+	if pkg == nil {
+		pkg = &meta.Package{Repo: v.Repo, Name: v.Package, Created: t.now}
+	}
+	if c.Base != nil && *c.Base != pkg.Revision {
+		return nil, fmt.Errorf("publish %s: the package is at revision %d, not %d; read it again and retry: %w",
+			versionName(v.Repo, v.Package, v.Name), pkg.Revision, *c.Base, meta.ErrConflict)
+	}
+	old, err := load[meta.Version](t, keyVersion(v.Repo, v.Package, v.Name))
+	if err != nil {
+		return nil, err
+	}
+	p := publication{tx: t, repo: repo, version: &v}
+	if old == nil {
+		err = p.checkGrave()
+	} else {
+		err = p.checkSame(old)
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, b := range c.Blobs {
+		if _, err := t.linkBlob(v.Repo, b); err != nil {
+			return nil, err
+		}
+	}
+	var changed bool
+	if old == nil {
+		changed, err = true, p.create(c.Files)
+		pkg.Versions++
+	} else {
+		changed, err = p.extend(old, c.Files)
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range c.Aliases {
+		_, moved, err := t.moveAlias(repo, name, p.version)
+		if err != nil {
+			return nil, err
+		}
+		changed = changed || moved
+	}
+	if changed {
+		t.putPackage(pkg)
+	}
+	return PublishResult{Created: old == nil, Revision: pkg.Revision}, nil
+}
+
+// publication is a version on its way in.
+type publication struct {
+	*tx
+	repo    *meta.Repository
+	version *meta.Version
+	regions []meta.RegionName // that owe copies, once asked
+}
+
+func (p *publication) refuse(kind error, format string, args ...any) error {
+	v := p.version
+	return fmt.Errorf("publish %s: %s: %w", versionName(v.Repo, v.Package, v.Name), fmt.Sprintf(format, args...), kind)
+}
+
+// checkGrave lets only the very same content come back under a deleted name.
+func (p *publication) checkGrave() error {
+	v := p.version
+	g, err := load[grave](p, keyGrave(v.Repo, v.Package, v.Name))
+	if err != nil || g == nil {
+		return err
+	}
+	if v.Digest == "" || v.Digest != g.Digest {
+		return p.refuse(meta.ErrExists, "the version was deleted and its name never takes other content; use a new one")
+	}
+	return nil
+}
+
+// checkSame compares with the version that has the name. What a reader can see is
+// in its document, so the digest decides, with how the document is read.
+func (p *publication) checkSame(old *meta.Version) error {
+	v := p.version
+	if v.Digest != old.Digest || v.MediaType != old.MediaType || v.Subject != old.Subject {
+		return p.refuse(meta.ErrExists, "the version is there with digest %s (%s)", old.Digest, old.MediaType)
+	}
+	return nil
+}
+
+func (p *publication) create(files []meta.File) error {
+	v := p.version
+	for _, f := range files {
+		if err := p.addFile(f); err != nil {
+			return err
+		}
+	}
+	if v.Draft != "" {
+		if err := p.takeDraft(); err != nil {
+			return err
+		}
+	}
+	for ref, err := range references(p, v) {
+		if err == nil {
+			err = p.addReference(ref)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if v.Subject != "" {
+		p.set(keyAttachments(v.Repo, v.Package, v.Subject).last(v.Name), []byte(v.ArtifactType))
+	}
+	p.del(keyGrave(v.Repo, v.Package, v.Name))
+	v.CreatedBy, v.PublishTime = p.origin.Principal, p.now
+	p.store(v)
+	return nil
+}
+
+// extend adds to a version that is there what is new, and moves its state forward.
+func (p *publication) extend(old *meta.Version, files []meta.File) (changed bool, err error) {
+	for _, f := range files {
+		have, err := load[meta.File](p, keyFiles(old.Repo, old.Package, old.Name).last(f.Path))
+		switch {
+		case err != nil:
+			return false, err
+		case have != nil && have.Digest == f.Digest:
+			continue
+		case have != nil:
+			return false, p.refuse(meta.ErrExists, "file %s is there with digest %s", f.Path, have.Digest)
+		case old.State == meta.StateClosed:
+			return false, p.refuse(meta.ErrExists, "the version is closed and has no file %s", f.Path)
+		}
+		if err := p.addFile(f); err != nil {
+			return false, err
+		}
+		changed = true
+	}
+	if progress(p.version.State) > progress(old.State) {
+		old.State, changed = p.version.State, true
+	}
+	if changed {
+		p.store(old)
+	}
+	p.version = old
+	return changed, nil
+}
+
+func progress(s meta.VersionState) int {
+	return slices.Index([]meta.VersionState{meta.StateStaged, meta.StateOpen, meta.StateClosed}, s)
+}
+
+func (p *publication) store(v *meta.Version) {
+	v.Revision = p.index
+	p.put(keyVersion(v.Repo, v.Package, v.Name), v)
+	p.emit(feed.Change{Kind: feed.KindVersion, Repo: v.Repo, Package: v.Package, Name: v.Name})
+}
+
+func (p *publication) addFile(f meta.File) error {
+	v := p.version
+	if err := p.use(f.Digest, "file "+f.Path); err != nil {
+		return err
+	}
+	p.put(keyFiles(v.Repo, v.Package, v.Name).last(f.Path), f)
+	return nil
+}
+
+func (p *publication) addReference(ref meta.Reference) error {
+	if !ref.Version {
+		return p.use(ref.Digest, "reference")
+	}
+	// In an index the digest is the name of the other version.
+	other, err := p.get(keyVersion(p.version.Repo, p.version.Package, string(ref.Digest)))
+	if err == nil && other == nil {
+		err = p.refuse(meta.ErrInvalid, "version %s is not in the package", ref.Digest)
+	}
+	return err
+}
+
+// use claims the link of d and demands its blob where the repository's class wants it.
+func (p *publication) use(d digest.Digest, what string) error {
+	l, err := findLink(p, p.version.Repo, d)
+	if err != nil {
+		return err
+	}
+	if l == nil {
+		return p.refuse(meta.ErrInvalid, "%s: %s is not in the repository; upload it first", what, d)
+	}
+	p.claim(p.version.Repo, l)
+	record, err := blobOf(p, l)
+	if err != nil {
+		return err
+	}
+	if p.regions == nil {
+		if p.regions, err = p.regionsOf(p.repo); err != nil {
+			return err
+		}
+	}
+	for _, region := range p.regions {
+		if _, err := p.demand(&record.Blob, region, p.repo.Class); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// takeDraft claims the reference list that was written ahead.
+func (p *publication) takeDraft() error {
+	v := p.version
+	k := keyDraft(v.Repo, v.Draft)
+	head, err := load[draftRecord](p, k)
+	switch {
+	case err != nil:
+		return err
+	case head == nil:
+		return p.refuse(meta.ErrInvalid, "draft %s is unknown or has expired; stage the references again", v.Draft)
+	case head.Taken:
+		return p.refuse(meta.ErrConflict, "draft %s belongs to another version", v.Draft)
+	}
+	p.del(upload{Since: head.Since, Repo: v.Repo, Draft: v.Draft}.key())
+	head.Taken = true
+	p.put(k, head)
 	return nil
 }

@@ -13,3 +13,16 @@ func (PutRegion) Type() uint16 { return typePutRegion }
 
 // Check implements Command.
 func (c PutRegion) Check() error { return meta.CheckRegion(c.Region.Name) }
+
+func (c PutRegion) apply(t *tx) (any, error) {
+	r, err := t.region(c.Region.Name)
+	if err != nil {
+		return nil, err
+	}
+	if r == nil {
+		r = &regionRecord{Region: meta.Region{Name: c.Region.Name, Created: t.now}}
+	}
+	r.Region.Primary = c.Region.Primary
+	t.putRegion(r)
+	return r.Region, nil
+}

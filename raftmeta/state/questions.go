@@ -1,12 +1,16 @@
 package state
 
 import (
+	"fmt"
+	"slices"
+	"strings"
+
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/verify/digest"
 )
 
 // Page is where a listing goes on: names after After, at most Limit (1 to 10,000;
-// 0 is 1,000).
+// 0 is 1,000). A page ends early past 16 MiB of records: an empty one is the end.
 type Page struct {
 	After string `cbor:"1,keyasint,omitempty"`
 	Limit int    `cbor:"2,keyasint,omitempty"`
@@ -27,9 +31,19 @@ type BlobAnswer struct {
 // GetCluster answers what all nodes share.
 type GetCluster struct{}
 
+// Answer implements Question.
+func (GetCluster) Answer(v *View) (meta.Cluster, error) {
+	return one[meta.Cluster](v, keyCluster, "cluster", "record")
+}
+
 // GetTenant answers a tenant.
 type GetTenant struct {
 	Name meta.TenantName `cbor:"1,keyasint,omitempty"`
+}
+
+// Answer implements Question.
+func (q GetTenant) Answer(v *View) (meta.Tenant, error) {
+	return one[meta.Tenant](v, keyTenant(q.Name), "tenant", q.Name)
 }
 
 // ListTenants lists tenants in byte order.
@@ -37,9 +51,20 @@ type ListTenants struct {
 	Page Page `cbor:"1,keyasint,omitempty"`
 }
 
+// Answer implements Question.
+func (q ListTenants) Answer(v *View) ([]meta.Tenant, error) {
+	prefix := key{spaceTenants}
+	return list[meta.Tenant](v, within(prefix).behind(prefix, q.Page.After), q.Page, nil)
+}
+
 // GetRepository answers a repository.
 type GetRepository struct {
 	Ref meta.RepoRef `cbor:"1,keyasint,omitempty"`
+}
+
+// Answer implements Question.
+func (q GetRepository) Answer(v *View) (meta.Repository, error) {
+	return one[meta.Repository](v, keyRepository(q.Ref), "repository", q.Ref)
 }
 
 // ListRepositories lists the repositories of a tenant, or of all when Tenant is
@@ -49,10 +74,52 @@ type ListRepositories struct {
 	Page   Page            `cbor:"2,keyasint,omitempty"`
 }
 
+// Answer implements Question.
+func (q ListRepositories) Answer(v *View) (a []meta.Repository, _ error) {
+	tenant, after, _ := strings.Cut(q.Page.After, "/")
+	if q.Tenant != "" {
+		if q.Page.After != "" && meta.TenantName(tenant) != q.Tenant {
+			return nil, fmt.Errorf("list repositories of %s after %s: %w", q.Tenant, q.Page.After, meta.ErrInvalid)
+		}
+		prefix := below(string(q.Tenant), inRepositories)
+		return list[meta.Repository](v, within(prefix).behind(prefix, after), q.Page, nil)
+	}
+	limit, err := q.Page.limit()
+	if err != nil {
+		return nil, err
+	}
+	tenants := span{lower: keyTenant(meta.TenantName(tenant)), upper: key{spaceTenants}.after()}
+	for p, err := range v.scan(tenants) {
+		if err != nil {
+			return nil, err
+		}
+		name := string(p.key[1:])
+		prefix := below(name, inRepositories)
+		s := within(prefix)
+		if name == tenant {
+			s = s.behind(prefix, after)
+		}
+		some, err := list[meta.Repository](v, s, Page{Limit: limit - len(a)}, nil)
+		if err != nil {
+			return nil, err
+		}
+		if a = append(a, some...); len(a) == limit {
+			break
+		}
+	}
+	return a, nil
+}
+
 // GetPackage answers a package; one without live versions is not found.
 type GetPackage struct {
 	Repo    meta.RepoRef `cbor:"1,keyasint,omitempty"`
 	Package string       `cbor:"2,keyasint,omitempty"`
+}
+
+// Answer implements Question.
+func (q GetPackage) Answer(v *View) (meta.Package, error) {
+	p, err := findPackage(v, q.Repo, q.Package)
+	return value(p, err)
 }
 
 // ListPackages lists the packages whose name begins with Prefix.
@@ -60,6 +127,15 @@ type ListPackages struct {
 	Repo   meta.RepoRef `cbor:"1,keyasint,omitempty"`
 	Prefix string       `cbor:"2,keyasint,omitempty"`
 	Page   Page         `cbor:"3,keyasint,omitempty"`
+}
+
+// Answer implements Question.
+func (q ListPackages) Answer(v *View) ([]meta.Package, error) {
+	if _, err := findRepository(v, q.Repo); err != nil {
+		return nil, err
+	}
+	prefix := inRepo(inPackages, q.Repo)
+	return list[meta.Package](v, within(slices.Clone(prefix).last(q.Prefix)).behind(prefix, q.Page.After), q.Page, nil)
 }
 
 // GetVersion answers a live version. When its reference list was staged it has
@@ -70,6 +146,12 @@ type GetVersion struct {
 	Version string       `cbor:"3,keyasint,omitempty"`
 }
 
+// Answer implements Question.
+func (q GetVersion) Answer(v *View) (meta.Version, error) {
+	version, err := findVersion(v, q.Repo, q.Package, q.Version)
+	return value(version, err)
+}
+
 // Resolve takes an alias, or where none has the name, a version's name.
 type Resolve struct {
 	Repo    meta.RepoRef `cbor:"1,keyasint,omitempty"`
@@ -77,11 +159,36 @@ type Resolve struct {
 	Alias   string       `cbor:"3,keyasint,omitempty"`
 }
 
-// ListVersions lists live versions in byte order of their names.
+// Answer implements Question.
+func (q Resolve) Answer(v *View) (a ResolveAnswer, _ error) {
+	alias, err := load[meta.Alias](v, keyAliases(q.Repo, q.Package).last(q.Alias))
+	if err != nil {
+		return a, err
+	}
+	name := q.Alias
+	if alias != nil {
+		a.Alias, name = *alias, alias.Version
+	}
+	version, err := findVersion(v, q.Repo, q.Package, name)
+	a.Version, err = value(version, err)
+	return a, err
+}
+
+// ListVersions lists live versions in byte order of their names, without their
+// References.
 type ListVersions struct {
 	Repo    meta.RepoRef `cbor:"1,keyasint,omitempty"`
 	Package string       `cbor:"2,keyasint,omitempty"`
 	Page    Page         `cbor:"3,keyasint,omitempty"`
+}
+
+// Answer implements Question.
+func (q ListVersions) Answer(v *View) ([]meta.Version, error) {
+	if _, err := findPackage(v, q.Repo, q.Package); err != nil {
+		return nil, err
+	}
+	prefix := inRepo(inVersions, q.Repo).part(q.Package)
+	return list(v, within(prefix).behind(prefix, q.Page.After), q.Page, withoutReferences)
 }
 
 // ListReferences lists what a version closes over, in document order, staged or
@@ -93,6 +200,35 @@ type ListReferences struct {
 	Page    Page         `cbor:"4,keyasint,omitempty"`
 }
 
+// Answer implements Question.
+func (q ListReferences) Answer(v *View) (a []meta.Reference, _ error) {
+	limit, err := q.Page.limit()
+	if err != nil {
+		return nil, err
+	}
+	skip, err := q.Page.number()
+	if err != nil {
+		return nil, err
+	}
+	version, err := findVersion(v, q.Repo, q.Package, q.Version)
+	if err != nil {
+		return nil, err
+	}
+	for ref, err := range references(v, version) {
+		if err != nil {
+			return nil, err
+		}
+		if skip > 0 {
+			skip--
+			continue
+		}
+		if a = append(a, ref); len(a) == limit {
+			break
+		}
+	}
+	return a, nil
+}
+
 // ListFiles lists the files of a version whose path begins with Prefix.
 type ListFiles struct {
 	Repo    meta.RepoRef `cbor:"1,keyasint,omitempty"`
@@ -100,6 +236,15 @@ type ListFiles struct {
 	Version string       `cbor:"3,keyasint,omitempty"`
 	Prefix  string       `cbor:"4,keyasint,omitempty"`
 	Page    Page         `cbor:"5,keyasint,omitempty"`
+}
+
+// Answer implements Question.
+func (q ListFiles) Answer(v *View) ([]meta.File, error) {
+	if _, err := findVersion(v, q.Repo, q.Package, q.Version); err != nil {
+		return nil, err
+	}
+	prefix := keyFiles(q.Repo, q.Package, q.Version)
+	return list[meta.File](v, within(slices.Clone(prefix).last(q.Prefix)).behind(prefix, q.Page.After), q.Page, nil)
 }
 
 // GetFile answers a file of a version.
@@ -110,11 +255,25 @@ type GetFile struct {
 	Path    string       `cbor:"4,keyasint,omitempty"`
 }
 
+// Answer implements Question.
+func (q GetFile) Answer(v *View) (meta.File, error) {
+	return one[meta.File](v, keyFiles(q.Repo, q.Package, q.Version).last(q.Path), "file", versionName(q.Repo, q.Package, q.Version)+" "+q.Path)
+}
+
 // ListAliases lists live aliases in byte order.
 type ListAliases struct {
 	Repo    meta.RepoRef `cbor:"1,keyasint,omitempty"`
 	Package string       `cbor:"2,keyasint,omitempty"`
 	Page    Page         `cbor:"3,keyasint,omitempty"`
+}
+
+// Answer implements Question.
+func (q ListAliases) Answer(v *View) ([]meta.Alias, error) {
+	if _, err := findPackage(v, q.Repo, q.Package); err != nil {
+		return nil, err
+	}
+	prefix := keyAliases(q.Repo, q.Package)
+	return list[meta.Alias](v, within(prefix).behind(prefix, q.Page.After), q.Page, nil)
 }
 
 // AliasHistory lists the moves of an alias, newest first. Page.After is a Move, in
@@ -126,8 +285,24 @@ type AliasHistory struct {
 	Page    Page         `cbor:"4,keyasint,omitempty"`
 }
 
+// Answer implements Question.
+func (q AliasHistory) Answer(v *View) ([]meta.Alias, error) {
+	before, err := q.Page.number()
+	if err != nil {
+		return nil, err
+	}
+	prefix := keyHistory(q.Repo, q.Package, q.Alias)
+	s := within(prefix)
+	if before > 0 {
+		s.upper = slices.Clone(prefix).u64(before)
+	}
+	s.reverse = true
+	return list[meta.Alias](v, s, q.Page, nil)
+}
+
 // Attachments lists the versions whose subject is Subject, be that there or not;
-// of ArtifactType when it is set. Page.After is a version's name.
+// of ArtifactType when it is set; without their References. Page.After is a
+// version's name.
 type Attachments struct {
 	Repo         meta.RepoRef  `cbor:"1,keyasint,omitempty"`
 	Package      string        `cbor:"2,keyasint,omitempty"`
@@ -136,10 +311,67 @@ type Attachments struct {
 	Page         Page          `cbor:"5,keyasint,omitempty"`
 }
 
+// Answer implements Question.
+func (q Attachments) Answer(v *View) (a []meta.Version, _ error) {
+	if _, err := findRepository(v, q.Repo); err != nil {
+		return nil, err
+	}
+	limit, err := q.Page.limit()
+	if err != nil {
+		return nil, err
+	}
+	prefix := keyAttachments(q.Repo, q.Package, q.Subject)
+	bytes := 0
+	for p, err := range v.scan(within(prefix).behind(prefix, q.Page.After)) {
+		if err != nil {
+			return nil, err
+		}
+		if q.ArtifactType != "" && string(p.value) != q.ArtifactType {
+			continue
+		}
+		k := keyVersion(q.Repo, q.Package, string(p.key[len(prefix):]))
+		b, err := v.get(k)
+		if err != nil {
+			return nil, err
+		}
+		version, err := decode[meta.Version](k, b)
+		if err != nil {
+			return nil, err
+		}
+		withoutReferences(version)
+		a = append(a, *version)
+		if bytes += len(b); len(a) == limit || bytes > pageBytes {
+			break
+		}
+	}
+	return a, nil
+}
+
 // GetBlob answers a blob only when it is linked in the repository.
 type GetBlob struct {
 	Repo   meta.RepoRef  `cbor:"1,keyasint,omitempty"`
 	Digest digest.Digest `cbor:"2,keyasint,omitempty"`
+}
+
+// Answer implements Question.
+func (q GetBlob) Answer(v *View) (a BlobAnswer, _ error) {
+	if _, err := findRepository(v, q.Repo); err != nil {
+		return a, err
+	}
+	l, err := findLink(v, q.Repo, q.Digest)
+	if err != nil {
+		return a, err
+	}
+	if l == nil {
+		return a, fmt.Errorf("blob %s in %s: %w", q.Digest, q.Repo, meta.ErrNotFound)
+	}
+	record, err := blobOf(v, l)
+	if err != nil {
+		return a, err
+	}
+	a = BlobAnswer{Link: l.Link, Blob: record.Blob}
+	a.Link.Digest = q.Digest
+	return a, nil
 }
 
 // FindLink answers a repository of the tenant that matches Patterns and links
@@ -150,9 +382,33 @@ type FindLink struct {
 	Digest   digest.Digest   `cbor:"3,keyasint,omitempty"`
 }
 
+// Answer implements Question.
+func (q FindLink) Answer(v *View) (a meta.RepoRef, _ error) {
+	prefix := keyMentions(q.Tenant, q.Digest)
+	for p, err := range v.scan(within(prefix)) {
+		if err != nil {
+			return a, err
+		}
+		ref := meta.RepoRef{Tenant: q.Tenant, Name: string(p.key[len(prefix):])}
+		if !meta.Match(q.Patterns, ref) {
+			continue
+		}
+		if repo, err := v.get(keyRepository(ref)); err != nil || repo != nil {
+			return ref, err
+		}
+	}
+	return a, fmt.Errorf("blob %s in any repository of %s: %w", q.Digest, q.Tenant, meta.ErrNotFound)
+}
+
 // GetNode answers a node of the roster.
 type GetNode struct {
 	ID meta.NodeID `cbor:"1,keyasint,omitempty"`
+}
+
+// Answer implements Question.
+func (q GetNode) Answer(v *View) (meta.Node, error) {
+	n, err := findNode(v, q.ID)
+	return value(n, err)
 }
 
 // ListNodes lists the roster; zero values list all. Page.After is a node's id.
@@ -162,8 +418,31 @@ type ListNodes struct {
 	Page   Page            `cbor:"3,keyasint,omitempty"`
 }
 
+// Answer implements Question.
+func (q ListNodes) Answer(v *View) ([]meta.Node, error) {
+	prefix := key{spaceNodes}
+	return list(v, within(prefix).behind(prefix, q.Page.After), q.Page, func(n *meta.Node) bool {
+		return (q.Role == "" || n.Role == q.Role) && (q.Region == "" || n.Region == q.Region)
+	})
+}
+
 // ListRegions lists all regions.
 type ListRegions struct{}
+
+// Answer implements Question.
+func (ListRegions) Answer(v *View) (a []meta.Region, _ error) {
+	for p, err := range v.scan(within(key{spaceRegions})) {
+		if err != nil {
+			return nil, err
+		}
+		r, err := decode[regionRecord](p.key, p.value)
+		if err != nil {
+			return nil, err
+		}
+		a = append(a, r.Region)
+	}
+	return a, nil
+}
 
 // GetJoinToken answers a join token, used up or not, until it has expired and
 // another is created.
@@ -171,10 +450,20 @@ type GetJoinToken struct {
 	ID string `cbor:"1,keyasint,omitempty"`
 }
 
+// Answer implements Question.
+func (q GetJoinToken) Answer(v *View) (meta.JoinToken, error) {
+	return one[meta.JoinToken](v, keyToken(q.ID), "join token", q.ID)
+}
+
 // Replicas lists all that is known of the copies of a root: by region its demand,
 // then its servers.
 type Replicas struct {
 	Root digest.CID `cbor:"1,keyasint,omitempty"`
+}
+
+// Answer implements Question.
+func (q Replicas) Answer(v *View) ([]meta.Replica, error) {
+	return list[meta.Replica](v, within(keyReplicas(q.Root)), Page{Limit: maxPage}, nil)
 }
 
 // PendingReplicas lists the demands of a region that are not yet verified, oldest
@@ -184,82 +473,53 @@ type PendingReplicas struct {
 	Page   Page            `cbor:"2,keyasint,omitempty"`
 }
 
+// Answer implements Question.
+func (q PendingReplicas) Answer(v *View) (a []meta.Replica, _ error) {
+	limit, err := q.Page.limit()
+	if err != nil {
+		return nil, err
+	}
+	s := within(keyQueue(q.Region))
+	if q.Page.After != "" {
+		last, err := q.demand(v, q.Page.After)
+		if err != nil {
+			return nil, err
+		}
+		s.lower = append(keyQueued(*last), 0)
+	}
+	prefix := len(keyQueue(q.Region).u64(0))
+	for p, err := range v.scan(s) {
+		if err != nil {
+			return nil, err
+		}
+		root := digest.CID(p.key[prefix:])
+		d, err := find[meta.Replica](v, keyReplica(root, q.Region, ""), "demand", root)
+		if err != nil {
+			return nil, err
+		}
+		if a = append(a, *d); len(a) == limit {
+			break
+		}
+	}
+	return a, nil
+}
+
 // BlobByRoot answers a blob of a root, of any context.
 type BlobByRoot struct {
 	Root digest.CID `cbor:"1,keyasint,omitempty"`
 }
 
 // Answer implements Question.
-func (q GetCluster) Answer(v *View) (a meta.Cluster, err error) { panic("not built yet") }
+func (q BlobByRoot) Answer(v *View) (meta.Blob, error) {
+	b, err := blobByRoot(v, q.Root)
+	return value(b, err)
+}
 
-// Answer implements Question.
-func (q GetTenant) Answer(v *View) (a meta.Tenant, err error) { panic("not built yet") }
-
-// Answer implements Question.
-func (q ListTenants) Answer(v *View) (a []meta.Tenant, err error) { panic("not built yet") }
-
-// Answer implements Question.
-func (q GetRepository) Answer(v *View) (a meta.Repository, err error) { panic("not built yet") }
-
-// Answer implements Question.
-func (q ListRepositories) Answer(v *View) (a []meta.Repository, err error) { panic("not built yet") }
-
-// Answer implements Question.
-func (q GetPackage) Answer(v *View) (a meta.Package, err error) { panic("not built yet") }
-
-// Answer implements Question.
-func (q ListPackages) Answer(v *View) (a []meta.Package, err error) { panic("not built yet") }
-
-// Answer implements Question.
-func (q GetVersion) Answer(v *View) (a meta.Version, err error) { panic("not built yet") }
-
-// Answer implements Question.
-func (q Resolve) Answer(v *View) (a ResolveAnswer, err error) { panic("not built yet") }
-
-// Answer implements Question.
-func (q ListVersions) Answer(v *View) (a []meta.Version, err error) { panic("not built yet") }
-
-// Answer implements Question.
-func (q ListReferences) Answer(v *View) (a []meta.Reference, err error) { panic("not built yet") }
-
-// Answer implements Question.
-func (q ListFiles) Answer(v *View) (a []meta.File, err error) { panic("not built yet") }
-
-// Answer implements Question.
-func (q GetFile) Answer(v *View) (a meta.File, err error) { panic("not built yet") }
-
-// Answer implements Question.
-func (q ListAliases) Answer(v *View) (a []meta.Alias, err error) { panic("not built yet") }
-
-// Answer implements Question.
-func (q AliasHistory) Answer(v *View) (a []meta.Alias, err error) { panic("not built yet") }
-
-// Answer implements Question.
-func (q Attachments) Answer(v *View) (a []meta.Version, err error) { panic("not built yet") }
-
-// Answer implements Question.
-func (q GetBlob) Answer(v *View) (a BlobAnswer, err error) { panic("not built yet") }
-
-// Answer implements Question.
-func (q FindLink) Answer(v *View) (a meta.RepoRef, err error) { panic("not built yet") }
-
-// Answer implements Question.
-func (q GetNode) Answer(v *View) (a meta.Node, err error) { panic("not built yet") }
-
-// Answer implements Question.
-func (q ListNodes) Answer(v *View) (a []meta.Node, err error) { panic("not built yet") }
-
-// Answer implements Question.
-func (q ListRegions) Answer(v *View) (a []meta.Region, err error) { panic("not built yet") }
-
-// Answer implements Question.
-func (q GetJoinToken) Answer(v *View) (a meta.JoinToken, err error) { panic("not built yet") }
-
-// Answer implements Question.
-func (q Replicas) Answer(v *View) (a []meta.Replica, err error) { panic("not built yet") }
-
-// Answer implements Question.
-func (q PendingReplicas) Answer(v *View) (a []meta.Replica, err error) { panic("not built yet") }
-
-// Answer implements Question.
-func (q BlobByRoot) Answer(v *View) (a meta.Blob, err error) { panic("not built yet") }
+// demand finds the demand that a page ended with.
+func (q PendingReplicas) demand(v *View, root string) (*meta.Replica, error) {
+	id, err := digest.ParseCID(root)
+	if err != nil {
+		return nil, fmt.Errorf("page after %w: %w", err, meta.ErrInvalid)
+	}
+	return find[meta.Replica](v, keyReplica(id, q.Region, ""), "demand", root)
+}

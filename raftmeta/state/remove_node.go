@@ -2,7 +2,9 @@ package state
 
 import (
 	"fmt"
+	"slices"
 
+	"github.com/shoal-registry/shoal/raftmeta/feed"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 )
 
@@ -20,6 +22,57 @@ func (RemoveNode) Type() uint16 { return typeRemoveNode }
 func (c RemoveNode) Check() error {
 	if c.ID == "" {
 		return fmt.Errorf("remove node: no id: %w", meta.ErrInvalid)
+	}
+	return nil
+}
+
+func (c RemoveNode) apply(t *tx) (any, error) {
+	n, err := findNode(t, c.ID)
+	if err != nil {
+		return nil, err
+	}
+	if n.Role == meta.RoleServer {
+		if err := t.removeServer(n); err != nil {
+			return nil, err
+		}
+	}
+	t.del(keyNode(n.ID))
+	t.emit(feed.Change{Kind: feed.KindNode, Node: n.ID, Region: n.Region, Deleted: true})
+	return nil, nil
+}
+
+// removeServer takes a server from its region and its copy of the root key.
+func (t *tx) removeServer(n *meta.Node) error {
+	servers := 0
+	for p, err := range t.scan(within(key{spaceRegions})) {
+		if err != nil {
+			return err
+		}
+		r, err := decode[regionRecord](p.key, p.value)
+		if err != nil {
+			return err
+		}
+		servers += len(r.Servers)
+	}
+	if servers == 1 {
+		return fmt.Errorf("remove node %s: it is the last server: %w", n.ID, meta.ErrConflict)
+	}
+	r, err := find[regionRecord](t, keyRegion(n.Region), "region", n.Region)
+	if err != nil {
+		return err
+	}
+	if at, found := slices.BinarySearch(r.Servers, n.ID); found {
+		r.Servers = slices.Delete(r.Servers, at, at+1)
+	}
+	t.putRegion(r)
+	cluster, err := find[meta.Cluster](t, keyCluster, "cluster", "")
+	if err != nil {
+		return err
+	}
+	if _, ok := cluster.RootKey[n.ID]; ok {
+		delete(cluster.RootKey, n.ID)
+		t.put(keyCluster, cluster)
+		t.emit(feed.Change{Kind: feed.KindCluster})
 	}
 	return nil
 }

@@ -1,6 +1,11 @@
 package state
 
-import "github.com/shoal-registry/shoal/raftmeta/meta"
+import (
+	"fmt"
+
+	"github.com/shoal-registry/shoal/raftmeta/feed"
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+)
 
 // RemoveRepository removes a repository without live versions. Its tombstones and
 // alias histories stay: a repository of the same name continues them.
@@ -15,3 +20,18 @@ func (RemoveRepository) Type() uint16 { return typeRemoveRepository }
 
 // Check implements Command.
 func (c RemoveRepository) Check() error { return c.Ref.Check() }
+
+func (c RemoveRepository) apply(t *tx) (any, error) {
+	if _, err := findRepository(t, c.Ref); err != nil {
+		return nil, err
+	}
+	for _, err := range t.scan(within(inRepo(inPackages, c.Ref))) {
+		if err != nil {
+			return nil, err
+		}
+		return nil, fmt.Errorf("remove repository %s: it still has versions, delete them first: %w", c.Ref, meta.ErrConflict)
+	}
+	t.del(keyRepository(c.Ref))
+	t.emit(feed.Change{Kind: feed.KindRepository, Repo: c.Ref, Deleted: true})
+	return nil, nil
+}

@@ -1,8 +1,10 @@
 package state
 
 import (
+	"errors"
 	"fmt"
 
+	"github.com/shoal-registry/shoal/raftmeta/feed"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 )
 
@@ -38,3 +40,93 @@ func (c ReportReplicas) Check() error {
 	}
 	return nil
 }
+
+func (c ReportReplicas) apply(t *tx) (any, error) {
+	for _, r := range c.Replicas {
+		blob, err := blobByRoot(t, r.Root)
+		if errors.Is(err, meta.ErrNotFound) {
+			continue // It went while the server looked; the rest of the report holds.
+		}
+		if err != nil {
+			return nil, err
+		}
+		if err := t.reportCopy(blob, r.Server, r.State, r.Reason); err != nil {
+			return nil, err
+		}
+	}
+	return nil, nil
+}
+
+// reportCopy records a server's word on its copy of a blob and settles what the
+// region is owed.
+func (t *tx) reportCopy(b *meta.Blob, server meta.NodeID, state meta.ReplicaState, reason string) error {
+	node, err := findServer(t, server)
+	if err != nil {
+		return err
+	}
+	k := keyReplica(b.Root, node.Region, server)
+	r, err := load[meta.Replica](t, k)
+	if err != nil {
+		return err
+	}
+	if r == nil {
+		r = &meta.Replica{Root: b.Root, Region: node.Region, Server: server, StoredBytes: b.StoredBytes, Context: b.Context, Digest: b.Digest}
+	}
+	r.State, r.Reason = state, reason
+	if state == meta.ReplicaVerified {
+		r.Verified = t.now
+	}
+	t.put(k, r)
+
+	d, err := load[meta.Replica](t, keyReplica(b.Root, node.Region, ""))
+	if err != nil || d == nil {
+		return err
+	}
+	was := d.State
+	if err := t.settle(d); err != nil {
+		return err
+	}
+	if d.State != was {
+		t.emit(feed.Change{Kind: feed.KindReplica, Root: b.Root, Region: node.Region, Node: server, Deleted: d.State != meta.ReplicaVerified})
+	}
+	return nil
+}
+
+// settle stores a region's demand as verified when enough of the region's servers
+// are, else as pending and in the queue.
+func (t *tx) settle(d *meta.Replica) error {
+	region, err := t.region(d.Region)
+	if err != nil {
+		return err
+	}
+	var servers []meta.NodeID
+	if region != nil {
+		servers = region.Servers
+	}
+	want := min(max(len(servers), 1), regionCopies)
+	verified := 0
+	for _, server := range servers {
+		r, err := load[meta.Replica](t, keyReplica(d.Root, d.Region, server))
+		if err != nil {
+			return err
+		}
+		if r != nil && r.State == meta.ReplicaVerified {
+			if verified++; verified == want {
+				break
+			}
+		}
+	}
+	if verified == want {
+		d.State, d.Verified = meta.ReplicaVerified, t.now
+		t.del(keyQueued(*d))
+	} else {
+		d.State = meta.ReplicaPending
+		t.mark(keyQueued(*d))
+	}
+	t.put(keyReplica(d.Root, d.Region, ""), d)
+	return nil
+}
+
+// regionCopies is how many servers of a region keep a demanded blob, when the
+// region has as many.
+const regionCopies = 2

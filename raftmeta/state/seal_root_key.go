@@ -3,6 +3,7 @@ package state
 import (
 	"fmt"
 
+	"github.com/shoal-registry/shoal/raftmeta/feed"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 )
 
@@ -23,4 +24,21 @@ func (c SealRootKey) Check() error {
 		return fmt.Errorf("seal root key to %s: %d bytes: %w", c.Node, len(c.Sealed), meta.ErrInvalid)
 	}
 	return nil
+}
+
+func (c SealRootKey) apply(t *tx) (any, error) {
+	if _, err := findServer(t, c.Node); err != nil {
+		return nil, err
+	}
+	cluster, err := find[meta.Cluster](t, keyCluster, "cluster", "")
+	if err != nil {
+		return nil, err
+	}
+	if cluster.RootKey == nil {
+		cluster.RootKey = make(map[meta.NodeID][]byte)
+	}
+	cluster.RootKey[c.Node] = c.Sealed
+	t.put(keyCluster, cluster)
+	t.emit(feed.Change{Kind: feed.KindCluster})
+	return nil, nil
 }

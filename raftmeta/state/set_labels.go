@@ -1,6 +1,9 @@
 package state
 
-import "github.com/shoal-registry/shoal/raftmeta/meta"
+import (
+	"github.com/shoal-registry/shoal/raftmeta/feed"
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+)
 
 // SetLabels replaces the labels of a version, or with an empty Version those of
 // the package.
@@ -30,4 +33,25 @@ func (c SetLabels) Check() error {
 		}
 	}
 	return c.Labels.Check()
+}
+
+func (c SetLabels) apply(t *tx) (any, error) {
+	p, err := findPackage(t, c.Repo, c.Package)
+	if err != nil {
+		return nil, err
+	}
+	if c.Version == "" {
+		p.Labels = c.Labels
+		t.emit(feed.Change{Kind: feed.KindPackage, Repo: c.Repo, Package: c.Package})
+	} else {
+		v, err := findVersion(t, c.Repo, c.Package, c.Version)
+		if err != nil {
+			return nil, err
+		}
+		v.Labels, v.Revision = c.Labels, t.index
+		t.put(keyVersion(c.Repo, c.Package, c.Version), v)
+		t.emit(feed.Change{Kind: feed.KindVersion, Repo: c.Repo, Package: c.Package, Name: c.Version})
+	}
+	t.putPackage(p)
+	return nil, nil
 }

@@ -3,6 +3,7 @@ package state
 import (
 	"fmt"
 
+	"github.com/shoal-registry/shoal/raftmeta/feed"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 )
 
@@ -23,4 +24,19 @@ func (c SetLevel) Check() error {
 		return fmt.Errorf("set level %d: this build knows levels 1 to %d: %w", c.Level, Level, meta.ErrInvalid)
 	}
 	return nil
+}
+
+func (c SetLevel) apply(t *tx) (any, error) {
+	cluster, err := find[meta.Cluster](t, keyCluster, "cluster", "")
+	if err != nil {
+		return nil, err
+	}
+	if c.Level < cluster.Level {
+		return nil, fmt.Errorf("set level %d: the cluster is at %d and its log may hold commands of it: %w", c.Level, cluster.Level, meta.ErrConflict)
+	}
+	cluster.Level = c.Level
+	t.put(keyCluster, cluster)
+	t.setNumber(keyLevel, uint64(c.Level))
+	t.emit(feed.Change{Kind: feed.KindCluster})
+	return nil, nil
 }

@@ -22,3 +22,35 @@ func (SetRepository) Type() uint16 { return typeSetRepository }
 
 // Check implements Command.
 func (c SetRepository) Check() error { return c.Ref.Check() }
+
+func (c SetRepository) apply(t *tx) (any, error) {
+	repo, err := findRepository(t, c.Ref)
+	if err != nil {
+		return nil, err
+	}
+	old := *repo
+	change(&repo.Class, c.Class)
+	change(&repo.Home, c.Home)
+	change(&repo.Second, c.Second)
+	change(&repo.Visibility, c.Visibility)
+	change(&repo.Immutable, c.Immutable)
+	change(&repo.Environment, c.Environment)
+	if *repo == old {
+		return old, nil
+	}
+	if err := checkRepository(*repo); err != nil {
+		return nil, err
+	}
+	if err := t.needRegions(*repo); err != nil {
+		return nil, err
+	}
+	repo.Revision = t.index
+	t.putRepository(repo)
+	return *repo, nil
+}
+
+func change[T any](field, to *T) {
+	if to != nil {
+		*field = *to
+	}
+}

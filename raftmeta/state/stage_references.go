@@ -1,8 +1,10 @@
 package state
 
 import (
+	"bytes"
 	"fmt"
 
+	"github.com/shoal-registry/shoal/raftmeta/codec"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 )
 
@@ -56,5 +58,60 @@ func checkReferences(refs []meta.Reference) error {
 			return fmt.Errorf("reference: %w", err)
 		}
 	}
+	return nil
+}
+
+// maxDraftReferences bounds the work of the publish that takes the draft; a
+// manifest of 4 MiB has fewer.
+const maxDraftReferences = 40_000
+
+func (c StageReferences) apply(t *tx) (any, error) {
+	if _, err := findRepository(t, c.Repo); err != nil {
+		return nil, err
+	}
+	k := keyDraft(c.Repo, c.Draft)
+	head, err := load[draftRecord](t, k)
+	if err != nil {
+		return nil, err
+	}
+	if head == nil {
+		head = &draftRecord{Since: t.now}
+		t.mark(upload{Since: head.Since, Repo: c.Repo, Draft: c.Draft}.key())
+	}
+	part := keyDraft(c.Repo, c.Draft).u32(c.Part)
+	content := codec.Encode(c.References)
+	switch {
+	case head.Taken:
+		return nil, fmt.Errorf("draft %s: a version has it: %w", c.Draft, meta.ErrConflict)
+	case c.Part < head.Parts:
+		old, err := t.get(part)
+		if err == nil && !bytes.Equal(old, content) {
+			err = fmt.Errorf("draft %s: part %d is there and differs: %w", c.Draft, c.Part, meta.ErrExists)
+		}
+		return nil, err
+	case c.Part > head.Parts:
+		return nil, fmt.Errorf("draft %s: part %d comes before part %d: %w", c.Draft, c.Part, head.Parts, meta.ErrConflict)
+	}
+	if head.References += uint32(len(c.References)); head.References > maxDraftReferences {
+		return nil, fmt.Errorf("draft %s: over %d references: %w", c.Draft, maxDraftReferences, meta.ErrTooLarge)
+	}
+	head.Parts++
+	t.put(k, head)
+	t.set(part, content)
+	return nil, nil
+}
+
+// dropDraft removes a draft with its parts.
+func (t *tx) dropDraft(repo meta.RepoRef, draft string) error {
+	k := keyDraft(repo, draft)
+	head, err := load[draftRecord](t, k)
+	if err != nil || head == nil {
+		return err
+	}
+	t.del(k)
+	for part := range head.Parts {
+		t.del(keyDraft(repo, draft).u32(part))
+	}
+	t.del(upload{Since: head.Since, Repo: repo, Draft: draft}.key())
 	return nil
 }

@@ -9,3 +9,5 @@ func (Tick) Type() uint16 { return typeTick }
 
 // Check implements Command.
 func (Tick) Check() error { return nil }
+
+func (Tick) apply(*tx) (any, error) { return nil, nil }

@@ -1,6 +1,8 @@
 package state
 
 import (
+	"fmt"
+
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/verify/digest"
 )
@@ -22,4 +24,18 @@ func (c UnlinkBlob) Check() error {
 		return err
 	}
 	return checkDigest(c.Digest)
+}
+
+func (c UnlinkBlob) apply(t *tx) (any, error) {
+	l, err := findLink(t, c.Repo, c.Digest)
+	if err != nil {
+		return nil, err
+	}
+	if l == nil {
+		return nil, fmt.Errorf("unlink blob %s from %s: %w", c.Digest, c.Repo, meta.ErrNotFound)
+	}
+	if l.Link.Claims > 0 {
+		return nil, fmt.Errorf("unlink blob %s from %s: versions use it, delete them first: %w", c.Digest, c.Repo, meta.ErrConflict)
+	}
+	return nil, t.unlink(c.Repo, l)
 }

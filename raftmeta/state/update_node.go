@@ -15,3 +15,14 @@ func (UpdateNode) Type() uint16 { return typeUpdateNode }
 
 // Check implements Command.
 func (c UpdateNode) Check() error { return checkNode(c.Node) }
+
+func (c UpdateNode) apply(t *tx) (any, error) {
+	n, err := findNode(t, c.Node.ID)
+	if err != nil {
+		return nil, err
+	}
+	n.Zone, n.Rack = c.Node.Zone, c.Node.Rack
+	n.Swarm, n.Raft, n.Gateway = c.Node.Swarm, c.Node.Raft, c.Node.Gateway
+	t.putNode(n)
+	return *n, nil
+}
