@@ -94,8 +94,8 @@ func (g *Gate) Authenticate(r *http.Request, loopback bool) (meta.Principal, err
 	if !HasCredentials(r) {
 		return g.withoutCredentials(r, loopback), nil
 	}
-	if r.TLS == nil && !loopback && !g.Plain {
-		return meta.Principal{}, &CredentialsError{"they came over plain HTTP and may have been read on the way: use https, and replace this credential"}
+	if err := g.CheckTransport(r, loopback); err != nil {
+		return meta.Principal{}, err
 	}
 	secret, err := credential(r.Header)
 	if err != nil {
@@ -112,6 +112,44 @@ func (g *Gate) Authenticate(r *http.Request, loopback bool) (meta.Principal, err
 		who.Token = token
 	}
 	return who, nil
+}
+
+// CheckTransport refuses credentials that came in the clear from elsewhere.
+//
+// Errors: *CredentialsError.
+func (g *Gate) CheckTransport(r *http.Request, loopback bool) error {
+	if g.safe(r, loopback) || !HasCredentials(r) {
+		return nil
+	}
+	return errClear
+}
+
+var errClear = &CredentialsError{"they came over plain HTTP and may have been read on the way: use https, and replace this credential"}
+
+func (g *Gate) safe(r *http.Request, loopback bool) bool { return r.TLS != nil || loopback || g.Plain }
+
+// Login returns who may be issued a token: of the Authorization header, or of
+// secret when that is not empty. A token of /token is refused: it must not
+// prolong itself.
+//
+// Errors: as Authenticate.
+func (g *Gate) Login(r *http.Request, loopback bool, secret string) (meta.Principal, error) {
+	if secret == "" && !HasCredentials(r) {
+		return g.withoutCredentials(r, loopback), nil
+	}
+	if !g.safe(r, loopback) {
+		return meta.Principal{}, errClear
+	}
+	if secret == "" {
+		var err error
+		if secret, err = credential(r.Header); err != nil {
+			return meta.Principal{}, err
+		}
+	}
+	if looksSigned(secret) {
+		return meta.Principal{}, &CredentialsError{"a token of /token cannot ask for another"}
+	}
+	return g.Verify(r.Context(), secret)
 }
 
 // withoutCredentials returns who a caller is that shows nothing.

@@ -98,6 +98,8 @@ type Call struct {
 	// RequestID is unique to the request (also across the forwarding of it);
 	// Trace is its W3C traceparent.
 	RequestID, Trace string
+	// Loopback says that the connection itself is from this machine.
+	Loopback bool
 }
 
 // Params are the values of a pattern's parameters, unescaped.

@@ -97,6 +97,10 @@ func check(route *Route) (*pattern, error) {
 		if route.Place == Anywhere {
 			return nil, fmt.Errorf("no agent acknowledges a write: place it at AnyServer or Owner")
 		}
+	case access.NodeOnly:
+		if route.Place != Anywhere {
+			return nil, fmt.Errorf("a node acts for itself: what it forwards is a client's")
+		}
 	case access.Admin:
 		if route.Place == Anywhere && !read {
 			return nil, fmt.Errorf("no agent acknowledges a write: place it at AnyServer")

@@ -1,0 +1,51 @@
+package access
+
+import (
+	"context"
+
+	"github.com/shoal-registry/shoal/raftmeta"
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/raftmeta/state"
+)
+
+// Records is the Metadata of a Store or a Mirror. Cluster and roster are read
+// where they are: they follow the log by themselves, and must be readable
+// without a quorum.
+type Records struct{ Asker raftmeta.Asker }
+
+// AdminTokenHash implements Metadata.
+func (m Records) AdminTokenHash(ctx context.Context) ([]byte, error) {
+	cluster, _, err := raftmeta.Ask(ctx, m.Asker, meta.Local, state.GetCluster{})
+	return cluster.AdminToken, err
+}
+
+// Node implements Metadata.
+func (m Records) Node(ctx context.Context, id meta.NodeID) (meta.Node, error) {
+	node, _, err := raftmeta.Ask(ctx, m.Asker, meta.Local, state.GetNode{ID: id})
+	return node, err
+}
+
+// Repository implements Metadata.
+func (m Records) Repository(ctx context.Context, ref meta.RepoRef, f meta.Freshness) (meta.Repository, error) {
+	repo, _, err := raftmeta.Ask(ctx, m.Asker, f, state.GetRepository{Ref: ref})
+	return repo, err
+}
+
+// Servers implements forward.Roster.
+func (m Records) Servers(ctx context.Context) ([]meta.Node, error) {
+	var servers []meta.Node
+	for after := ""; ; {
+		page, _, err := raftmeta.Ask(ctx, m.Asker, meta.Local, state.ListNodes{Role: meta.RoleServer, Page: state.Page{After: after, Limit: serverPage}})
+		if err != nil {
+			return nil, err
+		}
+		servers = append(servers, page...)
+		if len(page) < serverPage {
+			return servers, nil
+		}
+		after = string(page[len(page)-1].ID)
+	}
+}
+
+// serverPage is far above the servers that a cluster has.
+const serverPage = 1000
