@@ -1,0 +1,239 @@
+package consensus
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+)
+
+// question is what one server asks another on /round/1. Each carries the asker's
+// applied index, so that both ends learn who lives and how far it is.
+type question struct {
+	// Voters asks for the last log index and the voters of the configuration.
+	Voters bool `cbor:"1,keyasint,omitempty"`
+	// Nudge asks a leader to commit a Tick: a round waits for one.
+	Nudge bool `cbor:"2,keyasint,omitempty"`
+	// Wait delays the answer until this index is applied, at most Limit.
+	Wait  uint64        `cbor:"3,keyasint,omitempty"`
+	Limit time.Duration `cbor:"4,keyasint,omitempty"`
+	// Health asks for what the leader needs to know of a server that may vote.
+	Health bool `cbor:"5,keyasint,omitempty"`
+	// Servers asks for the roster's servers, after a long absence.
+	Servers bool   `cbor:"6,keyasint,omitempty"`
+	Applied uint64 `cbor:"7,keyasint,omitempty"`
+}
+
+// answer is what it gets.
+type answer struct {
+	Applied uint64 `cbor:"1,keyasint,omitempty"`
+	// Last is the last index of the log, Voters the ids of the latest configuration
+	// in it, sorted; both are read after the question arrived.
+	Last   uint64   `cbor:"2,keyasint,omitempty"`
+	Voters []string `cbor:"3,keyasint,omitempty"`
+	// LastTerm is the term of the last entry, Contact the time since the leader was
+	// heard, negative when never.
+	LastTerm uint64        `cbor:"4,keyasint,omitempty"`
+	Contact  time.Duration `cbor:"5,keyasint,omitempty"`
+	Servers  []meta.Node   `cbor:"6,keyasint,omitempty"`
+}
+
+// peers is what this server knows of the others' lives.
+type peers struct {
+	mu  sync.Mutex
+	all map[meta.NodeID]*peerState
+}
+
+// peerState is one of them.
+type peerState struct {
+	applied watermark
+
+	heard  time.Time // guarded by peers.mu, as are the two below
+	want   uint64    // highest index that somebody waits for it to apply
+	asking bool      // a question with Wait is out
+}
+
+func (p *peers) of(id meta.NodeID) *peerState {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s, ok := p.all[id]
+	if !ok {
+		s = &peerState{}
+		p.all[id] = s
+	}
+	return s
+}
+
+// heard notes that id said it has applied this much.
+func (p *peers) heard(id meta.NodeID, applied uint64) {
+	s := p.of(id)
+	p.mu.Lock()
+	s.heard = time.Now()
+	p.mu.Unlock()
+	s.applied.raise(applied)
+}
+
+// keep forgets all but these.
+func (p *peers) keep(ids map[meta.NodeID]bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for id := range p.all {
+		if !ids[id] {
+			delete(p.all, id)
+		}
+	}
+}
+
+// quiet lists those of ids that were not heard for a while.
+func (p *peers) quiet(ids []meta.NodeID, since time.Duration) []meta.NodeID {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var out []meta.NodeID
+	for _, id := range ids {
+		if s, ok := p.all[id]; !ok || time.Since(s.heard) > since {
+			out = append(out, id)
+		}
+	}
+	return out
+}
+
+// Peer is what Status says of another server.
+type Peer struct {
+	ID      meta.NodeID   `json:"id"`
+	Heard   time.Duration `json:"heard_ago"`
+	Applied uint64        `json:"applied"`
+}
+
+func (p *peers) list() []Peer {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := make([]Peer, 0, len(p.all))
+	for id, s := range p.all {
+		out = append(out, Peer{ID: id, Heard: time.Since(s.heard), Applied: s.applied.get()})
+	}
+	return out
+}
+
+// WaitVisible waits until every server heard from in the last 5 s has applied
+// index, at most 500 ms, and reports whether all have. At most one question a peer
+// is out; who comes meanwhile joins the next.
+func (n *Node) WaitVisible(ctx context.Context, index uint64) bool {
+	ctx, cancel := context.WithTimeout(ctx, visibleLimit)
+	defer cancel()
+	var waits []<-chan struct{}
+	n.peers.mu.Lock()
+	for id, s := range n.peers.all {
+		if time.Since(s.heard) > heardWithin {
+			continue
+		}
+		done, stop := s.applied.reached(index)
+		select {
+		case <-done:
+			continue
+		default:
+		}
+		defer stop()
+		waits = append(waits, done)
+		s.want = max(s.want, index)
+		if !s.asking {
+			s.asking = n.spawn(func(ctx context.Context) { n.askApplied(ctx, id, s) })
+		}
+	}
+	n.peers.mu.Unlock()
+	for _, done := range waits {
+		select {
+		case <-done:
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return true
+}
+
+// askApplied asks id for as long as somebody waits for more than it has applied.
+func (n *Node) askApplied(ctx context.Context, id meta.NodeID, s *peerState) {
+	for {
+		n.peers.mu.Lock()
+		want := s.want
+		if want <= s.applied.get() || ctx.Err() != nil {
+			s.asking = false
+			n.peers.mu.Unlock()
+			return
+		}
+		n.peers.mu.Unlock()
+		ctx, cancel := context.WithTimeout(ctx, 2*visibleLimit)
+		a, err := n.questions.ask(ctx, id, &question{Wait: want, Limit: visibleLimit, Applied: n.replica.applied.get()})
+		cancel()
+		if err == nil {
+			n.peers.heard(id, a.Applied)
+		}
+		n.peers.mu.Lock()
+		if err != nil || a.Applied < want {
+			// Those who wait for this one have waited long enough by now.
+			if s.want == want {
+				s.want = 0
+			}
+		}
+		n.peers.mu.Unlock()
+	}
+}
+
+// answerQuestion serves /round/1.
+func (n *Node) answerQuestion(ctx context.Context, from meta.NodeID, q *question) *answer {
+	n.peers.heard(from, q.Applied)
+	a := &answer{}
+	if q.Wait > 0 {
+		ctx, cancel := context.WithTimeout(ctx, min(q.Limit, visibleLimit))
+		_ = n.replica.applied.wait(ctx, q.Wait) // the answer says how far it is
+		cancel()
+	}
+	if q.Nudge {
+		n.nudge()
+	}
+	if q.Voters {
+		a.Last, a.Voters = n.lastAndVoters()
+	}
+	if q.Health {
+		a.Last = n.raft.LastIndex()
+		a.LastTerm = n.lastTerm()
+		a.Contact = n.contact()
+	}
+	if q.Servers {
+		a.Servers = n.cfg.Roster.Servers()
+	}
+	a.Applied = n.replica.applied.get()
+	return a
+}
+
+// freshen keeps the age of the local state low and the others heard.
+func (n *Node) freshen(ctx context.Context) error {
+	tick := time.NewTicker(freshEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		_, _ = n.rounds.join(ctx) // no quorum shows in the age
+		var ids []meta.NodeID
+		known := map[meta.NodeID]bool{}
+		for _, s := range n.servers() {
+			if id := meta.NodeID(s.ID); id != n.cfg.Self {
+				ids = append(ids, id)
+				known[id] = true
+			}
+		}
+		n.peers.keep(known)
+		for _, id := range n.peers.quiet(ids, 2*freshEvery) {
+			n.spawn(func(ctx context.Context) {
+				ctx, cancel := context.WithTimeout(ctx, 2*freshEvery)
+				defer cancel()
+				if a, err := n.questions.ask(ctx, id, &question{Applied: n.replica.applied.get()}); err == nil {
+					n.peers.heard(id, a.Applied)
+				}
+			})
+		}
+	}
+}
