@@ -46,6 +46,20 @@ func (m *Machine) Snapshot() (*Checkpoint, error) {
 	return c, nil
 }
 
+// Size returns how many bytes WriteTo writes.
+func (c *Checkpoint) Size() (int64, error) {
+	entries, err := c.entries()
+	if err != nil {
+		return 0, err
+	}
+	const block = 512 // A tar pads files to blocks, and ends with two.
+	total := int64(2 * block)
+	for _, e := range entries {
+		total += block + (e.bytes+block-1)/block*block
+	}
+	return total, nil
+}
+
 // Close frees the checkpoint.
 func (c *Checkpoint) Close() error { return os.RemoveAll(filepath.Dir(c.dir)) }
 
@@ -69,41 +83,58 @@ func (c *Checkpoint) WriteTo(w io.Writer) (int64, error) {
 	return counted.n, nil
 }
 
-func (c *Checkpoint) writeTar(w io.Writer) error {
+// entry is a file of the stream.
+type entry struct {
+	name    string
+	bytes   int64
+	content []byte // of the head; else it is the file of that name
+}
+
+func (c *Checkpoint) entries() ([]entry, error) {
 	files, err := os.ReadDir(c.dir)
+	if err != nil {
+		return nil, err
+	}
+	first := codec.Encode(head{Format: formatName, Index: c.Index, Term: c.Term, Files: len(files)})
+	entries := []entry{{name: headFile, bytes: int64(len(first)), content: first}}
+	for _, f := range files {
+		info, err := f.Info()
+		if err != nil {
+			return nil, err
+		}
+		entries = append(entries, entry{name: f.Name(), bytes: info.Size()})
+	}
+	return entries, nil
+}
+
+func (c *Checkpoint) writeTar(w io.Writer) error {
+	entries, err := c.entries()
 	if err != nil {
 		return err
 	}
 	tw := tar.NewWriter(w)
-	first := codec.Encode(head{Format: formatName, Index: c.Index, Term: c.Term, Files: len(files)})
-	if err := tw.WriteHeader(&tar.Header{Name: headFile, Mode: 0o600, Size: int64(len(first))}); err != nil {
-		return err
-	}
-	if _, err := tw.Write(first); err != nil {
-		return err
-	}
-	for _, f := range files {
-		if err := writeFile(tw, filepath.Join(c.dir, f.Name())); err != nil {
+	for _, e := range entries {
+		if err := tw.WriteHeader(&tar.Header{Name: e.name, Mode: 0o600, Size: e.bytes, Format: tar.FormatUSTAR}); err != nil {
+			return err
+		}
+		if err := c.writeEntry(tw, e); err != nil {
 			return err
 		}
 	}
 	return tw.Close()
 }
 
-func writeFile(tw *tar.Writer, path string) error {
-	f, err := os.Open(path)
+func (c *Checkpoint) writeEntry(w io.Writer, e entry) error {
+	if e.content != nil {
+		_, err := w.Write(e.content)
+		return err
+	}
+	f, err := os.Open(filepath.Join(c.dir, e.name))
 	if err != nil {
 		return err
 	}
 	defer func() { _ = f.Close() }() // It was only read.
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	if err := tw.WriteHeader(&tar.Header{Name: filepath.Base(path), Mode: 0o600, Size: info.Size()}); err != nil {
-		return err
-	}
-	_, err = io.CopyN(tw, f, info.Size())
+	_, err = io.CopyN(w, f, e.bytes)
 	return err
 }
 

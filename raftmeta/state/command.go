@@ -222,29 +222,56 @@ func (e *UnknownTypeError) Error() string {
 //
 // Errors: *UnknownTypeError; meta.ErrInvalid for bytes that are no command.
 func Decode(b []byte) (Origin, Command, error) {
-	var o Origin
-	if len(b) < commandHeader || len(b) > MaxCommandBytes {
-		return o, nil, fmt.Errorf("a command of %d bytes: %w", len(b), meta.ErrInvalid)
+	o, number, body, err := openEnvelope(b)
+	if err != nil {
+		return o, nil, err
 	}
-	format, number, flags := b[0], binary.BigEndian.Uint16(b[1:]), b[3]
 	k, known := kinds[number]
-	if format != commandFormat || (!known && flags&flagIgnorable == 0) {
-		return o, nil, &UnknownTypeError{Format: format, Type: number}
-	}
-	size, n := binary.Uvarint(b[commandHeader:])
-	rest := b[commandHeader:]
-	if n <= 0 || size > maxOriginBytes || size > uint64(len(rest)-n) {
-		return o, nil, fmt.Errorf("the origin of command type %d is cut off: %w", number, meta.ErrInvalid)
-	}
-	if err := codec.Unmarshal(rest[n:n+int(size)], &o); err != nil {
-		return o, nil, fmt.Errorf("the origin of command type %d: %w: %w", number, err, meta.ErrInvalid)
-	}
 	if !known {
 		return o, nil, nil
 	}
-	c, err := k.decode(rest[n+int(size):])
+	c, err := k.decode(body)
 	if err != nil {
 		return o, nil, fmt.Errorf("%s: %w: %w", k.name, err, meta.ErrInvalid)
 	}
 	return o, c, nil
+}
+
+// openEnvelope reads the envelope.
+func openEnvelope(b []byte) (o Origin, number uint16, body []byte, err error) {
+	if len(b) < commandHeader || len(b) > MaxCommandBytes {
+		return o, 0, nil, fmt.Errorf("a command of %d bytes: %w", len(b), meta.ErrInvalid)
+	}
+	format, number, flags := b[0], binary.BigEndian.Uint16(b[1:]), b[3]
+	if _, known := kinds[number]; format != commandFormat || (!known && flags&flagIgnorable == 0) {
+		return o, 0, nil, &UnknownTypeError{Format: format, Type: number}
+	}
+	rest := b[commandHeader:]
+	size, n := binary.Uvarint(rest)
+	if n <= 0 || size > maxOriginBytes || size > uint64(len(rest)-n) {
+		return o, 0, nil, fmt.Errorf("the origin of command type %d is cut off: %w", number, meta.ErrInvalid)
+	}
+	if err := codec.Unmarshal(rest[n:n+int(size)], &o); err != nil {
+		return o, 0, nil, fmt.Errorf("the origin of command type %d: %w: %w", number, err, meta.ErrInvalid)
+	}
+	return o, number, rest[n+int(size):], nil
+}
+
+// Stamp returns command with the leader's time in its origin, when it may enter the
+// log of a cluster at this level.
+//
+// Errors: of Decode, Check and CheckLevel.
+func Stamp(command []byte, at meta.Time, level uint32) ([]byte, error) {
+	o, c, err := Decode(command)
+	if err != nil {
+		return nil, err
+	}
+	if c == nil {
+		return nil, fmt.Errorf("a command of a type that this build does not know: %w", meta.ErrInvalid)
+	}
+	if err := CheckLevel(c, level); err != nil {
+		return nil, err
+	}
+	o.Time = at
+	return Encode(o, c)
 }
