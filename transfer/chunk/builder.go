@@ -2,12 +2,31 @@ package chunk
 
 import (
 	"fmt"
+	"sync"
 
 	"github.com/zeebo/blake3"
 
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/verify/digest"
 )
+
+// hashers are reused because one is 10 KB and most blobs are smaller.
+var hashers = sync.Pool{New: func() any { return blake3.New() }}
+
+// Of returns the map of content, cut by the schedule and unsealed.
+//
+// It panics above MaxChunks, 8 TiB, which no slice has.
+func Of(content []byte) *Map {
+	var b Builder
+	if _, err := b.Write(content); err != nil {
+		panic(err)
+	}
+	m, err := b.Map()
+	if err != nil {
+		panic(err)
+	}
+	return m
+}
 
 // Builder cuts a stream into unsealed chunks by the schedule while the bytes pass.
 // The zero Builder is at offset 0. It is not safe for concurrent use.
@@ -59,7 +78,7 @@ func (b *Builder) Write(p []byte) (int, error) {
 				continue
 			}
 			if b.hash == nil {
-				b.hash = blake3.New()
+				b.hash = hashers.Get().(*blake3.Hasher)
 			}
 			b.hash.Reset()
 		}
@@ -90,5 +109,14 @@ func (b *Builder) Map() (*Map, error) {
 	if b.within > 0 {
 		b.push(b.sum(), b.within)
 	}
+	b.Discard()
 	return New(0, b.chunks)
+}
+
+// Discard frees what an unfinished Builder holds; it may not be used afterwards.
+func (b *Builder) Discard() {
+	if b.hash != nil {
+		hashers.Put(b.hash)
+		b.hash = nil
+	}
 }

@@ -1,0 +1,819 @@
+package store
+
+import (
+	"container/list"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/transfer/chunk"
+	"github.com/shoal-registry/shoal/verify/digest"
+)
+
+// blobState is what the disk has of a root.
+type blobState uint8
+
+const (
+	unloaded blobState = iota // not looked yet
+	absent
+	partial
+	complete
+)
+
+// entry is what all handles of one root share. It outlives the blob: a root that
+// was removed and created again has the same content, so old handles just work.
+//
+// Locks, in this order: life serialises what changes state or files; mu guards
+// file and state for readers; bits guards have.
+type entry struct {
+	d    *Disk
+	root digest.CID
+	refs int           // guarded by d.mu
+	rest *list.Element // guarded by d.mu
+
+	life sync.Mutex
+
+	mu    sync.RWMutex
+	state blobState
+	m     *chunk.Map // set once known, then constant
+	file  *os.File   // nil of a bare partial blob
+
+	bits     sync.Mutex
+	have     chunk.Bitmap // of a partial blob
+	missing  int
+	haveFile *os.File
+
+	touched atomic.Int64 // Unix nanoseconds of the last use noted on disk
+	damaged []int        // chunks found damaged, to be told once life is free
+}
+
+// unlock ends what life.Lock began and tells of the damage found meanwhile.
+func (e *entry) unlock() {
+	damaged := e.damaged
+	e.damaged = nil
+	e.life.Unlock()
+	for _, i := range damaged {
+		e.d.log.Warn("a chunk on disk is damaged", "root", e.root.String(), "chunk", i)
+		e.d.metrics.countCorrupt()
+		if e.d.cfg.OnCorrupt != nil {
+			e.d.cfg.OnCorrupt(e.root, i)
+		}
+	}
+}
+
+// bare blobs have one unsealed chunk or none, so that the file says all that a map
+// would. They have no map file, and while partial no file at all: a chunk is the
+// unit of loss anyway. A small blob is then one file and one directory entry.
+func bare(m *chunk.Map) bool { return m.Len() <= 1 && m.Seal == 0 }
+
+func (e *entry) snapshot() (blobState, *chunk.Map) {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return e.state, e.m
+}
+
+// worthKeeping says whether an idle entry saves the next opener anything.
+func (e *entry) worthKeeping() bool {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return (e.state == complete || e.state == partial) && e.file != nil
+}
+
+// close frees the files; the entry is as if never loaded.
+func (e *entry) close() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.state = unloaded
+	e.setFile(nil)
+	e.bits.Lock()
+	defer e.bits.Unlock()
+	e.setHave(chunk.Bitmap{}, nil)
+}
+
+// setFile replaces the data file. Caller holds mu.
+func (e *entry) setFile(f *os.File) {
+	if e.file != nil && e.file != f {
+		_ = e.file.Close() // read, or synced by who cares
+	}
+	e.file = f
+}
+
+// setHave replaces the bitmap and its file. Caller holds bits.
+func (e *entry) setHave(have chunk.Bitmap, f *os.File) {
+	if e.haveFile != nil && e.haveFile != f {
+		_ = e.haveFile.Close()
+	}
+	e.have, e.haveFile, e.missing = have, f, have.Len()-have.Count()
+}
+
+// become switches what readers see. have is of a partial blob.
+func (e *entry) become(s blobState, m *chunk.Map, f *os.File, have chunk.Bitmap, haveFile *os.File) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.bits.Lock()
+	defer e.bits.Unlock()
+	e.state = s
+	if e.m == nil {
+		e.m = m
+	}
+	e.setFile(f)
+	e.setHave(have, haveFile)
+}
+
+// open makes the entry usable: it loads what is on disk and, with m, creates a
+// partial blob where nothing is.
+func (e *entry) open(ctx context.Context, m *chunk.Map) error {
+	e.life.Lock()
+	defer e.unlock()
+	state, _ := e.snapshot()
+	if state == unloaded {
+		if err := e.load(ctx); err != nil {
+			return err
+		}
+		state, _ = e.snapshot()
+	}
+	if state == absent {
+		if m == nil {
+			return meta.ErrNotFound
+		}
+		if err := e.create(ctx, m); err != nil {
+			return err
+		}
+	}
+	e.touch(time.Now())
+	return nil
+}
+
+// touch notes the use of a cached blob in the file's modification time, which
+// eviction goes by; coarsely, as it costs a write.
+func (e *entry) touch(now time.Time) {
+	if e.d.cfg.CacheBytes <= 0 || now.UnixNano()-e.touched.Load() < int64(touchEvery) {
+		return
+	}
+	e.stamp(now)
+}
+
+func (e *entry) stamp(now time.Time) {
+	e.touched.Store(now.UnixNano())
+	f := e.d.files(e.root)
+	path := f.whole
+	if state, _ := e.snapshot(); state == partial {
+		path = f.part
+	}
+	// A blob whose use is not noted is evicted earlier, no more.
+	_ = os.Chtimes(path, now, now)
+}
+
+// load looks at the disk. Caller holds life; state becomes absent, partial or complete.
+//
+// Errors: meta.ErrCorrupt when nothing usable was there; it is then removed.
+func (e *entry) load(ctx context.Context) error {
+	fl := e.d.files(e.root)
+	f, err := os.Open(fl.whole)
+	if err == nil {
+		return e.loadWhole(ctx, fl, f)
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err = os.OpenFile(fl.part, os.O_RDWR, 0)
+	if err == nil {
+		return e.loadPart(ctx, fl, f)
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	e.become(absent, nil, nil, chunk.Bitmap{}, nil)
+	return nil
+}
+
+// suspect says that a file may hold less than was written, because the machine
+// crashed after.
+func (d *Disk) suspect(modified time.Time) bool { return modified.Before(d.suspectBefore) }
+
+func (e *entry) loadWhole(ctx context.Context, fl files, f *os.File) error {
+	stat, err := f.Stat()
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	m, err := readMap(fl.chunkMap, e.root)
+	switch {
+	case err == nil:
+	case errors.Is(err, fs.ErrNotExist) && stat.Size() <= chunk.MinBytes:
+		content := make([]byte, stat.Size())
+		if _, err = io.ReadFull(f, content); err == nil {
+			m = chunk.Of(content)
+			if m.Root() != e.root {
+				err = meta.ErrCorrupt
+			} else if m.Len() > 0 {
+				e.d.hot.put(e.root, 0, content)
+			}
+		}
+	}
+	if err != nil {
+		return errors.Join(e.ruin(fl, err), f.Close())
+	}
+	e.become(complete, m, f, chunk.Bitmap{}, nil)
+	if stat.Size() == m.StoredBytes && (e.d.cfg.Fsync || bare(m) || !e.d.suspect(stat.ModTime())) {
+		return nil
+	}
+	// The machine crashed, or somebody cut the file: find out what is left of it.
+	if stat.Size() != m.StoredBytes {
+		if err := e.demote(-1); err != nil {
+			e.close()
+			return err
+		}
+	}
+	if _, err := e.verifyLocked(ctx); err != nil {
+		e.close()
+		return err
+	}
+	e.stamp(time.Now())
+	return e.finishLocked()
+}
+
+func (e *entry) loadPart(ctx context.Context, fl files, f *os.File) error {
+	stat, err := f.Stat()
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	m, err := readMap(fl.chunkMap, e.root)
+	if err != nil {
+		return errors.Join(e.ruin(fl, err), f.Close())
+	}
+	if stat.Size() != m.StoredBytes {
+		if err := preallocate(f, m.StoredBytes); err != nil {
+			return errors.Join(diskError("allocate", err), f.Close())
+		}
+	}
+	haveFile, err := os.OpenFile(fl.have, os.O_RDWR|os.O_CREATE, 0o640)
+	if err != nil {
+		return errors.Join(diskError("open bitmap", err), f.Close())
+	}
+	doubt := e.d.suspect(stat.ModTime()) || stat.Size() != m.StoredBytes
+	b, err := io.ReadAll(io.LimitReader(haveFile, int64(m.Len()/8+2)))
+	have, parseErr := chunk.ParseBitmap(m.Len(), b)
+	if err != nil || parseErr != nil {
+		// What is here is still worth finding: the bitmap was torn, not the chunks.
+		have, doubt = chunk.FullBitmap(m.Len()), true
+		if err := rewrite(haveFile, have); err != nil {
+			return errors.Join(diskError("write bitmap", err), haveFile.Close(), f.Close())
+		}
+	}
+	e.become(partial, m, f, have, haveFile)
+	if doubt {
+		if _, err := e.verifyLocked(ctx); err != nil {
+			e.close()
+			return err
+		}
+		e.stamp(time.Now())
+	}
+	if err := e.finishLocked(); err != nil {
+		e.close()
+		return err
+	}
+	return nil
+}
+
+// rewrite makes have the content of the bitmap's file.
+func rewrite(f *os.File, have chunk.Bitmap) error {
+	if err := f.Truncate(int64(len(have.Bytes()))); err != nil {
+		return err
+	}
+	_, err := f.WriteAt(have.Bytes(), 0)
+	return err
+}
+
+// readMap reads and checks the map of root.
+//
+// Errors: fs.ErrNotExist; meta.ErrCorrupt when it is not the map of root.
+func readMap(path string, root digest.CID) (*chunk.Map, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	if digest.Sum(b) != root {
+		return nil, fmt.Errorf("chunk map of %d bytes is not that of the root: %w", len(b), meta.ErrCorrupt)
+	}
+	return chunk.Decode(b)
+}
+
+// ruin removes a blob of which nothing can be checked.
+func (e *entry) ruin(fl files, cause error) error {
+	if !errors.Is(cause, fs.ErrNotExist) && !errors.Is(cause, meta.ErrCorrupt) && !errors.Is(cause, io.ErrUnexpectedEOF) {
+		return cause // the disk refuses, which says nothing about the content
+	}
+	e.d.log.Warn("removed a blob whose chunk map is lost or damaged", "root", e.root.String(), "error", cause)
+	if err := e.removeFiles(fl); err != nil {
+		return err
+	}
+	e.become(absent, nil, nil, chunk.Bitmap{}, nil)
+	e.damaged = append(e.damaged, 0)
+	return fmt.Errorf("%w: %w", meta.ErrCorrupt, cause)
+}
+
+// create starts a partial blob. Caller holds life; state is absent.
+func (e *entry) create(ctx context.Context, m *chunk.Map) error {
+	if err := e.d.room(ctx, m.StoredBytes); err != nil {
+		return err
+	}
+	if bare(m) {
+		e.become(partial, m, nil, chunk.NewBitmap(m.Len()), nil)
+		if m.Len() > 0 {
+			return nil
+		}
+		return e.writeBare(nil)
+	}
+	fl := e.d.files(e.root)
+	f, haveFile, err := e.createFiles(fl, m)
+	if err != nil {
+		_ = e.unlinkFiles(fl) // nothing half left; what stays the scan removes
+		return err
+	}
+	e.d.used.Add(m.StoredBytes)
+	e.become(partial, m, f, chunk.NewBitmap(m.Len()), haveFile)
+	return nil
+}
+
+// createFiles writes the map and the empty bitmap before the data file, which is
+// what makes the blob exist.
+func (e *entry) createFiles(fl files, m *chunk.Map) (f, haveFile *os.File, err error) {
+	if err := writeAtomic(fl.chunkMap, m.Encode(), e.d.cfg.Fsync); err != nil {
+		return nil, nil, err
+	}
+	haveFile, err = os.OpenFile(fl.have, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o640)
+	if err != nil {
+		return nil, nil, diskError("create bitmap", err)
+	}
+	if err = rewrite(haveFile, chunk.NewBitmap(m.Len())); err == nil {
+		f, err = os.OpenFile(fl.part+tempSuffix, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o640)
+	}
+	if err != nil {
+		return nil, nil, diskError("create blob", errors.Join(err, haveFile.Close()))
+	}
+	if err = preallocate(f, m.StoredBytes); err == nil {
+		err = os.Rename(fl.part+tempSuffix, fl.part)
+	}
+	if err != nil {
+		return nil, nil, diskError("allocate blob", errors.Join(err, f.Close(), haveFile.Close()))
+	}
+	return f, haveFile, nil
+}
+
+// writeBare makes a bare blob complete in one go. Caller holds life.
+func (e *entry) writeBare(content []byte) error {
+	fl := e.d.files(e.root)
+	if err := writeAtomic(fl.whole, content, e.d.cfg.Fsync); err != nil {
+		return err
+	}
+	err := e.d.syncDir(fl.dir)
+	var f *os.File
+	if err == nil {
+		f, err = os.Open(fl.whole)
+	}
+	if err != nil {
+		return errors.Join(err, unlink(fl.whole))
+	}
+	e.d.used.Add(int64(len(content)))
+	_, m := e.snapshot()
+	e.become(complete, m, f, chunk.Bitmap{}, nil)
+	return nil
+}
+
+// syncDir makes the names in dir durable, if the store is.
+func (d *Disk) syncDir(dir string) error {
+	if !d.cfg.Fsync {
+		return nil
+	}
+	start := time.Now()
+	err := d.syncs.sync(dir)
+	d.metrics.countSync(start)
+	return diskError("sync directory", err)
+}
+
+// syncFile makes the bytes of f durable, if the store is.
+func (d *Disk) syncFile(f *os.File) error {
+	if !d.cfg.Fsync {
+		return nil
+	}
+	start := time.Now()
+	err := fdatasync(f)
+	d.metrics.countSync(start)
+	return diskError("sync file", err)
+}
+
+func (e *entry) isFull() bool {
+	e.bits.Lock()
+	defer e.bits.Unlock()
+	return e.missing == 0
+}
+
+// finish makes a partial blob without missing chunks complete.
+func (e *entry) finish() error {
+	e.life.Lock()
+	defer e.life.Unlock()
+	return e.finishLocked()
+}
+
+// finishLocked does nothing to any other blob.
+func (e *entry) finishLocked() error {
+	state, m := e.snapshot()
+	if state != partial || !e.isFull() {
+		return nil
+	}
+	fl := e.d.files(e.root)
+	if err := e.d.syncFile(e.file); err != nil {
+		return err
+	}
+	if err := os.Rename(fl.part, fl.whole); err != nil {
+		// A blob demoted in memory only still has its name.
+		if _, whole := os.Stat(fl.whole); whole != nil {
+			return diskError("finish blob", err)
+		}
+	}
+	if err := e.d.syncDir(fl.dir); err != nil {
+		return err
+	}
+	e.mu.Lock()
+	e.state = complete
+	e.bits.Lock()
+	e.setHave(chunk.Bitmap{}, nil)
+	e.bits.Unlock()
+	e.mu.Unlock()
+	// A bitmap without a partial file means nothing; the scan removes it if this fails.
+	_ = unlink(fl.have)
+	if bare(m) {
+		_ = unlink(fl.chunkMap)
+	}
+	return nil
+}
+
+// demote makes a complete blob partial, without chunk i; with -1 nothing is taken
+// away yet. Caller holds life. Map and bitmap are written before the rename, so that
+// each moment in between is a blob that can be opened.
+func (e *entry) demote(i int) error {
+	_, m := e.snapshot()
+	fl := e.d.files(e.root)
+	have := chunk.FullBitmap(m.Len())
+	if i >= 0 {
+		have.Clear(i)
+	}
+	f, haveFile, err := e.demoteFiles(fl, m, have)
+	if err != nil {
+		if i < 0 {
+			return err
+		}
+		// Without space for a bitmap, forget the chunk in memory only: after a
+		// restart it is found damaged again.
+		e.d.log.Warn("cannot note a damaged chunk on disk", "root", e.root.String(), "chunk", i, "error", err)
+		f, err := os.OpenFile(fl.whole, os.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		e.become(partial, m, f, have, nil)
+		return nil
+	}
+	e.become(partial, m, f, have, haveFile)
+	return e.d.syncDir(fl.dir)
+}
+
+func (e *entry) demoteFiles(fl files, m *chunk.Map, have chunk.Bitmap) (f, haveFile *os.File, err error) {
+	if err := writeAtomic(fl.chunkMap, m.Encode(), e.d.cfg.Fsync); err != nil {
+		return nil, nil, err
+	}
+	if err := writeAtomic(fl.have, have.Bytes(), e.d.cfg.Fsync); err != nil {
+		return nil, nil, err
+	}
+	if haveFile, err = os.OpenFile(fl.have, os.O_RDWR, 0); err != nil {
+		return nil, nil, err
+	}
+	if f, err = os.OpenFile(fl.whole, os.O_RDWR, 0); err == nil {
+		if err = preallocate(f, m.StoredBytes); err == nil {
+			err = os.Rename(fl.whole, fl.part)
+		}
+	}
+	if err != nil {
+		err = errors.Join(err, haveFile.Close())
+		if f != nil {
+			err = errors.Join(err, f.Close())
+		}
+		return nil, nil, diskError("quarantine", err)
+	}
+	return f, haveFile, nil
+}
+
+// quarantine takes chunk i away, whose bytes on disk are wrong. Caller holds life.
+func (e *entry) quarantine(i int) (changed bool) {
+	switch state, _ := e.snapshot(); state {
+	case complete:
+		if err := e.demote(i); err != nil {
+			e.d.log.Warn("a quarantine is not durable", "root", e.root.String(), "error", err)
+		}
+		changed = true
+	case partial:
+		changed = e.mark(i, false) == nil
+	}
+	if changed {
+		e.damaged = append(e.damaged, i)
+	}
+	return changed
+}
+
+var errUnchanged = errors.New("unchanged")
+
+// mark sets or clears the bit of chunk i, in memory and on disk.
+func (e *entry) mark(i int, here bool) error {
+	e.bits.Lock()
+	defer e.bits.Unlock()
+	if i >= e.have.Len() || e.have.Has(i) == here {
+		return errUnchanged
+	}
+	if here {
+		e.have.Set(i)
+		e.missing--
+	} else {
+		e.have.Clear(i)
+		e.missing++
+	}
+	if e.haveFile == nil {
+		return nil
+	}
+	if _, err := e.haveFile.WriteAt(e.have.Bytes()[i/8:i/8+1], int64(i/8)); err != nil && here {
+		e.have.Clear(i)
+		e.missing++
+		return diskError("write bitmap", err)
+	}
+	return nil
+}
+
+// verify hashes every chunk that is here.
+func (e *entry) verify(ctx context.Context) (bad int, err error) {
+	e.life.Lock()
+	defer e.unlock()
+	return e.verifyLocked(ctx)
+}
+
+func (e *entry) verifyLocked(ctx context.Context) (bad int, err error) {
+	_, m := e.snapshot()
+	buf := chunkBuffers.get()
+	defer chunkBuffers.put(buf)
+	for i := range m.Chunks {
+		if err := ctx.Err(); err != nil {
+			return bad, err
+		}
+		_, err := e.readDisk(i, buf.b[:m.Chunks[i].Stored])
+		if errors.Is(err, meta.ErrCorrupt) && e.quarantine(i) {
+			bad++
+		}
+	}
+	return bad, nil
+}
+
+// readDisk fills b, of the chunk's length, with chunk i and checks it.
+//
+// Errors: meta.ErrNotFound, meta.ErrCorrupt.
+func (e *entry) readDisk(i int, b []byte) ([]byte, error) {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	if e.state != complete && (e.state != partial || !e.has(i)) {
+		return nil, meta.ErrNotFound
+	}
+	if e.file == nil {
+		return nil, meta.ErrNotFound
+	}
+	_, err := e.file.ReadAt(b, e.m.StoredOffset(i))
+	if err == nil && digest.Sum(b) == e.m.Chunks[i].ID {
+		return b, nil
+	}
+	// Memory may flip bits too: look twice before the disk is blamed.
+	if _, again := e.file.ReadAt(b, e.m.StoredOffset(i)); again == nil && digest.Sum(b) == e.m.Chunks[i].ID {
+		return b, nil
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%w: %w", meta.ErrCorrupt, err)
+	}
+	return nil, meta.ErrCorrupt
+}
+
+func (e *entry) has(i int) bool {
+	e.bits.Lock()
+	defer e.bits.Unlock()
+	return e.have.Has(i)
+}
+
+// remove deletes the blob.
+func (e *entry) remove() error {
+	e.life.Lock()
+	defer e.life.Unlock()
+	return e.removeFiles(e.d.files(e.root))
+}
+
+// removeFiles deletes what is there of the blob and accounts for it. Caller holds life.
+func (e *entry) removeFiles(fl files) error {
+	var freed int64
+	for _, path := range []string{fl.whole, fl.part} {
+		if stat, err := os.Stat(path); err == nil {
+			freed += stat.Size()
+		}
+	}
+	if err := e.unlinkFiles(fl); err != nil {
+		return err
+	}
+	e.d.used.Add(-freed)
+	e.become(absent, nil, nil, chunk.Bitmap{}, nil)
+	return nil
+}
+
+// unlinkFiles deletes the data first: without it the rest means nothing.
+func (e *entry) unlinkFiles(fl files) error {
+	return errors.Join(unlink(fl.whole), unlink(fl.part), unlink(fl.part+tempSuffix), unlink(fl.have), unlink(fl.chunkMap))
+}
+
+// adopt makes the finished upload in f, at path, the blob of m; existed says that an
+// equal one was there. f is then the entry's, unless existed.
+func (e *entry) adopt(m *chunk.Map, encoded []byte, f *os.File, path string) (existed bool, err error) {
+	e.life.Lock()
+	defer e.life.Unlock()
+	fl := e.d.files(e.root)
+	state, _ := e.snapshot()
+	if state == complete {
+		return true, nil
+	}
+	if stat, err := os.Stat(fl.whole); err == nil && stat.Size() == m.StoredBytes {
+		return true, nil
+	}
+	if err := e.d.syncFile(f); err != nil {
+		return false, err
+	}
+	if !bare(m) {
+		if err := writeAtomic(fl.chunkMap, encoded, e.d.cfg.Fsync); err != nil {
+			return false, err
+		}
+	}
+	if err := os.Rename(path, fl.whole); err != nil {
+		return false, diskError("name blob", err)
+	}
+	if err := e.d.syncDir(fl.dir); err != nil {
+		// It may not survive a crash, so it must not be found by a later commit.
+		return false, errors.Join(err, os.Rename(fl.whole, path))
+	}
+	if stat, err := os.Stat(fl.part); err == nil {
+		e.d.used.Add(-stat.Size())
+		_, _ = unlink(fl.part), unlink(fl.have) // the scan removes them otherwise
+	}
+	e.d.used.Add(m.StoredBytes)
+	e.become(complete, m, f, chunk.Bitmap{}, nil)
+	return false, nil
+}
+
+// handle is one opener's Blob.
+type handle struct {
+	e      *entry
+	closed atomic.Bool
+}
+
+func (h *handle) Root() digest.CID { return h.e.root }
+
+func (h *handle) Map() *chunk.Map {
+	_, m := h.e.snapshot()
+	return m
+}
+
+func (h *handle) Complete() bool {
+	state, _ := h.e.snapshot()
+	return state == complete
+}
+
+func (h *handle) Have() chunk.Bitmap {
+	h.e.mu.RLock()
+	defer h.e.mu.RUnlock()
+	if h.e.state == complete {
+		return chunk.FullBitmap(h.e.m.Len())
+	}
+	h.e.bits.Lock()
+	defer h.e.bits.Unlock()
+	if h.e.state != partial {
+		return chunk.NewBitmap(h.e.m.Len())
+	}
+	return h.e.have.Clone()
+}
+
+func (h *handle) ReadChunk(ctx context.Context, i int, dst []byte) ([]byte, error) {
+	e := h.e
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	e.mu.RLock()
+	m := e.m
+	here := e.state == complete || e.state == partial && e.has(i)
+	e.mu.RUnlock()
+	if i < 0 || i >= m.Len() {
+		return nil, fmt.Errorf("chunk %d of %s, which has %d: %w", i, e.root, m.Len(), meta.ErrInvalid)
+	}
+	if !here {
+		return nil, fmt.Errorf("chunk %d of %s: %w", i, e.root, meta.ErrNotFound)
+	}
+	length := int(m.Chunks[i].Stored)
+	data, keep := e.d.hot.get(e.root, i, length)
+	if data != nil {
+		return data, nil
+	}
+	if keep || cap(dst) < length {
+		dst = make([]byte, length)
+	}
+	b, err := e.readDisk(i, dst[:length])
+	if err != nil {
+		if errors.Is(err, meta.ErrCorrupt) {
+			e.life.Lock()
+			e.quarantine(i)
+			e.unlock()
+		}
+		return nil, fmt.Errorf("chunk %d of %s: %w", i, e.root, err)
+	}
+	if keep {
+		e.d.hot.put(e.root, i, b)
+	}
+	return b, nil
+}
+
+func (h *handle) WriteChunk(ctx context.Context, i int, b []byte) error {
+	if err := h.write(ctx, i, b); err != nil {
+		return fmt.Errorf("write chunk %d of %s: %w", i, h.e.root, err)
+	}
+	return nil
+}
+
+func (h *handle) write(ctx context.Context, i int, b []byte) error {
+	e := h.e
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	state, m := e.snapshot()
+	if i < 0 || i >= m.Len() {
+		return fmt.Errorf("the blob has %d chunks: %w", m.Len(), meta.ErrInvalid)
+	}
+	if state == complete {
+		return nil
+	}
+	c := m.Chunks[i]
+	if !e.has(i) {
+		if len(b) != int(c.Stored) || digest.Sum(b) != c.ID {
+			return fmt.Errorf("%d bytes are not those of the map: %w", len(b), meta.ErrCorrupt)
+		}
+		if done, err := e.writeDisk(i, b, m); done || err != nil {
+			return err
+		}
+		e.d.hot.putCopy(e.root, i, b)
+		if err := e.mark(i, true); err != nil && !errors.Is(err, errUnchanged) {
+			return err
+		}
+	}
+	if e.isFull() {
+		return e.finish()
+	}
+	return nil
+}
+
+// writeDisk writes checked bytes; done says that there is nothing left to note.
+func (e *entry) writeDisk(i int, b []byte, m *chunk.Map) (done bool, err error) {
+	e.mu.RLock()
+	state, f := e.state, e.file
+	if f != nil && state == partial {
+		defer e.mu.RUnlock() // the file must not be swapped meanwhile
+		_, err = f.WriteAt(b, m.StoredOffset(i))
+		return false, diskError("write blob", err)
+	}
+	e.mu.RUnlock()
+	switch {
+	case state == complete:
+		return true, nil
+	case state != partial:
+		return true, meta.ErrNotFound
+	}
+	e.life.Lock()
+	defer e.life.Unlock()
+	if state, _ := e.snapshot(); state == complete {
+		return true, nil
+	} else if state != partial {
+		return true, meta.ErrNotFound
+	}
+	if err := e.writeBare(b); err != nil {
+		return true, err
+	}
+	e.d.hot.putCopy(e.root, i, b)
+	return true, nil
+}
+
+func (h *handle) Close() error {
+	if !h.closed.Swap(true) {
+		h.e.d.drop(h.e)
+	}
+	return nil
+}

@@ -1,0 +1,433 @@
+package store
+
+import (
+	"container/list"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sys/unix"
+
+	"github.com/shoal-registry/shoal/raftmeta/codec"
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/transfer/chunk"
+	"github.com/shoal-registry/shoal/verify/digest"
+)
+
+// Config is what a Disk needs. Only Dir is required.
+type Config struct {
+	// Dir is made when absent; one process at a time may have it open.
+	Dir string
+	// Fsync makes commits durable before they return: the file, then its rename,
+	// then the directory. Without it, content from before a crash of the machine
+	// is hashed again when it is first opened.
+	Fsync bool
+	// CacheBytes is the most that blobs may take; then the least recently used ones
+	// that are neither open nor pinned go. 0 is no limit, and nothing ever goes.
+	CacheBytes int64
+	// HotBytes bounds the verified chunks kept in memory. 0 is 64 MiB with Fsync
+	// (servers) and 32 MiB without (agents); negative is none.
+	HotBytes int64
+	// ReserveBytes of the file system stay free: new content is refused below it.
+	// 0 is 1 % of the file system, at most 512 MiB; negative is none.
+	ReserveBytes int64
+	// MaxUploads bounds the upload sessions, open or waiting; 0 is 10,000.
+	MaxUploads int
+	// UploadTTL is how long a session may rest before Run removes it; 0 is 24 h.
+	UploadTTL time.Duration
+	// OnCorrupt is told of each chunk found damaged; it must not block.
+	OnCorrupt func(root digest.CID, i int)
+	// Log is silent when nil, Metrics unregistered when nil.
+	Log     *slog.Logger
+	Metrics prometheus.Registerer
+}
+
+const (
+	idleEntries    = 256 // open files kept for blobs that nobody has open
+	idleSessions   = 64  // upload sessions kept in memory that nobody has open
+	pipelinedMost  = 8   // uploads that use several blocks at once
+	maintainEvery  = time.Hour
+	touchEvery     = time.Minute
+	highWater      = 95 // per cent of CacheBytes where eviction starts
+	lowWater       = 85 // and where it stops
+	markFile       = "mark"
+	lockFile       = "lock"
+	blobsDir       = "blobs"
+	uploadsDir     = "uploads"
+	bootIDFile     = "/proc/sys/kernel/random/boot_id"
+	defaultReserve = 512 << 20
+)
+
+// Disk is a Store on a local directory. OpenDisk builds it, Run maintains it, Close
+// frees it; it serves without Run, but then nothing expires or is evicted ahead.
+type Disk struct {
+	cfg     Config
+	log     *slog.Logger
+	metrics *metrics
+	hot     *hotCache
+	pins    *pins
+	syncs   dirSyncs
+	lock    *os.File
+	started time.Time
+	// suspectBefore is when the machine last came back from a crash: what was
+	// written before it may not have reached the disk. Zero is never.
+	suspectBefore time.Time
+
+	// used counts the bytes of blobs, partial ones in full.
+	used      atomic.Int64
+	counted   atomic.Bool // used is right: from a clean shutdown, or scanned
+	evicting  sync.Mutex
+	evictWake chan struct{}
+	pipelines chan struct{}
+
+	mu       sync.Mutex
+	closed   bool
+	entries  map[digest.CID]*entry
+	idle     *list.List // of *entry with refs == 0, most recent first
+	sessions map[string]*session
+	resting  *list.List // of *session with refs == 0, most recent first
+	uploads  int        // sessions that exist, in memory or not
+}
+
+// mark is the record that tells a start how the process and the machine ended.
+type mark struct {
+	Version       uint   `cbor:"1,keyasint,omitempty"`
+	Boot          string `cbor:"2,keyasint,omitempty"`
+	Clean         bool   `cbor:"3,keyasint,omitempty"`
+	UsedBytes     int64  `cbor:"4,keyasint,omitempty"` // when Clean
+	SuspectBefore int64  `cbor:"5,keyasint,omitempty"` // Unix nanoseconds
+}
+
+// OpenDisk opens the store in cfg.Dir. It reads no blob, so that a large store
+// starts as fast as an empty one.
+//
+// Errors: meta.ErrUnavailable when another process has the directory open.
+func OpenDisk(cfg Config) (*Disk, error) {
+	if cfg.HotBytes == 0 {
+		cfg.HotBytes = 32 << 20
+		if cfg.Fsync {
+			cfg.HotBytes = 64 << 20
+		}
+	}
+	if cfg.MaxUploads == 0 {
+		cfg.MaxUploads = 10_000
+	}
+	if cfg.UploadTTL == 0 {
+		cfg.UploadTTL = 24 * time.Hour
+	}
+	log := cfg.Log
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	d := &Disk{
+		cfg: cfg, log: log, hot: newHotCache(cfg.HotBytes), started: time.Now(),
+		evictWake: make(chan struct{}, 1), pipelines: make(chan struct{}, pipelinedMost),
+		entries: map[digest.CID]*entry{}, idle: list.New(),
+		sessions: map[string]*session{}, resting: list.New(),
+	}
+	if err := d.open(); err != nil {
+		d.release()
+		return nil, fmt.Errorf("open store %s: %w", cfg.Dir, err)
+	}
+	d.metrics = newMetrics(cfg.Metrics, d)
+	return d, nil
+}
+
+func (d *Disk) open() error {
+	for _, dir := range []string{d.cfg.Dir, d.path(blobsDir), d.path(uploadsDir)} {
+		if err := os.MkdirAll(dir, 0o750); err != nil {
+			return err
+		}
+	}
+	for i := range 256 {
+		if err := os.Mkdir(d.path(blobsDir, fmt.Sprintf("%02x", i)), 0o750); err != nil && !errors.Is(err, fs.ErrExist) {
+			return diskError("make shards", err)
+		}
+	}
+	if d.cfg.Fsync {
+		for _, dir := range []string{d.cfg.Dir, d.path(blobsDir)} {
+			if err := fsyncDir(dir); err != nil {
+				return err
+			}
+		}
+	}
+	var err error
+	if d.lock, err = os.OpenFile(d.path(lockFile), os.O_RDWR|os.O_CREATE, 0o640); err != nil {
+		return err
+	}
+	if err := unix.Flock(int(d.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return fmt.Errorf("another process has it open: %w", meta.ErrUnavailable)
+	}
+	if err := d.readMark(); err != nil {
+		return err
+	}
+	if d.pins, err = openPins(d.path(pinsFile)); err != nil {
+		return err
+	}
+	names, err := os.ReadDir(d.path(uploadsDir))
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		if strings.HasSuffix(n.Name(), partSuffix) {
+			d.uploads++
+		}
+	}
+	return nil
+}
+
+// readMark learns how the last process ended and leaves the mark of this one.
+func (d *Disk) readMark() error {
+	boot, err := os.ReadFile(bootIDFile)
+	if err != nil {
+		// Without a boot id, each unclean start is taken for a crash of the machine.
+		boot = []byte(d.started.String())
+	}
+	now := mark{Version: 1, Boot: strings.TrimSpace(string(boot))}
+	var last mark
+	switch b, err := os.ReadFile(d.path(markFile)); {
+	case errors.Is(err, fs.ErrNotExist):
+		d.counted.Store(true) // a new store is empty
+	case err != nil:
+		return err
+	case codec.Unmarshal(b, &last) != nil:
+		now.SuspectBefore = d.started.UnixNano()
+	case last.Clean:
+		now.SuspectBefore = last.SuspectBefore
+		d.used.Store(last.UsedBytes)
+		d.counted.Store(true)
+	case last.Boot == now.Boot:
+		// The process was killed, but the kernel lives: what was written is there.
+		now.SuspectBefore = last.SuspectBefore
+	default:
+		now.SuspectBefore = d.started.UnixNano()
+	}
+	if now.SuspectBefore != 0 {
+		d.suspectBefore = time.Unix(0, now.SuspectBefore)
+	}
+	return d.writeMark(now)
+}
+
+func (d *Disk) writeMark(m mark) error {
+	if err := writeAtomic(d.path(markFile), codec.Encode(m), true); err != nil {
+		return err
+	}
+	return fsyncDir(d.cfg.Dir)
+}
+
+// Run counts what is there, expires uploads and evicts until ctx ends.
+func (d *Disk) Run(ctx context.Context) error {
+	if err := d.scan(ctx); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("scan store: %w", err)
+	}
+	ticker := time.NewTicker(maintainEvery)
+	defer ticker.Stop()
+	for {
+		if _, err := d.Sweep(ctx, time.Now().Add(-d.cfg.UploadTTL)); err != nil && ctx.Err() == nil {
+			d.log.Warn("expiring uploads failed", "error", err)
+		}
+		if err := d.evictAhead(ctx); err != nil && ctx.Err() == nil {
+			d.log.Warn("evicting failed", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-d.evictWake:
+		case <-ticker.C:
+		}
+	}
+}
+
+// Close saves the upload sessions and frees the directory. What is still open must
+// not be used afterwards.
+func (d *Disk) Close() error {
+	d.mu.Lock()
+	if d.closed {
+		d.mu.Unlock()
+		return nil
+	}
+	d.closed = true
+	sessions := make([]*session, 0, len(d.sessions))
+	for _, s := range d.sessions {
+		sessions = append(sessions, s)
+	}
+	d.mu.Unlock()
+	clean := true
+	for _, s := range sessions {
+		if !s.park() {
+			clean = false
+		}
+	}
+	d.mu.Lock()
+	for _, e := range d.entries {
+		if e.refs > 0 {
+			clean = false
+		}
+		e.close()
+	}
+	d.mu.Unlock()
+	var err error
+	if clean {
+		err = d.markClean()
+	}
+	return errors.Join(err, d.release())
+}
+
+// markClean says that all is on the disk, after putting it there.
+func (d *Disk) markClean() error {
+	if !d.counted.Load() {
+		return nil
+	}
+	if err := unix.Syncfs(int(d.lock.Fd())); err != nil {
+		return fmt.Errorf("sync store: %w", err)
+	}
+	m := mark{Version: 1, Clean: true, UsedBytes: d.used.Load()}
+	if !d.suspectBefore.IsZero() {
+		m.SuspectBefore = d.suspectBefore.UnixNano()
+	}
+	return d.writeMark(m)
+}
+
+func (d *Disk) release() error {
+	d.metrics.unregister()
+	var err error
+	if d.pins != nil {
+		err = d.pins.close()
+	}
+	if d.lock != nil {
+		err = errors.Join(err, d.lock.Close())
+	}
+	return err
+}
+
+func (d *Disk) path(elem ...string) string {
+	return filepath.Join(append([]string{d.cfg.Dir}, elem...)...)
+}
+
+// Pin keeps the blob, here or to come, from eviction and removal until owner unpins
+// it. Pins survive a restart. Owners are words of this program or ids, without
+// white space.
+func (d *Disk) Pin(root digest.CID, owner string) error { return d.pins.set(root, owner, true) }
+
+// Unpin takes back owner's Pin; without one it does nothing.
+func (d *Disk) Unpin(root digest.CID, owner string) error { return d.pins.set(root, owner, false) }
+
+// hold returns the entry of root, which may be of nothing; drop it after use.
+func (d *Disk) hold(root digest.CID) *entry {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	e := d.entries[root]
+	if e == nil {
+		e = &entry{d: d, root: root}
+		d.entries[root] = e
+	} else if e.rest != nil {
+		d.idle.Remove(e.rest)
+		e.rest = nil
+	}
+	e.refs++
+	return e
+}
+
+// drop gives back what hold returned. The files of a few idle blobs stay open.
+func (d *Disk) drop(e *entry) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if e.refs--; e.refs > 0 {
+		return
+	}
+	if d.closed || !e.worthKeeping() {
+		d.forget(e)
+		return
+	}
+	e.rest = d.idle.PushFront(e)
+	if d.idle.Len() > idleEntries {
+		oldest := d.idle.Back().Value.(*entry)
+		d.idle.Remove(oldest.rest)
+		d.forget(oldest)
+	}
+}
+
+func (d *Disk) forget(e *entry) {
+	delete(d.entries, e.root)
+	e.close()
+}
+
+// Open implements Store.
+func (d *Disk) Open(ctx context.Context, root digest.CID) (Blob, error) {
+	e := d.hold(root)
+	if err := e.open(ctx, nil); err != nil {
+		d.drop(e)
+		return nil, fmt.Errorf("open blob %s: %w", root, err)
+	}
+	return &handle{e: e}, nil
+}
+
+// Create implements Store.
+func (d *Disk) Create(ctx context.Context, m *chunk.Map) (Blob, error) {
+	root := m.Root()
+	e := d.hold(root)
+	if err := e.open(ctx, m); err != nil {
+		d.drop(e)
+		return nil, fmt.Errorf("create blob %s: %w", root, err)
+	}
+	return &handle{e: e}, nil
+}
+
+// Remove implements Store.
+func (d *Disk) Remove(ctx context.Context, root digest.CID) error {
+	if d.pins.has(root) {
+		return fmt.Errorf("remove blob %s: it is pinned: %w", root, meta.ErrConflict)
+	}
+	e := d.hold(root)
+	defer d.drop(e)
+	if err := e.remove(); err != nil {
+		return fmt.Errorf("remove blob %s: %w", root, err)
+	}
+	return nil
+}
+
+// Verify reads every chunk of root that is here from the disk, not from memory, and
+// returns how many were damaged; these are then missing.
+//
+// Errors: meta.ErrNotFound, ctx's.
+func (d *Disk) Verify(ctx context.Context, root digest.CID) (bad int, err error) {
+	e := d.hold(root)
+	defer d.drop(e)
+	if err = e.open(ctx, nil); err == nil {
+		bad, err = e.verify(ctx)
+	}
+	if err != nil {
+		return bad, fmt.Errorf("verify blob %s: %w", root, err)
+	}
+	return bad, nil
+}
+
+// List implements Store.
+func (d *Disk) List(ctx context.Context, after digest.CID, limit int) ([]Info, error) {
+	var out []Info
+	for shard := int(after[0]); shard < 256 && len(out) < limit; shard++ {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		infos, err := d.shard(shard)
+		if err != nil {
+			return nil, fmt.Errorf("list blobs: %w", err)
+		}
+		for _, info := range infos {
+			if len(out) < limit && string(info.Root[:]) > string(after[:]) {
+				info.Pinned = d.pins.has(info.Root)
+				out = append(out, info)
+			}
+		}
+	}
+	return out, nil
+}
