@@ -1,0 +1,92 @@
+package e2e
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/shoal-registry/shoal/deploy/image"
+)
+
+// A server, unlike dev, lets nobody in without a credential; each client logs in with
+// the administrator's token its own way.
+func TestLogin(t *testing.T) {
+	c := startCluster(t, 1, 1)
+	c.createRepo(t, "private")
+	c.createRepo(t, "public", "--visibility", "public")
+	ctx := limit(t, 3*time.Minute)
+	server := c.servers[0]
+	img := makeImage(t, 1, 10_000)
+	for _, repository := range []string{"acme/private/image", "acme/public/image"} {
+		if err := server.registry(c.token).Push(ctx, repository, "1", img); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	t.Run("anonymous", func(t *testing.T) {
+		nobody := server.registry("")
+		if _, err := nobody.Pull(ctx, "acme/private/image", "1"); image.StatusOf(err) != http.StatusUnauthorized {
+			t.Errorf("a private repository: %v", err)
+		}
+		// A real client turns the challenge into a token for nobody, which reads what is public.
+		needTools(t, "crane")
+		if _, err := command(ctx, []string{"HOME=" + folder(t, "")}, "crane", "digest", "--insecure", server.gateway()+"/acme/public/image:1"); err != nil {
+			t.Errorf("a public repository: %v", err)
+		}
+		if err := nobody.Push(ctx, "acme/public/image", "2", makeImage(t, 1, 100)); image.StatusOf(err) != http.StatusUnauthorized {
+			t.Errorf("an anonymous push: %v", err)
+		}
+	})
+	t.Run("agent's loopback reads as its host", func(t *testing.T) {
+		if _, err := c.agents[0].registry("").Pull(ctx, "acme/private/image", "1"); err != nil {
+			t.Error(err)
+		}
+	})
+
+	each(t, []string{"crane", "skopeo", "docker", "podman", "oras", "regctl"}, func(t *testing.T, client client, s session) {
+		host := server.gateway()
+		var login []string
+		var env []string
+		switch s := s.(type) {
+		case layoutClient:
+			env = s.env
+			login = map[string][]string{
+				"crane":  {"crane", "auth", "login", host, "--username", "admin", "--password", c.token},
+				"skopeo": {"skopeo", "login", "--tls-verify=false", "--username", "admin", "--password", c.token, host},
+				"oras":   {"oras", "login", "--plain-http", "--username", "admin", "--password", c.token, host},
+				"regctl": {"regctl", "registry", "login", "--user", "admin", "--pass", c.token, "--skip-check", host},
+			}[client.name]
+			if client.name == "skopeo" {
+				login = append(login, "--authfile", authFile(env))
+			}
+		case docker:
+			env, login = s.env, []string{"docker", "login", "--username", "admin", "--password", c.token, host}
+		case storage:
+			env = s.env
+			login = append([]string{"podman"}, append(s.args, "login", "--tls-verify=false", "--username", "admin", "--password", c.token, host)...)
+		}
+		if _, err := command(ctx, env, login[0], login[1:]...); err != nil {
+			t.Fatal(err)
+		}
+		name := host + "/acme/private/" + client.name
+		digest, err := s.push(ctx, makeImage(t, 2, 100_000), name+":1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := s.pull(ctx, name+":1")
+		if err != nil || got != digest {
+			t.Errorf("pulled %s, pushed %s: %v", got, digest, err)
+		}
+	})
+}
+
+// authFile is where skopeo looks when HOME is what env says and there is no runtime folder.
+func authFile(env []string) string {
+	for _, pair := range env {
+		if home, ok := strings.CutPrefix(pair, "HOME="); ok {
+			return home + "/.docker/config.json"
+		}
+	}
+	return ""
+}
