@@ -26,16 +26,15 @@ type Machine interface {
 	Freeze() (Frozen, error)
 	// Restore replaces the state by what Frozen.WriteTo wrote: whole or not at all.
 	Restore(io.Reader) error
-	// Clock returns the latest leader time in the state.
-	Clock() meta.Time
-	// Stamp returns the command with the leader's time in it. Errors: the command is
-	// not one that may enter the log.
+	// Stamp returns the command with the leader's time in it, StampOf the time that is
+	// in it. Errors: the command is not one that may enter the log.
 	Stamp(command []byte, at meta.Time) ([]byte, error)
+	StampOf(command []byte) meta.Time
 	// Tick returns a command that changes nothing.
 	Tick() []byte
 }
 
-// Entry is a committed command.
+// Entry is a committed command, or, without one, an index that carries none.
 type Entry struct {
 	Index, Term uint64
 	Command     []byte
@@ -54,7 +53,7 @@ var errMachine = errors.New("the state machine stopped")
 // replica is the machine as Raft drives it.
 type replica struct {
 	machine Machine
-	applied watermark // also counts configurations, which the machine does not see
+	applied watermark // what the machine has applied, for those who wait
 	results results
 	m       *metrics
 	fatal   func(error)
@@ -77,17 +76,20 @@ func (r *replica) ApplyBatch(logs []*raft.Log) []any {
 		}
 		return out
 	}
-	// After a restart Raft replays from its last snapshot, the machine may be beyond.
+	// After a restart Raft replays from its last snapshot, the machine may be beyond:
+	// what it has applied has no result, and nobody waits for one.
 	have := r.machine.Applied()
 	entries := make([]Entry, 0, len(logs))
 	configuration := false
 	for _, l := range logs {
-		switch {
-		case l.Type == raft.LogConfiguration:
-			configuration = true
-		case l.Index > have:
-			entries = append(entries, Entry{Index: l.Index, Term: l.Term, Command: l.Data})
+		if l.Index <= have {
+			continue
 		}
+		e := Entry{Index: l.Index, Term: l.Term, Command: l.Data}
+		if l.Type == raft.LogConfiguration {
+			e.Command, configuration = nil, true
+		}
+		entries = append(entries, e)
 	}
 	if len(entries) > 0 {
 		start := time.Now()
@@ -101,13 +103,9 @@ func (r *replica) ApplyBatch(logs []*raft.Log) []any {
 			r.fatal(fmt.Errorf("apply entries %d to %d: %w", entries[0].Index, entries[len(entries)-1].Index, err))
 			return r.ApplyBatch(logs)
 		}
-		next := 0
-		for i, l := range logs {
-			if next < len(entries) && l.Index == entries[next].Index {
-				out[i] = values[next]
-				r.results.put(l.Index, values[next])
-				next++
-			}
+		copy(out[len(logs)-len(entries):], values)
+		for i, e := range entries {
+			r.results.put(e.Index, values[i])
 		}
 	}
 	last := logs[len(logs)-1].Index

@@ -141,8 +141,6 @@ func (n *Node) recover() error {
 			return err
 		}
 	}
-	// The machine does not see configurations, so it may be a few entries short of
-	// a snapshot that is its own; what it lacks then is not in the log either.
 	if n.cfg.Machine.Applied() < last.MachineIndex {
 		return fmt.Errorf("the state ends at %d and the log begins after %d; remove this server from the cluster and join it anew: %w",
 			n.cfg.Machine.Applied(), last.Index, meta.ErrCorrupt)
@@ -342,8 +340,12 @@ func (n *Node) beginTerm(ctx context.Context) (finish func()) {
 
 // term is what a leader does in its term.
 func (n *Node) term(ctx context.Context) {
+	// A leader's log holds all that was ever stamped and may still be committed.
+	n.stamp.Lock()
+	n.stamped = max(n.stamped, n.lastStamp())
+	n.stamp.Unlock()
 	// The Tick is the first command that this leader commits: once it is applied the
-	// state holds all of earlier terms, rounds can end on it, and the clock is known.
+	// state holds all of earlier terms, and rounds can end on it.
 	for n.tick(ctx) != nil {
 		select {
 		case <-ctx.Done():
@@ -351,9 +353,6 @@ func (n *Node) term(ctx context.Context) {
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
-	n.stamp.Lock()
-	n.stamped = max(n.stamped, n.cfg.Machine.Clock())
-	n.stamp.Unlock()
 	n.leading.open()
 	n.m.leading.Set(1)
 	defer func() {
@@ -386,6 +385,23 @@ func (n *Node) term(ctx context.Context) {
 		case <-every.C:
 		}
 	}
+}
+
+// lastStamp returns the time of the last command in the log, 0 when it has none near
+// its end.
+func (n *Node) lastStamp() meta.Time {
+	const far = 1024 // configurations and no-ops in a row
+	last := n.raft.LastIndex()
+	for back := range min(last, far) {
+		var l raft.Log
+		if err := n.logs.GetLog(last-back, &l); err != nil {
+			return 0 // a snapshot was just installed
+		}
+		if l.Type == raft.LogCommand {
+			return n.cfg.Machine.StampOf(l.Data)
+		}
+	}
+	return 0
 }
 
 // tick commits a command that changes nothing.

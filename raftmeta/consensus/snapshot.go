@@ -50,8 +50,7 @@ type snapshotMeta struct {
 	StateBytes int64  `cbor:"6,keyasint,omitempty"`
 	StateSum   uint32 `cbor:"7,keyasint,omitempty"`
 
-	// MachineIndex is how far the machine was, durably; it may be beyond Index, or a
-	// few configurations before it.
+	// MachineIndex is how far the machine was, durably.
 	MachineIndex uint64 `cbor:"8,keyasint,omitempty"`
 
 	id string // the directory
