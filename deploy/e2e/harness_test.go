@@ -75,14 +75,6 @@ func needTools(t *testing.T, names ...string) {
 	}
 }
 
-// needFull skips outside make e2e-full; it is not a lack of the machine, so CI may skip too.
-func needFull(t *testing.T, why string) {
-	t.Helper()
-	if !full {
-		t.Skipf("SKIPPED: %s; `make e2e-full` runs it", why)
-	}
-}
-
 // limit returns a context that only guards against hangs.
 func limit(t *testing.T, d time.Duration) context.Context {
 	t.Helper()
@@ -196,13 +188,6 @@ func (d *dev) start(t *testing.T) {
 // registry returns a client of a node's gateway.
 func registry(node proc.Endpoint, token string) *image.Client {
 	return &image.Client{Base: "http://" + proc.Address(node.Gateway), Token: token}
-}
-
-// kill ends the process as a power cut would, and start begins it anew on the same data.
-func (d *dev) restart(t *testing.T) {
-	t.Helper()
-	d.process.Kill()
-	d.start(t)
 }
 
 // command runs a program to its end and returns its output; on an error the output is in it.
