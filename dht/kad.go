@@ -1,0 +1,228 @@
+package dht
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	kaddht "github.com/libp2p/go-libp2p-kad-dht"
+	"github.com/libp2p/go-libp2p-kad-dht/records"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/multiformats/go-multihash"
+	"github.com/zeebo/blake3"
+
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/verify/digest"
+	"github.com/shoal-registry/shoal/verify/trust"
+)
+
+const (
+	// bootstrapPeers is how many nodes of the roster a DHT begins with.
+	bootstrapPeers = 8
+	queryTime      = 5 * time.Second
+	refreshEvery   = 10 * time.Minute
+	startEvery     = 5 * time.Second
+	cleanupEvery   = 5 * time.Minute
+	// serversScope is the scope of the DHT of all servers; no region has that name.
+	serversScope = "_servers"
+)
+
+// DHTConfig is what a DHT needs; Log may be left out.
+type DHTConfig struct {
+	// Host is the swarm host.
+	Host    host.Host
+	Cluster string
+	// Region is whose nodes form it; "" makes it that of all servers.
+	Region meta.RegionName
+	Self   meta.NodeID
+	Roster Roster
+	Log    *slog.Logger
+}
+
+// DHT is a private Kademlia among the enrolled nodes of a region, or among all
+// servers: who has what, when no server is there to ask. It speaks its own
+// protocol id, knows no public node, stores provider records only, and those in
+// bounded memory.
+type DHT struct {
+	cfg     DHTConfig
+	log     *slog.Logger
+	records *recordStore
+	kad     atomic.Pointer[kaddht.IpfsDHT] // nil unless Run is at work
+}
+
+// NewDHT returns a DHT that takes part once Run is called.
+func NewDHT(cfg DHTConfig) (*DHT, error) {
+	if cfg.Host == nil || cfg.Roster == nil || cfg.Cluster == "" || cfg.Self == "" {
+		return nil, fmt.Errorf("make a DHT: host, cluster, self and roster are needed: %w", meta.ErrInvalid)
+	}
+	return &DHT{
+		cfg: cfg, log: cmp.Or(cfg.Log, slog.New(slog.DiscardHandler)),
+		records: newRecordStore(defaultRecordLimits),
+	}, nil
+}
+
+// Prefix is what the protocol ids of a DHT begin with; kad-dht adds /kad/1.0.0.
+// region "" is the DHT of all servers.
+func Prefix(cluster string, region meta.RegionName) protocol.ID {
+	return protocol.ID("/shoal/" + cluster + "/" + cmp.Or(string(region), serversScope))
+}
+
+// member reports whether a node belongs to this DHT.
+func (d *DHT) member(n meta.Node) bool {
+	if d.cfg.Region == "" {
+		return n.Role == meta.RoleServer
+	}
+	return n.Region == d.cfg.Region
+}
+
+func (d *DHT) memberPeer(p peer.ID) bool {
+	n, ok := d.cfg.Roster.Node(meta.NodeID(p.String()))
+	return ok && d.member(n)
+}
+
+// key is the CID under which root is announced: H(scope || root), so that two
+// DHTs never share a key and a key does not tell the root.
+func (d *DHT) key(root digest.CID) cid.Cid {
+	h := blake3.New()
+	h.WriteString(string(Prefix(d.cfg.Cluster, d.cfg.Region)))
+	h.Write([]byte{0})
+	h.Write(root[:])
+	mh, err := multihash.Encode(h.Sum(nil), multihash.BLAKE3)
+	if err != nil {
+		panic(fmt.Sprintf("dht: 32 bytes make no multihash: %v", err))
+	}
+	return cid.NewCidV1(cid.Raw, mh)
+}
+
+// Run takes part in the DHT until ctx ends.
+func (d *DHT) Run(ctx context.Context) error {
+	kad, err := kaddht.New(d.cfg.Host,
+		kaddht.ProtocolPrefix(Prefix(d.cfg.Cluster, d.cfg.Region)),
+		kaddht.Mode(kaddht.ModeServer),
+		kaddht.DisableValues(),
+		kaddht.ProviderDatastore(d.records),
+		kaddht.ProviderManagerOpts(records.ProvideValidity(announceValid), records.CleanupInterval(cleanupEvery),
+			records.ProviderAddrTTL(announceValid)),
+		kaddht.BootstrapPeersFunc(d.bootstrap),
+		kaddht.RoutingTableFilter(func(_ any, p peer.ID) bool { return d.memberPeer(p) }),
+		kaddht.QueryFilter(func(_ any, info peer.AddrInfo) bool { return d.memberPeer(info.ID) }),
+		kaddht.RoutingTableRefreshPeriod(refreshEvery),
+		kaddht.RoutingTableRefreshQueryTimeout(queryTime),
+	)
+	if err != nil {
+		return fmt.Errorf("start the DHT of %s: %w", cmp.Or(string(d.cfg.Region), "all servers"), err)
+	}
+	d.kad.Store(kad)
+	// The library looks for a first peer when it starts and then every 2 minutes;
+	// the roster may come later than the start, and an outage end sooner.
+	ticker := time.NewTicker(startEvery)
+	defer ticker.Stop()
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case <-ticker.C:
+			if d.Size() == 0 && len(d.bootstrap()) > 0 {
+				if err := kad.Bootstrap(ctx); err != nil {
+					d.log.Debug("the DHT finds no first peer", "error", err)
+				}
+			}
+		}
+	}
+	d.kad.Store(nil)
+	if err := kad.Close(); err != nil {
+		return fmt.Errorf("stop the DHT: %w", err)
+	}
+	return nil
+}
+
+// bootstrap picks the nodes to begin with, and to begin again with when all
+// others are lost: servers first, then others, by rendezvous with this node, so
+// that a region's nodes do not all begin with the same ones.
+func (d *DHT) bootstrap() []peer.AddrInfo {
+	seed := digest.Sum([]byte(d.cfg.Self))
+	nodes := rank(seed, slices.DeleteFunc(slices.Clone(d.cfg.Roster.Nodes(d.cfg.Region, "")), func(n meta.Node) bool {
+		return n.ID == d.cfg.Self || !d.member(n)
+	}))
+	slices.SortStableFunc(nodes, func(a, b meta.Node) int {
+		return cmp.Compare(btoi(a.Role != meta.RoleServer), btoi(b.Role != meta.RoleServer))
+	})
+	// Half of a region's are servers at most: they may all be gone, which is what
+	// its DHT is for.
+	var out []peer.AddrInfo
+	servers := 0
+	for _, n := range nodes {
+		if n.Role == meta.RoleServer && d.cfg.Region != "" {
+			if servers++; servers > bootstrapPeers/2 {
+				continue
+			}
+		}
+		if p, err := trust.PeerID(n.ID); err == nil && len(out) < bootstrapPeers {
+			out = append(out, peer.AddrInfo{ID: p})
+		}
+	}
+	return out
+}
+
+var errNotRunning = &meta.UnavailableError{Reason: "starting", RetryAfter: time.Second}
+
+// Provide announces that this node has some of root, for half an hour. It costs
+// about 20 messages; ctx must have a deadline.
+//
+// Errors: meta.ErrUnavailable when nobody could be told.
+func (d *DHT) Provide(ctx context.Context, root digest.CID) error {
+	kad := d.kad.Load()
+	if kad == nil {
+		return fmt.Errorf("announce %s: %w", root, errNotRunning)
+	}
+	if err := kad.Provide(ctx, d.key(root), true); err != nil {
+		return fmt.Errorf("announce %s: %w: %w", root, err, meta.ErrUnavailable)
+	}
+	return nil
+}
+
+// FindProviders returns at most limit enrolled nodes that announced root, itself
+// aside, as soon as it has them; ctx must have a deadline, at which it returns
+// those found by then.
+//
+// Errors: meta.ErrUnavailable when nobody could be asked.
+func (d *DHT) FindProviders(ctx context.Context, root digest.CID, limit int) ([]meta.NodeID, error) {
+	kad := d.kad.Load()
+	if kad == nil {
+		return nil, fmt.Errorf("look up %s: %w", root, errNotRunning)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	// One more than wanted, since this node may be among them.
+	found := kad.FindProvidersAsync(ctx, d.key(root), limit+1)
+	var out []meta.NodeID
+	for info := range found {
+		id := meta.NodeID(info.ID.String())
+		if id == d.cfg.Self || !d.memberPeer(info.ID) || slices.Contains(out, id) {
+			continue
+		}
+		if out = append(out, id); len(out) == limit {
+			break
+		}
+	}
+	cancel()
+	for range found { // the look-up ends with its context; let it
+	}
+	if len(out) == 0 && kad.RoutingTable().Size() == 0 {
+		return nil, fmt.Errorf("look up %s: %w", root, &meta.UnavailableError{Reason: "no_server", RetryAfter: time.Second})
+	}
+	return out, nil
+}
+
+// Size returns how many nodes the routing table has.
+func (d *DHT) Size() int {
+	if kad := d.kad.Load(); kad != nil {
+		return kad.RoutingTable().Size()
+	}
+	return 0
+}

@@ -1,0 +1,367 @@
+package dht
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/shoal-registry/shoal/raftmeta/codec"
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/verify/digest"
+)
+
+// Times of the registrar's protocol.
+const (
+	// Lease is how long a member counts after its last word.
+	Lease = 15 * time.Second
+
+	againFetching = 5 * time.Second  // two may be lost before the lease ends
+	againComplete = 10 * time.Second // one may
+	sweepEvery    = 5 * time.Second
+	mapTime       = time.Second
+	grantTime     = 3 * time.Second // a majority may have to be asked
+	writeTime     = 5 * time.Second
+	streamIdle    = time.Minute
+	shards        = 16
+)
+
+// RegistrarConfig is what a Registrar needs; all but Limits, Log and Metrics.
+type RegistrarConfig struct {
+	// Host is the swarm host.
+	Host    host.Host
+	Cluster string
+	// Self is this server; its region's nodes are answered.
+	Self    meta.Node
+	Roster  Roster
+	Maps    Maps
+	Granter Granter
+	Limits  RegistrarLimits
+	// Log is silent when nil; Metrics unregistered when nil.
+	Log     *slog.Logger
+	Metrics prometheus.Registerer
+}
+
+// RegistrarLimits bounds a registrar; zero fields take their defaults.
+type RegistrarLimits struct {
+	// Roots, Members and MembersPerRoot bound the table (about 200 bytes a member);
+	// default 65,536, 262,144 and 16,384. Whoever comes beyond is answered and not
+	// recorded. Each of 16 parts of the table, by root, has a 16th of the first two.
+	Roots, Members, MembersPerRoot int
+	// Requests is how many are worked on at once; default 256. More are told to
+	// come again in RetryAfter, default 250 ms.
+	Requests   int
+	RetryAfter time.Duration
+	// Streams is how many one node may hold open; default 16.
+	Streams int
+}
+
+func (l RegistrarLimits) withDefaults() RegistrarLimits {
+	l.Roots = cmp.Or(l.Roots, 65536)
+	l.Members = cmp.Or(l.Members, 262144)
+	l.MembersPerRoot = cmp.Or(l.MembersPerRoot, 16384)
+	l.Requests = cmp.Or(l.Requests, 256)
+	l.RetryAfter = cmp.Or(l.RetryAfter, 250*time.Millisecond)
+	l.Streams = cmp.Or(l.Streams, 16)
+	return l
+}
+
+// Registrar introduces the nodes of a server's region to one another. It holds
+// soft state only: after a restart the members are back within one Lease.
+type Registrar struct {
+	cfg     RegistrarConfig
+	log     *slog.Logger
+	metrics *registrarMetrics
+	working chan struct{} // one token a request
+	shards  [shards]shard
+
+	mu      sync.Mutex
+	running bool
+	streams map[network.Stream]struct{}
+	perPeer map[peer.ID]int
+	serving sync.WaitGroup
+}
+
+type shard struct {
+	mu    sync.Mutex
+	table *table
+}
+
+// NewRegistrar returns a registrar that answers once Run is called.
+func NewRegistrar(cfg RegistrarConfig) (*Registrar, error) {
+	if cfg.Host == nil || cfg.Roster == nil || cfg.Maps == nil || cfg.Granter == nil || cfg.Cluster == "" || cfg.Self.ID == "" {
+		return nil, fmt.Errorf("make a registrar: host, cluster, self, roster, maps and granter are needed: %w", meta.ErrInvalid)
+	}
+	cfg.Limits = cfg.Limits.withDefaults()
+	r := &Registrar{
+		cfg: cfg, log: cmp.Or(cfg.Log, slog.New(slog.DiscardHandler)),
+		working: make(chan struct{}, cfg.Limits.Requests),
+		streams: map[network.Stream]struct{}{}, perPeer: map[peer.ID]int{},
+	}
+	for i := range r.shards {
+		r.shards[i].table = newTable(tableLimits{
+			roots:          max(1, cfg.Limits.Roots/shards),
+			members:        max(1, cfg.Limits.Members/shards),
+			membersPerRoot: cfg.Limits.MembersPerRoot,
+		}, rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())))
+	}
+	var err error
+	if r.metrics, err = newRegistrarMetrics(cfg.Metrics, r.size); err != nil {
+		return nil, fmt.Errorf("register the metrics of the registrar: %w", err)
+	}
+	return r, nil
+}
+
+func (r *Registrar) shard(root digest.CID) *shard { return &r.shards[root[0]%shards] }
+
+// size returns the roots and members in the table.
+func (r *Registrar) size() (roots, members int) {
+	for i := range r.shards {
+		s := &r.shards[i]
+		s.mu.Lock()
+		roots += len(s.table.roots)
+		members += s.table.members
+		s.mu.Unlock()
+	}
+	return roots, members
+}
+
+// Run answers until ctx ends; then it resets the open streams and waits for
+// their goroutines.
+func (r *Registrar) Run(ctx context.Context) error {
+	id := RegistrarProtocol(r.cfg.Cluster)
+	r.mu.Lock()
+	r.running = true
+	r.mu.Unlock()
+	r.cfg.Host.SetStreamHandler(id, func(s network.Stream) { r.accept(ctx, s) })
+	ticker := time.NewTicker(sweepEvery)
+	defer ticker.Stop()
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case now := <-ticker.C:
+			for i := range r.shards {
+				s := &r.shards[i]
+				s.mu.Lock()
+				s.table.sweep(now)
+				s.mu.Unlock()
+			}
+		}
+	}
+	r.cfg.Host.RemoveStreamHandler(id)
+	r.mu.Lock()
+	r.running = false
+	for s := range r.streams {
+		s.Reset()
+	}
+	r.mu.Unlock()
+	r.serving.Wait()
+	return nil
+}
+
+// accept takes libp2p's goroutine of an inbound stream for as long as it lives.
+func (r *Registrar) accept(ctx context.Context, s network.Stream) {
+	p := s.Conn().RemotePeer()
+	r.mu.Lock()
+	if !r.running || r.perPeer[p] >= r.cfg.Limits.Streams {
+		r.mu.Unlock()
+		r.metrics.requests.WithLabelValues("refused_stream").Inc()
+		s.Reset()
+		return
+	}
+	r.streams[s] = struct{}{}
+	r.perPeer[p]++
+	r.serving.Add(1)
+	r.mu.Unlock()
+	defer func() {
+		r.mu.Lock()
+		delete(r.streams, s)
+		if r.perPeer[p]--; r.perPeer[p] == 0 {
+			delete(r.perPeer, p)
+		}
+		r.mu.Unlock()
+		r.serving.Done()
+	}()
+	if err := r.serve(ctx, s, meta.NodeID(p.String())); err != nil {
+		r.log.Debug("a registrar stream ended", "node", p, "error", err)
+		s.Reset()
+		return
+	}
+	s.Close()
+}
+
+// serve answers requests until the other side closes; nil then.
+func (r *Registrar) serve(ctx context.Context, s network.Stream, asker meta.NodeID) error {
+	in := bufio.NewReaderSize(s, maxRequestBytes+8)
+	for {
+		if err := s.SetReadDeadline(time.Now().Add(streamIdle)); err != nil {
+			return err
+		}
+		if _, err := in.Peek(1); err != nil {
+			return nil //nolint:nilerr // closed, reset or idle between requests is how a stream ends
+		}
+		req, err := readRequest(in)
+		if err != nil {
+			r.metrics.requests.WithLabelValues("malformed").Inc()
+			return err
+		}
+		rep := r.answer(ctx, asker, req)
+		if err := s.SetWriteDeadline(time.Now().Add(writeTime)); err != nil {
+			return err
+		}
+		if err := codec.WriteMessage(s, rep); err != nil {
+			return err
+		}
+	}
+}
+
+// answer admits, works and counts one request.
+func (r *Registrar) answer(ctx context.Context, asker meta.NodeID, req request) reply {
+	select {
+	case r.working <- struct{}{}:
+		defer func() { <-r.working }()
+	default:
+		r.metrics.requests.WithLabelValues("busy").Inc()
+		return refusal(&meta.UnavailableError{Reason: "busy", RetryAfter: r.cfg.Limits.RetryAfter})
+	}
+	rep, err := r.introduce(ctx, asker, req)
+	switch {
+	case err == nil:
+		r.metrics.requests.WithLabelValues("answered").Inc()
+		return rep
+	case errors.Is(err, meta.ErrNotFound), errors.Is(err, meta.ErrDenied):
+		// Whether it is there is none of the asker's business.
+		r.metrics.requests.WithLabelValues("not_found").Inc()
+		r.log.Debug("refused a request", "node", asker, "root", req.Root, "error", err)
+		return refusal(fmt.Errorf("blob %s: %w", req.Root, meta.ErrNotFound))
+	default:
+		r.metrics.requests.WithLabelValues("failed").Inc()
+		r.log.Warn("a request failed", "node", asker, "root", req.Root, "error", err)
+		return refusal(&meta.UnavailableError{Reason: "no_quorum", RetryAfter: time.Second})
+	}
+}
+
+func refusal(err error) reply {
+	rep := reply{Error: meta.ToWire(err)}
+	if u, ok := errors.AsType[*meta.UnavailableError](err); ok {
+		rep.RetryMillis = uint32(u.RetryAfter / time.Millisecond)
+	}
+	return rep
+}
+
+func (r *Registrar) introduce(ctx context.Context, asker meta.NodeID, req request) (reply, error) {
+	node, ok := r.cfg.Roster.Node(asker)
+	if !ok || node.Region != r.cfg.Self.Region {
+		return reply{}, fmt.Errorf("node %s is not of region %s: %w", asker, r.cfg.Self.Region, meta.ErrDenied)
+	}
+	if req.Leave {
+		r.leave(req.Root, asker)
+		return reply{}, nil
+	}
+	grant, expires, err := r.grant(ctx, asker, req.Root)
+	if err != nil {
+		r.leave(req.Root, asker)
+		return reply{}, err
+	}
+	rep := reply{Grant: grant, GrantExpires: meta.TimeOf(expires)}
+	held := req.HasMap
+	if !req.HasMap {
+		rep.Map, rep.Inline, held = r.content(ctx, req.Root)
+	}
+	if rep.Inline != nil {
+		return rep, nil // all there is to have: no swarm
+	}
+	now := time.Now()
+	again := againFetching
+	if req.Complete {
+		again = againComplete
+	}
+	s := r.shard(req.Root)
+	s.mu.Lock()
+	recorded := s.table.join(req.Root, asker, node.Zone, req.Complete, now.Add(Lease))
+	chosen := s.table.pick(req.Root, node.Zone, MaxPeers, now, func(id meta.NodeID) bool {
+		return id == asker || id == r.cfg.Self.ID || !r.inRegion(id)
+	})
+	members := s.table.count(req.Root)
+	if complete, ok := s.table.find(req.Root, r.cfg.Self.ID, now); ok {
+		held = complete // this server is itself a member, and knows better
+	}
+	again += time.Duration(s.table.random.Int64N(int64(again / 8))) // a wave must not stay in step
+	s.mu.Unlock()
+	if !recorded {
+		r.metrics.full.Inc()
+	}
+	rep.Members, rep.AgainMillis = uint32(members), uint32(again/time.Millisecond)
+	rep.Peers = make([]referral, 0, len(chosen)+1)
+	for _, c := range chosen {
+		rep.Peers = append(rep.Peers, referral{c.id, c.complete})
+	}
+	if asker != r.cfg.Self.ID {
+		rep.Peers = append(rep.Peers, referral{r.cfg.Self.ID, held})
+	}
+	return rep, nil
+}
+
+func (r *Registrar) inRegion(id meta.NodeID) bool {
+	n, ok := r.cfg.Roster.Node(id)
+	return ok && n.Region == r.cfg.Self.Region
+}
+
+func (r *Registrar) grant(ctx context.Context, asker meta.NodeID, root digest.CID) ([]byte, time.Time, error) {
+	ctx, cancel := context.WithTimeout(ctx, grantTime)
+	defer cancel()
+	return r.cfg.Granter.Grant(ctx, asker, root)
+}
+
+// content returns what of a blob fits into a reply; held says that this server
+// has its map.
+func (r *Registrar) content(ctx context.Context, root digest.CID) (encoded, inline []byte, held bool) {
+	ctx, cancel := context.WithTimeout(ctx, mapTime)
+	defer cancel()
+	encoded, inline, err := r.cfg.Maps.Map(ctx, root)
+	if err != nil {
+		r.log.Debug("no map to introduce with", "root", root, "error", err)
+		return nil, nil, false
+	}
+	if len(encoded) > MaxMapBytes {
+		encoded = nil
+	}
+	if encoded == nil || len(inline) == 0 || len(inline) > MaxInlineBytes {
+		inline = nil // content without its map could not be verified
+	}
+	return encoded, inline, true
+}
+
+func (r *Registrar) leave(root digest.CID, id meta.NodeID) {
+	s := r.shard(root)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.table.leave(root, id)
+}
+
+// local joins this server itself to a swarm and returns members of its region.
+func (r *Registrar) local(root digest.CID, complete bool, n int) (peers []Peer, members int) {
+	self, now := r.cfg.Self, time.Now()
+	s := r.shard(root)
+	s.mu.Lock()
+	s.table.join(root, self.ID, self.Zone, complete, now.Add(Lease))
+	chosen := s.table.pick(root, self.Zone, n, now, func(id meta.NodeID) bool { return id == self.ID || !r.inRegion(id) })
+	members = s.table.count(root)
+	s.mu.Unlock()
+	for _, c := range chosen {
+		if node, ok := r.cfg.Roster.Node(c.id); ok {
+			peers = append(peers, peerOf(node, c.complete))
+		}
+	}
+	return peers, members
+}
