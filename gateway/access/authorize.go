@@ -39,6 +39,12 @@ func Credentialed(who meta.Principal) bool {
 	return who.Name != "" && who.Name != meta.Anonymous.Name && !strings.HasPrefix(who.Name, hostPrefix)
 }
 
+// Readable reports whether who may read a repository: what a listing over
+// repositories may show.
+func Readable(who meta.Principal, repo *meta.Repository) bool {
+	return who.Admin || meta.Match(who.Read, repo.Ref) || repo.Visibility == meta.VisibilityPublic
+}
+
 // Authorize judges a call. ref names the route's repository, zero when it has
 // none; repo is its record, nil when it is absent, deleted or of another format.
 //
@@ -86,7 +92,7 @@ func Authorize(policy Policy, who meta.Principal, action Action, ref meta.RepoRe
 		return fmt.Errorf("action %q is unknown: %w", action, meta.ErrDenied)
 	}
 
-	read := who.Admin || meta.Match(who.Read, ref) || repo != nil && repo.Visibility == meta.VisibilityPublic
+	read := who.Admin || meta.Match(who.Read, ref) || repo != nil && Readable(who, repo)
 	write := who.Admin || meta.Match(who.Write, ref)
 	absent := fmt.Errorf("repository %s: %w", ref, meta.ErrNotFound)
 	if action == Pull || action == List {

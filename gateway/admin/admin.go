@@ -1,0 +1,219 @@
+// Package admin is the versioned JSON API for operators and tools: tenants,
+// repositories and what is in them, nodes, regions, join tokens, trust, status.
+//
+// It is a protocol like the others, so every endpoint passes the same gate:
+// what belongs to the cluster is for administrators, what belongs to a
+// repository for whom may read it. Start reading at API.Routes. Reads answer
+// bounded, and local (the Shoal-Mode header says so) while no quorum is there:
+// an operator needs them most then. Writes are commands, one a call. Refusals are
+// {"error": {"kind", "message"}}; listings are pages, {"items", "next"}, by
+// ?after= and ?limit=. The types live with their client (admin/client).
+//
+// The package starts no goroutines.
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/shoal-registry/shoal/gateway/access"
+	"github.com/shoal-registry/shoal/gateway/admin/client"
+	"github.com/shoal-registry/shoal/gateway/protocol"
+	"github.com/shoal-registry/shoal/raftmeta"
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/raftmeta/state"
+)
+
+// maxBodyBytes bounds a request's JSON.
+const maxBodyBytes = 256 << 10
+
+// standardPage is the limit of a page that the caller did not name.
+const standardPage = 100
+
+// Quorum is what a server knows of the Raft group.
+type Quorum interface {
+	// Leader returns the leader, "" while none is known.
+	Leader() meta.NodeID
+	// Voters lists the voting servers.
+	Voters() []meta.NodeID
+}
+
+// Config is what an API is made of.
+type Config struct {
+	// Self is this node, Version the build.
+	Self    meta.Node
+	Version string
+	// Metadata answers. Required.
+	Metadata raftmeta.Asker
+	// Doer changes; nil on agents, which forward every change.
+	Doer raftmeta.Doer
+	// Quorum is nil on agents.
+	Quorum Quorum
+	// Formats that this build serves; a repository of another cannot be created.
+	Formats []string
+	// Nearest returns the second region of a standard repository at home in a
+	// region, "" when there is none. Nil chooses none.
+	Nearest func(ctx context.Context, home meta.RegionName) meta.RegionName
+}
+
+// API is the protocol. It is safe for concurrent use.
+type API struct{ Config }
+
+// New builds the API.
+//
+// Errors: meta.ErrInvalid for a Config without Metadata or Self, or a server's
+// without Doer.
+func New(c Config) (*API, error) {
+	if c.Metadata == nil || c.Self.ID == "" || c.Self.Role == meta.RoleServer && c.Doer == nil {
+		return nil, fmt.Errorf("admin: Metadata, Self and on servers Doer are required: %w", meta.ErrInvalid)
+	}
+	return &API{c}, nil
+}
+
+// Format implements protocol.Protocol: the API serves no repositories of its own.
+func (a *API) Format() string { return "" }
+
+const (
+	base = "/api/v1/"
+	repo = base + "repositories/{tenant}/{repository}"
+	pkg  = repo + "/packages/{package}"
+)
+
+// Routes implements protocol.Protocol.
+func (a *API) Routes() []protocol.Route {
+	read := func(name, pattern string, action access.Action, serve func(*protocol.Call) error) protocol.Route {
+		return protocol.Route{Name: "admin_" + name, Method: http.MethodGet, Pattern: pattern, Action: action, Place: protocol.Anywhere, Serve: serve}
+	}
+	write := func(name, method, pattern string, action access.Action, serve func(*protocol.Call) error) protocol.Route {
+		return protocol.Route{Name: "admin_" + name, Method: method, Pattern: pattern, Action: action, Place: protocol.AnyServer, Serve: serve}
+	}
+	return []protocol.Route{
+		read("whoami", base+"whoami", access.Login, a.whoami),
+		read("status", base+"status", access.Admin, a.status),
+		read("trust_show", base+"trust", access.Admin, a.trust),
+
+		read("tenant_list", base+"tenants", access.Admin, a.tenants),
+		write("tenant_create", http.MethodPost, base+"tenants", access.Admin, a.createTenant),
+
+		read("repository_list", base+"repositories", access.List, a.repositories),
+		write("repository_create", http.MethodPost, base+"repositories", access.Admin, a.createRepository),
+		read("repository_get", repo, access.Pull, a.repository),
+		write("repository_set", http.MethodPatch, repo, access.Admin, a.setRepository),
+		write("repository_remove", http.MethodDelete, repo, access.Admin, a.removeRepository),
+
+		read("package_list", repo+"/packages", access.List, a.packages),
+		read("version_list", pkg+"/versions", access.List, a.versions),
+		read("version_get", pkg+"/versions/{version}", access.Pull, a.version),
+		read("version_replication", pkg+"/versions/{version}/replication", access.Pull, a.replication),
+		read("alias_list", pkg+"/aliases", access.List, a.aliases),
+		read("alias_history", pkg+"/aliases/{alias}/history", access.List, a.aliasHistory),
+		write("package_label", http.MethodPut, pkg+"/labels", access.Push, a.setLabels),
+		write("version_label", http.MethodPut, pkg+"/versions/{version}/labels", access.Push, a.setLabels),
+
+		read("node_list", base+"nodes", access.Admin, a.nodes),
+		write("node_remove", http.MethodDelete, base+"nodes/{node}", access.Admin, a.removeNode),
+		read("region_list", base+"regions", access.Admin, a.regions),
+		write("region_put", http.MethodPut, base+"regions/{region}", access.Admin, a.putRegion),
+		write("region_remove", http.MethodDelete, base+"regions/{region}", access.Admin, a.removeRegion),
+		write("join_token_create", http.MethodPost, base+"join-tokens", access.Admin, a.createJoinToken),
+	}
+}
+
+// WriteError implements protocol.Protocol.
+func (a *API) WriteError(w http.ResponseWriter, r *http.Request, err error) {
+	status := protocol.Fail(w.Header(), err)
+	kind := meta.KindOf(err)
+	switch {
+	case status == http.StatusMethodNotAllowed:
+		kind = "method_not_allowed"
+	case kind == "":
+		kind = "internal"
+	}
+	// A client that went away reads no error.
+	_ = protocol.WriteJSON(w, status, client.ErrorBody{Error: client.ErrorDetail{Kind: kind, Message: protocol.Message(err)}})
+}
+
+// Challenge implements protocol.Protocol.
+func (a *API) Challenge(w http.ResponseWriter, r *http.Request, s protocol.Scope) {
+	text := "this needs a token"
+	if s.Cause != nil {
+		text = s.Cause.Error()
+	}
+	w.Header().Set("WWW-Authenticate", `Bearer realm="shoal"`)
+	_ = protocol.WriteJSON(w, http.StatusUnauthorized, client.ErrorBody{Error: client.ErrorDetail{Kind: "unauthorized", Message: text}})
+}
+
+// ask answers bounded, or local while that cannot be had and the caller named no
+// write to include, and writes what the answer is.
+func ask[A any](a *API, c *protocol.Call, q state.Question[A]) (A, error) {
+	answer, asOf, err := raftmeta.Ask(c.R.Context(), a.Metadata, c.Fresh(meta.Bounded), q)
+	if errors.Is(err, meta.ErrUnavailable) && c.After == (meta.Token{}) {
+		answer, asOf, err = raftmeta.Ask(c.R.Context(), a.Metadata, meta.Local, q)
+	}
+	if err == nil {
+		c.AsOf(asOf)
+	}
+	return answer, err
+}
+
+// do commits one command and writes its token. The n-th command of a call has a
+// request id of its own.
+func (a *API) do(c *protocol.Call, n int, command state.Command) (any, error) {
+	if err := command.Check(); err != nil {
+		return nil, err
+	}
+	if a.Doer == nil {
+		return nil, fmt.Errorf("an agent changes nothing: %w", meta.ErrUnavailable)
+	}
+	origin := c.Origin()
+	if n > 0 {
+		origin.RequestID = fmt.Sprintf("%s.%d", origin.RequestID, n)
+	}
+	receipt, err := a.Doer.Do(c.R.Context(), origin, command)
+	if err != nil {
+		return nil, err
+	}
+	c.Committed(receipt.Token)
+	return receipt.Value, nil
+}
+
+// reply answers with the result of a command, which its documentation says is a
+// T.
+func reply[T any](c *protocol.Call, status int, value any) error {
+	v, ok := value.(T)
+	if !ok {
+		return fmt.Errorf("the command answered %T", value)
+	}
+	return protocol.WriteJSON(c.W, status, v)
+}
+
+// pageOf reads ?after and ?limit.
+func pageOf(c *protocol.Call) (state.Page, error) {
+	p, err := protocol.ParsePage(c.R.URL.Query(), "limit", "after", standardPage, client.MaxPage)
+	if err != nil {
+		return state.Page{}, err
+	}
+	if p.Limit < 1 {
+		return state.Page{}, fmt.Errorf("limit=%d: ask for at least 1: %w", p.Limit, meta.ErrInvalid)
+	}
+	return state.Page{After: p.After, Limit: p.Limit}, nil
+}
+
+// writePage answers with a page; name gives the `after` of an item. A full page
+// says that more may come.
+func writePage[T any](c *protocol.Call, p state.Page, items []T, name func(T) string) error {
+	page := client.Page[T]{Items: items}
+	if page.Items == nil {
+		page.Items = []T{}
+	}
+	if len(items) > 0 && len(items) == p.Limit {
+		page.Next = name(items[len(items)-1])
+	}
+	return protocol.WriteJSON(c.W, http.StatusOK, page)
+}
+
+func (a *API) whoami(c *protocol.Call) error {
+	return protocol.WriteJSON(c.W, http.StatusOK, client.Principal{Name: c.Who.Name, Admin: c.Who.Admin, Read: c.Who.Read, Write: c.Who.Write})
+}

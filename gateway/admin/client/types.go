@@ -1,0 +1,175 @@
+// Package client speaks the admin API: its types, shared with the server
+// (gateway/admin), and Client, a method an endpoint.
+//
+// Start reading at Client. Records are those of raftmeta/meta in their JSON form;
+// instants are Unix nanoseconds. The package starts no goroutines.
+package client
+
+import (
+	"time"
+
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+)
+
+// Page is one page of a listing. Next is the `after` of the next one, "" at the end.
+type Page[T any] struct {
+	Items []T    `json:"items"`
+	Next  string `json:"next,omitempty"`
+}
+
+// MaxPage is the largest limit of a page; more is cut to it.
+const MaxPage = 1000
+
+// NewTenant is the body of POST /api/v1/tenants.
+type NewTenant struct {
+	Name meta.TenantName `json:"name"`
+}
+
+// NewRepository is the body of POST /api/v1/repositories. Empty fields take the
+// standard: hosted, standard, private, at home in the region of the server that
+// answers, the second region the nearest.
+type NewRepository struct {
+	Ref          meta.RepoRef    `json:"ref"`
+	Format       string          `json:"format"`
+	Kind         meta.Kind       `json:"kind,omitempty"`
+	Class        meta.Class      `json:"class,omitempty"`
+	Environment  string          `json:"environment,omitempty"`
+	Home         meta.RegionName `json:"home,omitempty"`
+	Second       meta.RegionName `json:"second,omitempty"`
+	Visibility   meta.Visibility `json:"visibility,omitempty"`
+	Immutable    bool            `json:"immutable,omitempty"`
+	CreateTenant bool            `json:"create_tenant,omitempty"`
+}
+
+// RepositoryChange is the body of PATCH /api/v1/repositories/T/R; nil stays.
+type RepositoryChange struct {
+	Class       *meta.Class      `json:"class,omitempty"`
+	Home        *meta.RegionName `json:"home,omitempty"`
+	Second      *meta.RegionName `json:"second,omitempty"`
+	Visibility  *meta.Visibility `json:"visibility,omitempty"`
+	Immutable   *bool            `json:"immutable,omitempty"`
+	Environment *string          `json:"environment,omitempty"`
+}
+
+// Region is a region with what its nodes make of it.
+type Region struct {
+	meta.Region
+	Servers int `json:"servers"`
+	Voters  int `json:"voters"`
+	Agents  int `json:"agents"`
+	// SafeToLose says that the other regions keep a majority of the voters; losing
+	// one that is not needs `shoal recover`.
+	SafeToLose bool `json:"safe_to_lose"`
+}
+
+// RegionChange is the body of PUT /api/v1/regions/NAME.
+type RegionChange struct {
+	Primary bool `json:"primary"`
+}
+
+// Removed is the answer of DELETE /api/v1/regions/NAME.
+type Removed struct {
+	Nodes []meta.NodeID `json:"nodes"`
+}
+
+// Status is what a node knows of the cluster.
+type Status struct {
+	Cluster string          `json:"cluster"`
+	Version string          `json:"version"`
+	Node    meta.NodeID     `json:"node"`
+	Role    meta.Role       `json:"role"`
+	Region  meta.RegionName `json:"region"`
+	// Level is the cluster level, Epoch counts recoveries.
+	Level uint32 `json:"level"`
+	Epoch uint64 `json:"epoch"`
+	// Index is the log index that the answer is of; AgeSeconds bounds how far it
+	// lies behind, negative when no bound is known.
+	Index      uint64  `json:"index"`
+	AgeSeconds float64 `json:"age_seconds"`
+	Mode       string  `json:"mode"`
+	Stale      bool    `json:"stale,omitempty"`
+	// Leader is "" while none is known.
+	Leader  meta.NodeID `json:"leader,omitempty"`
+	Regions []Region    `json:"regions"`
+	Servers []Server    `json:"servers"`
+}
+
+// Server is a server of the roster as a node sees it.
+type Server struct {
+	ID      meta.NodeID     `json:"id"`
+	Region  meta.RegionName `json:"region"`
+	Zone    string          `json:"zone,omitempty"`
+	Gateway string          `json:"gateway"`
+	Voter   bool            `json:"voter"`
+	Leader  bool            `json:"leader,omitempty"`
+}
+
+// NewJoinToken is the body of POST /api/v1/join-tokens. Zero TTLSeconds is ten
+// minutes, zero Uses is one.
+type NewJoinToken struct {
+	Role       meta.Role       `json:"role"`
+	Region     meta.RegionName `json:"region"`
+	TTLSeconds int64           `json:"ttl_seconds,omitempty"`
+	Uses       uint64          `json:"uses,omitempty"`
+	// Read holds the patterns that an agent's host may read.
+	Read []string `json:"read,omitempty"`
+}
+
+// JoinToken is an issued one. Token is the secret text; it is shown once.
+type JoinToken struct {
+	Token   string          `json:"token"`
+	ID      string          `json:"id"`
+	Role    meta.Role       `json:"role"`
+	Region  meta.RegionName `json:"region"`
+	Uses    uint64          `json:"uses"`
+	Expires time.Time       `json:"expires"`
+}
+
+// Trust is the cluster's trust root.
+type Trust struct {
+	Cluster string `json:"cluster"`
+	// Certificate is PEM; SHA256 the hex hash of its DER form, which join tokens carry.
+	Certificate string        `json:"certificate"`
+	SHA256      string        `json:"sha256"`
+	NotAfter    time.Time     `json:"not_after"`
+	Holders     []meta.NodeID `json:"holders"` // servers that hold the root key, sealed
+}
+
+// Replication is how far a version is in one region.
+type Replication struct {
+	Region   meta.RegionName `json:"region"`
+	Pending  int             `json:"pending"`
+	Verified int             `json:"verified"`
+	Failed   int             `json:"failed"`
+	// LastVerified is when the last copy was verified.
+	LastVerified meta.Time `json:"last_verified,omitempty"`
+	Reasons      []string  `json:"reasons,omitempty"` // of failures, at most 10
+}
+
+// VersionReplication is the answer of .../versions/V/replication. Blobs is how
+// many blobs were looked at; Complete says that those are all.
+type VersionReplication struct {
+	Blobs    int           `json:"blobs"`
+	Complete bool          `json:"complete"`
+	Regions  []Replication `json:"regions"`
+}
+
+// Principal is who the caller is to the gateway.
+type Principal struct {
+	Name  string   `json:"name"`
+	Admin bool     `json:"admin"`
+	Read  []string `json:"read,omitempty"`
+	Write []string `json:"write,omitempty"`
+}
+
+// ErrorBody is the body of every refusal.
+type ErrorBody struct {
+	Error ErrorDetail `json:"error"`
+}
+
+// ErrorDetail is the kind (of meta.Kinds, or method_not_allowed, unauthorized,
+// internal) and the sentence.
+type ErrorDetail struct {
+	Kind    string `json:"kind"`
+	Message string `json:"message"`
+}

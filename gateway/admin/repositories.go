@@ -1,0 +1,328 @@
+package admin
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/shoal-registry/shoal/gateway/access"
+	"github.com/shoal-registry/shoal/gateway/admin/client"
+	"github.com/shoal-registry/shoal/gateway/protocol"
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/raftmeta/state"
+	"github.com/shoal-registry/shoal/verify/digest"
+)
+
+func (a *API) tenants(c *protocol.Call) error {
+	p, err := pageOf(c)
+	if err != nil {
+		return err
+	}
+	tenants, err := ask(a, c, state.ListTenants{Page: p})
+	if err != nil {
+		return err
+	}
+	return writePage(c, p, tenants, func(t meta.Tenant) string { return string(t.Name) })
+}
+
+func (a *API) createTenant(c *protocol.Call) error {
+	var body client.NewTenant
+	if err := protocol.ReadJSON(c.R, maxBodyBytes, &body); err != nil {
+		return err
+	}
+	value, err := a.do(c, 0, state.CreateTenant{Name: body.Name})
+	if err != nil {
+		return err
+	}
+	return reply[meta.Tenant](c, http.StatusCreated, value)
+}
+
+// repositories lists those that the caller may read; what it may not is not even
+// counted: a page may come out shorter than its limit, next says whether to go on.
+func (a *API) repositories(c *protocol.Call) error {
+	p, err := pageOf(c)
+	if err != nil {
+		return err
+	}
+	tenant := meta.TenantName(c.R.URL.Query().Get("tenant"))
+	if tenant != "" {
+		if err := meta.CheckTenant(tenant); err != nil {
+			return err
+		}
+	}
+	repositories, err := ask(a, c, state.ListRepositories{Tenant: tenant, Page: p})
+	if err != nil {
+		return err
+	}
+	page := client.Page[meta.Repository]{Items: []meta.Repository{}}
+	if len(repositories) == p.Limit {
+		page.Next = repositories[len(repositories)-1].Ref.String()
+	}
+	for _, r := range repositories {
+		if access.Readable(c.Who, &r) {
+			page.Items = append(page.Items, r)
+		}
+	}
+	return protocol.WriteJSON(c.W, http.StatusOK, page)
+}
+
+func (a *API) createRepository(c *protocol.Call) error {
+	var body client.NewRepository
+	if err := protocol.ReadJSON(c.R, maxBodyBytes, &body); err != nil {
+		return err
+	}
+	if !slices.Contains(a.Formats, body.Format) {
+		return fmt.Errorf("format %q: this build serves %s: %w", body.Format, strings.Join(a.Formats, ", "), meta.ErrInvalid)
+	}
+	r := meta.Repository{
+		Ref: body.Ref, Format: body.Format, Kind: body.Kind, Class: body.Class, Environment: body.Environment,
+		Home: body.Home, Second: body.Second, Visibility: body.Visibility, Immutable: body.Immutable,
+	}
+	standard(&r.Kind, meta.KindHosted)
+	standard(&r.Class, meta.ClassStandard)
+	standard(&r.Visibility, meta.VisibilityPrivate)
+	standard(&r.Home, a.Self.Region)
+	if r.Class == meta.ClassStandard && r.Second == "" && a.Nearest != nil {
+		r.Second = a.Nearest(c.R.Context(), r.Home)
+	}
+	value, err := a.do(c, 0, state.CreateRepository{Repository: r, CreateTenant: body.CreateTenant})
+	if err != nil {
+		return err
+	}
+	return reply[meta.Repository](c, http.StatusCreated, value)
+}
+
+func standard[T ~string](field *T, value T) {
+	if *field == "" {
+		*field = value
+	}
+}
+
+func (a *API) repository(c *protocol.Call) error {
+	r, err := ask(a, c, state.GetRepository{Ref: c.Repo})
+	if err != nil {
+		return err
+	}
+	return protocol.WriteJSON(c.W, http.StatusOK, r)
+}
+
+func (a *API) setRepository(c *protocol.Call) error {
+	var body client.RepositoryChange
+	if err := protocol.ReadJSON(c.R, maxBodyBytes, &body); err != nil {
+		return err
+	}
+	value, err := a.do(c, 0, state.SetRepository{
+		Ref: c.Repo, Class: body.Class, Home: body.Home, Second: body.Second,
+		Visibility: body.Visibility, Immutable: body.Immutable, Environment: body.Environment,
+	})
+	if err != nil {
+		return err
+	}
+	return reply[meta.Repository](c, http.StatusOK, value)
+}
+
+func (a *API) removeRepository(c *protocol.Call) error {
+	if _, err := a.do(c, 0, state.RemoveRepository{Ref: c.Repo}); err != nil {
+		return err
+	}
+	c.W.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+func (a *API) packages(c *protocol.Call) error {
+	p, err := pageOf(c)
+	if err != nil {
+		return err
+	}
+	packages, err := ask(a, c, state.ListPackages{Repo: c.Repo, Prefix: c.R.URL.Query().Get("prefix"), Page: p})
+	if err != nil {
+		return err
+	}
+	return writePage(c, p, packages, func(p meta.Package) string { return p.Name })
+}
+
+func (a *API) versions(c *protocol.Call) error {
+	p, err := pageOf(c)
+	if err != nil {
+		return err
+	}
+	name, err := packageOf(c)
+	if err != nil {
+		return err
+	}
+	versions, err := ask(a, c, state.ListVersions{Repo: c.Repo, Package: name, Page: p})
+	if err != nil {
+		return err
+	}
+	return writePage(c, p, versions, func(v meta.Version) string { return v.Name })
+}
+
+func packageOf(c *protocol.Call) (string, error) {
+	name := c.Params.Get("package")
+	return name, meta.CheckPackage(name)
+}
+
+func versionOf(c *protocol.Call) (pkg, version string, err error) {
+	if pkg, err = packageOf(c); err != nil {
+		return "", "", err
+	}
+	version = c.Params.Get("version")
+	return pkg, version, meta.CheckVersion(version)
+}
+
+func (a *API) version(c *protocol.Call) error {
+	pkg, version, err := versionOf(c)
+	if err != nil {
+		return err
+	}
+	v, err := ask(a, c, state.GetVersion{Repo: c.Repo, Package: pkg, Version: version})
+	if err != nil {
+		return err
+	}
+	return protocol.WriteJSON(c.W, http.StatusOK, v)
+}
+
+func (a *API) aliases(c *protocol.Call) error {
+	p, err := pageOf(c)
+	if err != nil {
+		return err
+	}
+	name, err := packageOf(c)
+	if err != nil {
+		return err
+	}
+	aliases, err := ask(a, c, state.ListAliases{Repo: c.Repo, Package: name, Page: p})
+	if err != nil {
+		return err
+	}
+	return writePage(c, p, aliases, func(a meta.Alias) string { return a.Name })
+}
+
+func (a *API) aliasHistory(c *protocol.Call) error {
+	p, err := pageOf(c)
+	if err != nil {
+		return err
+	}
+	name, err := packageOf(c)
+	if err != nil {
+		return err
+	}
+	alias := c.Params.Get("alias")
+	if err := meta.CheckAlias(alias); err != nil {
+		return err
+	}
+	moves, err := ask(a, c, state.AliasHistory{Repo: c.Repo, Package: name, Alias: alias, Page: p})
+	if err != nil {
+		return err
+	}
+	return writePage(c, p, moves, func(a meta.Alias) string { return strconv.FormatUint(a.Move, 10) })
+}
+
+// setLabels labels a version, or on the route without one the package.
+func (a *API) setLabels(c *protocol.Call) error {
+	var labels meta.Labels
+	if err := protocol.ReadJSON(c.R, maxBodyBytes, &labels); err != nil {
+		return err
+	}
+	if _, err := a.do(c, 0, state.SetLabels{Repo: c.Repo, Package: c.Params.Get("package"), Version: c.Params.Get("version"), Labels: labels}); err != nil {
+		return err
+	}
+	c.W.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// maxReplicationBlobs bounds the blobs looked at for one answer.
+const maxReplicationBlobs = 500
+
+// replication counts the copies of everything a version closes over, by region.
+func (a *API) replication(c *protocol.Call) error {
+	pkg, version, err := versionOf(c)
+	if err != nil {
+		return err
+	}
+	blobs, complete, err := a.closure(c, pkg, version)
+	if err != nil {
+		return err
+	}
+	regions := map[meta.RegionName]*client.Replication{}
+	for _, d := range blobs {
+		blob, err := ask(a, c, state.GetBlob{Repo: c.Repo, Digest: d})
+		if err != nil {
+			return err
+		}
+		replicas, err := ask(a, c, state.Replicas{Root: blob.Blob.Root})
+		if err != nil {
+			return err
+		}
+		for _, replica := range replicas {
+			if replica.Server != "" {
+				continue // the region's record has the sum
+			}
+			r := regions[replica.Region]
+			if r == nil {
+				r = &client.Replication{Region: replica.Region}
+				regions[replica.Region] = r
+			}
+			switch replica.State {
+			case meta.ReplicaVerified:
+				r.Verified++
+				r.LastVerified = max(r.LastVerified, replica.Verified)
+			case meta.ReplicaFailed:
+				r.Failed++
+				if replica.Reason != "" && len(r.Reasons) < 10 {
+					r.Reasons = append(r.Reasons, replica.Reason)
+				}
+			default:
+				r.Pending++
+			}
+		}
+	}
+	answer := client.VersionReplication{Blobs: len(blobs), Complete: complete, Regions: []client.Replication{}}
+	for _, r := range regions {
+		answer.Regions = append(answer.Regions, *r)
+	}
+	slices.SortFunc(answer.Regions, func(a, b client.Replication) int { return strings.Compare(string(a.Region), string(b.Region)) })
+	return protocol.WriteJSON(c.W, http.StatusOK, answer)
+}
+
+// closure lists the blobs of a version and of the versions it refers to (the
+// images of an index).
+func (a *API) closure(c *protocol.Call, pkg, version string) (blobs []digest.Digest, complete bool, err error) {
+	seen := map[digest.Digest]bool{}
+	add := func(d digest.Digest) {
+		if !seen[d] {
+			seen[d] = true
+			blobs = append(blobs, d)
+		}
+	}
+	visited := map[string]bool{version: true}
+	for queue := []string{version}; len(queue) > 0; queue = queue[1:] {
+		v, err := ask(a, c, state.GetVersion{Repo: c.Repo, Package: pkg, Version: queue[0]})
+		if err != nil {
+			return nil, false, err
+		}
+		add(v.Digest)
+		references := v.References
+		if v.Draft != "" {
+			if references, err = ask(a, c, state.ListReferences{Repo: c.Repo, Package: pkg, Version: v.Name, Page: state.Page{Limit: maxReplicationBlobs + 1}}); err != nil {
+				return nil, false, err
+			}
+		}
+		for _, r := range references {
+			if len(blobs) >= maxReplicationBlobs || len(visited) >= maxReplicationBlobs {
+				return blobs, false, nil
+			}
+			name := string(r.Digest)
+			switch {
+			case !r.Version:
+				add(r.Digest)
+			case !visited[name]:
+				visited[name] = true
+				queue = append(queue, name)
+			}
+		}
+	}
+	return blobs, true, nil
+}
