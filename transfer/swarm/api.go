@@ -73,11 +73,14 @@ type Config struct {
 	Host host.Host
 	// Cluster is the cluster id, part of the protocol ids.
 	Cluster string
-	// Self describes this node to its peers; Complete is ignored.
+	// Self describes this node to its peers; ID and Complete are ignored.
 	Self       Peer
 	Store      store.Store
 	Finder     Finder
 	Authorizer Authorizer
+	// Wanted, when set, is called when a peer with a valid grant asks for a root
+	// that is not here, so that a server can begin to fetch it. It must not block.
+	Wanted func(root digest.CID)
 	// Log is silent when nil, Metrics unregistered when nil.
 	Log     *slog.Logger
 	Metrics prometheus.Registerer
@@ -87,19 +90,46 @@ type Config struct {
 
 // Limits bounds the swarm; a zero field takes its default.
 type Limits struct {
-	// Sessions is the largest number of roots fetched at once; default 256. More wait.
+	// Sessions is the largest number of roots fetched at once; default 256. A Fetch
+	// of one more waits.
 	Sessions int
-	// Serving is the largest number of roots served at once; default 4096. More are BUSY.
+	// Serving is the largest number of roots that are served without being fetched;
+	// default 4096. Peers that join one more are told to come again.
 	Serving int
 	// Members is the largest number of peers of one root; default 64 on an agent,
-	// 1024 on a server. More are BUSY with referrals.
+	// 1024 on a server. One more is refused with referrals.
 	Members int
 	// UploadSlots is how many chunks of one root are sent at once; default 4.
 	UploadSlots int
 	// Degree is how many peers of one root this node asks; default 24.
 	Degree int
-	// IdleAfter is when a served root without members is let go; default 30 s.
-	IdleAfter time.Duration
+	// BufferBytes bounds the chunks in memory while they are received, and again
+	// while they are sent; default 64 MiB.
+	BufferBytes int64
+	// IdleAfter is when a root that nobody here wants and no peer asked for is let
+	// go; default 30 s. Linger is the same for one that was fetched whole; default 2 min.
+	IdleAfter, Linger time.Duration
+}
+
+func (l Limits) withDefaults(server bool) Limits {
+	def(&l.Sessions, 256)
+	def(&l.Serving, 4096)
+	if server {
+		def(&l.Members, 1024)
+	}
+	def(&l.Members, 64)
+	def(&l.UploadSlots, 4)
+	def(&l.Degree, 24)
+	def(&l.BufferBytes, 64<<20)
+	def(&l.IdleAfter, 30*time.Second)
+	def(&l.Linger, 2*time.Minute)
+	return l
+}
+
+func def[T int | int64 | time.Duration](v *T, d T) {
+	if *v <= 0 {
+		*v = d
+	}
 }
 
 // Hints are what a caller knows of a blob before its map is known; zero is unknown.

@@ -1,65 +1,349 @@
-// Package swarm fetches a blob's chunks from peers while it serves them to others.
+// Package swarm fetches the chunks of a blob from peers while it serves those it
+// has to others.
+//
+// A Swarm holds one membership per root (membership.go): the blob, the decision
+// core (package core), the peers. One goroutine owns a membership; messages, answers
+// and readers are its inputs, what the core decides are its outputs. It serves
+// whoever shows a valid grant, whether the blob is complete here or still arriving,
+// and fetches while somebody holds a Session. Per peer there is one link (link.go):
+// one control stream for all roots and a few data streams on which chunks travel
+// (data.go). Start reading at Swarm.Fetch and membership.run.
+//
+// Every goroutine starts in Run and has ended when it returns.
+//
+// Invariants: a chunk is announced or relayed only after the store has verified and
+// written it; a peer without a valid grant gets no byte, no bitmap, no map and no
+// peer; nothing a peer sends is buffered beyond a stated bound; the owner of a
+// membership never waits for I/O.
+//
+// The wire format is in package wire and, with the figures behind the rules, in
+// transfer/DESIGN.md.
 package swarm
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/shoal-registry/shoal/raftmeta/meta"
-	"github.com/shoal-registry/shoal/transfer/chunk"
 	"github.com/shoal-registry/shoal/transfer/store"
+	"github.com/shoal-registry/shoal/transfer/wire"
 	"github.com/shoal-registry/shoal/verify/digest"
 )
 
-// Swarm fetches and serves blobs by their roots.
-type Swarm struct{ cfg Config }
+// banFor is how long a peer that sent wrong chunks is kept away; maxBans bounds
+// the list.
+const (
+	banFor  = 10 * time.Minute
+	maxBans = 1024
+)
+
+// Swarm fetches and serves blobs by their roots. It is safe for concurrent use.
+type Swarm struct {
+	cfg     Config
+	log     *slog.Logger
+	self    peer.ID
+	metrics *metrics
+	control protocol.ID
+	chunks  protocol.ID
+
+	seq      atomic.Uint64 // of Hello
+	channels atomic.Uint32
+	fetching *semaphore.Weighted // one a root that is fetched
+	inBytes  *semaphore.Weighted // chunks being received
+	outBytes *semaphore.Weighted // chunks being sent
+	started  chan struct{}       // closed by Run
+
+	mu        sync.Mutex
+	start     func(func(context.Context)) // runs it in Run's group; nil before and after
+	stopped   bool
+	byRoot    map[digest.CID]*membership
+	byChannel map[uint32]*membership
+	links     map[peer.ID]*link
+	bans      map[peer.ID]time.Time
+}
 
 // New returns a Swarm that works once Run is called.
-func New(cfg Config) (*Swarm, error) { return &Swarm{cfg: cfg}, nil }
+//
+// Errors: meta.ErrInvalid when a required field is missing; of Metrics.
+func New(cfg Config) (*Swarm, error) {
+	if cfg.Host == nil || cfg.Store == nil || cfg.Finder == nil || cfg.Authorizer == nil || cfg.Cluster == "" {
+		return nil, fmt.Errorf("swarm needs a host, a cluster, a store, a finder and an authorizer: %w", meta.ErrInvalid)
+	}
+	cfg.Limits = cfg.Limits.withDefaults(cfg.Self.Server)
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Swarm{
+		cfg: cfg, log: cfg.Log, self: cfg.Host.ID(),
+		control:   protocol.ID(wire.ControlProtocol(cfg.Cluster)),
+		chunks:    protocol.ID(wire.ChunkProtocol(cfg.Cluster)),
+		fetching:  semaphore.NewWeighted(int64(cfg.Limits.Sessions)),
+		inBytes:   semaphore.NewWeighted(max(cfg.Limits.BufferBytes, wire.MaxChunkBytes)),
+		outBytes:  semaphore.NewWeighted(max(cfg.Limits.BufferBytes, wire.MaxChunkBytes)),
+		started:   make(chan struct{}),
+		byRoot:    map[digest.CID]*membership{},
+		byChannel: map[uint32]*membership{},
+		links:     map[peer.ID]*link{},
+		bans:      map[peer.ID]time.Time{},
+	}
+	// Later than any Hello of an earlier process of this node.
+	s.seq.Store(uint64(time.Now().UnixNano()))
+	var err error
+	if s.metrics, err = newMetrics(s, cfg.Metrics); err != nil {
+		return nil, fmt.Errorf("register swarm metrics: %w", err)
+	}
+	return s, nil
+}
 
-// Run serves and fetches until ctx ends; every goroutine of the swarm is its own.
-func (s *Swarm) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+// Run serves and fetches until ctx ends; it returns nil. It is called once. What
+// is being fetched then fails with meta.ErrUnavailable.
+func (s *Swarm) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var group sync.WaitGroup
+	s.mu.Lock()
+	s.start = func(f func(context.Context)) {
+		group.Add(1)
+		go func() {
+			defer group.Done()
+			f(ctx)
+		}()
+	}
+	s.mu.Unlock()
+	close(s.started)
+	// A stream's handler runs in a goroutine of libp2p; it only hands over to ours.
+	s.cfg.Host.SetStreamHandler(s.control, func(st network.Stream) { s.accept(st, s.acceptControl) })
+	s.cfg.Host.SetStreamHandler(s.chunks, func(st network.Stream) { s.accept(st, s.acceptChunks) })
+
+	<-ctx.Done()
+	s.cfg.Host.RemoveStreamHandler(s.control)
+	s.cfg.Host.RemoveStreamHandler(s.chunks)
+	s.mu.Lock()
+	s.start, s.stopped = nil, true
+	links := make([]*link, 0, len(s.links))
+	for _, l := range s.links {
+		links = append(links, l)
+	}
+	s.mu.Unlock()
+	for _, l := range links {
+		l.close(errStopped)
+	}
+	group.Wait()
+	return nil
+}
+
+var errStopped = &meta.UnavailableError{Reason: "stopping", RetryAfter: time.Second}
+
+// spawn runs f in Run's group with Run's context; false when Run does not run.
+func (s *Swarm) spawn(f func(context.Context)) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.start == nil {
+		return false
+	}
+	s.start(f)
+	return true
+}
+
+func (s *Swarm) accept(st network.Stream, serve func(context.Context, network.Stream)) {
+	if s.banned(st.Conn().RemotePeer()) || !s.spawn(func(ctx context.Context) { serve(ctx, st) }) {
+		_ = st.Reset()
+	}
+}
 
 // Fetch joins the one fetch of root, or starts it, and returns a hold on it. The
-// fetch goes on while a hold is open; the holder must Close it.
+// fetch goes on while a hold is open; the holder must Close it. A hold wants every
+// chunk in order from 0; Prefer changes that. Fetch does not wait for the
+// map: Session.Blob does. When the most roots are being fetched it waits for one to end.
 //
-// A new hold wants every chunk in order from 0; Prefer changes that.
+// Errors: ctx's; meta.ErrUnavailable when the swarm has stopped; of the store.
 func (s *Swarm) Fetch(ctx context.Context, root digest.CID, hints Hints) (*Session, error) {
-	return nil, meta.ErrUnavailable
+	select {
+	case <-s.started:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("fetch %s: %w", root, ctx.Err())
+	}
+	if session := s.join(root); session != nil {
+		return session, nil
+	}
+	if err := s.fetching.Acquire(ctx, 1); err != nil {
+		return nil, fmt.Errorf("fetch %s: wait for other fetches: %w", root, err)
+	}
+	blob, err := s.cfg.Store.Open(ctx, root)
+	if err != nil && !errors.Is(err, meta.ErrNotFound) && !errors.Is(err, meta.ErrCorrupt) {
+		s.fetching.Release(1)
+		return nil, fmt.Errorf("fetch %s: %w", root, err)
+	}
+	if err != nil {
+		blob = nil
+	}
+	session, err := s.attach(root, blob)
+	if err != nil {
+		return nil, fmt.Errorf("fetch %s: %w", root, err)
+	}
+	return session, nil
 }
 
-// Map returns the encoded chunk map of root, from the store, the finder or a peer.
+// join returns a hold on a fetch that runs, nil when there is none.
+func (s *Swarm) join(root digest.CID) *Session {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := s.byRoot[root]
+	if m == nil {
+		return nil
+	}
+	return m.attach(false)
+}
+
+// attach returns a hold on the fetch of root, which it starts when there is none.
+// It takes over blob, which may be nil, and a place in s.fetching.
+func (s *Swarm) attach(root digest.CID, blob store.Blob) (*Session, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.start == nil {
+		s.fetching.Release(1)
+		closeBlob(blob)
+		return nil, errStopped
+	}
+	m := s.byRoot[root]
+	if m == nil {
+		m = s.newMembership(root, blob)
+	} else {
+		closeBlob(blob)
+	}
+	return m.attach(true), nil
+}
+
+// newMembership registers and starts a membership. s.mu is held, s runs.
+func (s *Swarm) newMembership(root digest.CID, blob store.Blob) *membership {
+	channel := s.channels.Add(1)
+	for channel == 0 || s.byChannel[channel] != nil {
+		channel = s.channels.Add(1)
+	}
+	m := newMembership(s, root, channel, blob)
+	s.byRoot[root] = m
+	s.byChannel[channel] = m
+	s.start(m.run)
+	return m
+}
+
+// passive returns the membership to serve root to a peer whose grant is valid, nil
+// when the blob is not here. It starts one when there is none.
+func (s *Swarm) passive(ctx context.Context, root digest.CID) (*membership, error) {
+	s.mu.Lock()
+	m, full := s.byRoot[root], len(s.byRoot) >= s.cfg.Limits.Serving
+	s.mu.Unlock()
+	if m != nil {
+		return m, nil
+	}
+	if full {
+		return nil, &meta.UnavailableError{Reason: "busy", RetryAfter: time.Second}
+	}
+	blob, err := s.cfg.Store.Open(ctx, root)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if m := s.byRoot[root]; m != nil || s.start == nil {
+		closeBlob(blob)
+		return m, nil
+	}
+	return s.newMembership(root, blob), nil
+}
+
+// channel returns the membership that peers address by number.
+func (s *Swarm) channel(number uint32) *membership {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.byChannel[number]
+}
+
+func closeBlob(b store.Blob) {
+	if b != nil {
+		_ = b.Close() // it was only read
+	}
+}
+
+// ban keeps a peer away for all roots for a while.
+func (s *Swarm) ban(id peer.ID) {
+	s.log.Warn("peer sent wrong chunks, it is kept away", "peer", id.String(), "for", banFor)
+	s.metrics.bans.Inc()
+	s.mu.Lock()
+	now := time.Now()
+	for p, until := range s.bans {
+		if now.After(until) || len(s.bans) >= maxBans {
+			delete(s.bans, p)
+		}
+	}
+	s.bans[id] = now.Add(banFor)
+	l := s.links[id]
+	s.mu.Unlock()
+	if l != nil {
+		l.close(errBanned)
+	}
+}
+
+var errBanned = errors.New("peer sent wrong chunks")
+
+func (s *Swarm) banned(id peer.ID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	until, ok := s.bans[id]
+	return ok && time.Now().Before(until)
+}
+
+// Map returns the encoded chunk map of root: from the store, the finder or a peer.
+//
+// Errors: ctx's; of the fetch.
 func (s *Swarm) Map(ctx context.Context, root digest.CID) ([]byte, error) {
-	return nil, meta.ErrUnavailable
+	session, err := s.Fetch(ctx, root, Hints{})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = session.Close() }()
+	session.Prefer(0, 0)
+	m, err := session.Map(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return m.Encode(), nil
 }
 
-// Session is one caller's hold on the fetch of a root.
-type Session struct{}
+// near ranks a peer by place, as core.Event.Near.
+func (s *Swarm) near(p Peer) uint8 {
+	self := s.cfg.Self
+	switch {
+	case p.Region != self.Region:
+		return 3
+	case self.Zone == "" || p.Zone != self.Zone:
+		return 2
+	case self.Rack == "" || p.Rack != self.Rack:
+		return 1
+	default:
+		return 0
+	}
+}
 
-// Blob waits until the map is known and the blob exists in the store, partial or
-// complete. It stays valid until Close and is closed by the session, not the caller.
-//
-// Errors: ctx's, the fetch's own (Err).
-func (s *Session) Blob(ctx context.Context) (store.Blob, error) { return nil, meta.ErrUnavailable }
+// eligible reports whether this node may exchange with p: an agent keeps to its region.
+func (s *Swarm) eligible(p Peer) bool {
+	return s.cfg.Self.Server || p.Region == s.cfg.Self.Region
+}
 
-// Map is Blob's map.
-func (s *Session) Map(ctx context.Context) (*chunk.Map, error) { return nil, meta.ErrUnavailable }
-
-// Prefer says that this caller wants chunks [from, to) and reads them in that
-// order; to <= 0 means to the end. It does not block.
-func (s *Session) Prefer(from, to int) {}
-
-// Wait returns nil as soon as chunk i is in the store, verified. It implies that
-// the caller wants it.
-//
-// Errors: ctx's; the fetch's own, wrapping a kind of meta.
-func (s *Session) Wait(ctx context.Context, i int) error { return meta.ErrUnavailable }
-
-// Done is closed when every chunk is in the store or the fetch has failed; Err
-// then tells which.
-func (s *Session) Done() <-chan struct{} { return nil }
-
-// Err returns why the fetch failed, nil while it runs or when the blob is complete.
-func (s *Session) Err() error { return nil }
-
-// Close lets go. The last one ends the fetch; what is fetched stays in the store.
-func (s *Session) Close() error { return nil }
+func (s *Swarm) hello() *wire.Hello {
+	self := s.cfg.Self
+	return &wire.Hello{
+		Version: wire.Version, Seq: s.seq.Add(1),
+		Region: self.Region, Zone: self.Zone, Rack: self.Rack, Server: self.Server,
+	}
+}

@@ -41,8 +41,6 @@ const (
 	// MaxBatch bounds the chunks in one HAVE and the requests in one WANT.
 	MaxBatch = 16 << 10
 
-	maxAddrs     = 16
-	maxAddrBytes = 256
 	maxNameBytes = 128
 	maxGrant     = 4 << 10
 	maxBitmap    = 512 << 10
@@ -82,8 +80,6 @@ type Hello struct {
 	Zone   string          `cbor:"4,keyasint,omitempty"`
 	Rack   string          `cbor:"5,keyasint,omitempty"`
 	Server bool            `cbor:"6,keyasint,omitempty"`
-	// Addrs are the multiaddrs at which others reach the sender.
-	Addrs []string `cbor:"7,keyasint,omitempty"`
 }
 
 // Join makes the sender a member of Root's swarm in the eyes of the receiver, who
@@ -152,14 +148,14 @@ type Cancel struct {
 	Request uint32 `cbor:"2,keyasint,omitempty"`
 }
 
-// Peer is a member as another tells of it.
+// Peer is a member as another tells of it. It has no addresses: those come from the
+// roster, never from a peer.
 type Peer struct {
 	ID     meta.NodeID     `cbor:"1,keyasint,omitempty"`
-	Addrs  []string        `cbor:"2,keyasint,omitempty"`
-	Region meta.RegionName `cbor:"3,keyasint,omitempty"`
-	Zone   string          `cbor:"4,keyasint,omitempty"`
-	Rack   string          `cbor:"5,keyasint,omitempty"`
-	Server bool            `cbor:"6,keyasint,omitempty"`
+	Region meta.RegionName `cbor:"2,keyasint,omitempty"`
+	Zone   string          `cbor:"3,keyasint,omitempty"`
+	Rack   string          `cbor:"4,keyasint,omitempty"`
+	Server bool            `cbor:"5,keyasint,omitempty"`
 }
 
 // Pex tells of other members.
@@ -215,7 +211,7 @@ func (m *Message) Check() error {
 	}
 	check(m.Hello != nil, "hello", func() bool {
 		h := m.Hello
-		return named(string(h.Region), h.Zone, h.Rack) && addressed(h.Addrs)
+		return named(string(h.Region), h.Zone, h.Rack)
 	})
 	check(m.Join != nil, "join", func() bool {
 		j := m.Join
@@ -250,24 +246,12 @@ func named(names ...string) bool {
 	return true
 }
 
-func addressed(addrs []string) bool {
-	if len(addrs) > maxAddrs {
-		return false
-	}
-	for _, a := range addrs {
-		if len(a) > maxAddrBytes {
-			return false
-		}
-	}
-	return true
-}
-
 func peers(ps []Peer) bool {
 	if len(ps) > MaxPeers {
 		return false
 	}
 	for _, p := range ps {
-		if !named(string(p.ID), string(p.Region), p.Zone, p.Rack) || !addressed(p.Addrs) {
+		if !named(string(p.ID), string(p.Region), p.Zone, p.Rack) {
 			return false
 		}
 	}

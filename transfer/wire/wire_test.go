@@ -17,9 +17,9 @@ import (
 
 // samples has one message of each kind.
 func samples() []wire.Message {
-	peer := wire.Peer{ID: "12D3KooW", Addrs: []string{"/ip4/10.0.0.1/tcp/7070"}, Region: "eu", Zone: "a", Rack: "r1", Server: true}
+	peer := wire.Peer{ID: "12D3KooW", Region: "eu", Zone: "a", Rack: "r1", Server: true}
 	return []wire.Message{
-		{Hello: &wire.Hello{Version: 1, Seq: 1 << 60, Region: "eu", Zone: "a", Rack: "r1", Server: true, Addrs: peer.Addrs}},
+		{Hello: &wire.Hello{Version: 1, Seq: 1 << 60, Region: "eu", Zone: "a", Rack: "r1", Server: true}},
 		{Join: &wire.Join{Root: digest.Sum([]byte("m")), Channel: 7, Answer: true, Grant: []byte("g"), Have: []byte{3}, HasMap: true}},
 		{Have: &wire.Have{Channel: 7, Chunks: []uint32{0, 5, 1 << 20}}},
 		{Have: &wire.Have{Channel: 7, Bits: []byte{1, 2}}},
@@ -62,8 +62,6 @@ func TestOversizedMessagesAreRefused(t *testing.T) {
 	for name, m := range map[string]wire.Message{
 		"two kinds":        {Ping: &wire.Ping{}, Cancel: &wire.Cancel{}},
 		"long region":      {Hello: &wire.Hello{Region: meta.RegionName(long)}},
-		"many addresses":   {Hello: &wire.Hello{Addrs: make([]string, 17)}},
-		"long address":     {Hello: &wire.Hello{Addrs: []string{long}}},
 		"no root":          {Join: &wire.Join{Channel: 1}},
 		"no channel":       {Join: &wire.Join{Root: root}},
 		"large grant":      {Join: &wire.Join{Root: root, Channel: 1, Grant: make([]byte, 5000)}},
