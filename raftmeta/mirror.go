@@ -1,0 +1,461 @@
+package raftmeta
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+
+	"github.com/shoal-registry/shoal/raftmeta/codec"
+	"github.com/shoal-registry/shoal/raftmeta/feed"
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/raftmeta/state"
+)
+
+// Upstream is what a Mirror asks: a remote.Client.
+type Upstream interface {
+	Asker
+	// Follow yields the changes after an index that pass f, and feed.KindProgress at
+	// least every few seconds.
+	Follow(ctx context.Context, after uint64, f feed.Filter) iter.Seq2[feed.Change, error]
+}
+
+// MirrorConfig configures a Mirror.
+type MirrorConfig struct {
+	// Dir keeps the roster and the last known answers over restarts.
+	Dir string
+	// Region is the agent's own: of it the roster has all nodes.
+	Region   meta.RegionName
+	Upstream Upstream
+	// Log, nil for none.
+	Log *slog.Logger
+}
+
+// Bounds of a Mirror.
+const (
+	// maxAnswers and maxAnswerBytes bound the answers that are kept, and maxOneAnswer
+	// what one may have to be kept.
+	maxAnswers     = 10_000
+	maxAnswerBytes = 64 << 20
+	maxOneAnswer   = 1 << 20
+	// reuse bounds how long after it came an answer is given again.
+	reuse = 2 * time.Second
+	// maxRepos is of how many repositories the aliases are followed; those of more
+	// are only reused for as long as their freshness allows.
+	maxRepos = 256
+	// resubscribeEvery bounds how often a new repository starts the feed anew.
+	resubscribeEvery = time.Second
+)
+
+// Mirror answers from a server, and for a while from what a server answered
+// before. When none is reachable it answers with what it last knew, labelled
+// Stale, unless the read is strong or must follow a token that it has not seen.
+// It is safe for concurrent use.
+type Mirror struct {
+	config MirrorConfig
+	roster *Roster
+	disk   *lastKnown
+
+	mu      sync.Mutex
+	answers *simplelru.LRU[string, *answer]
+	bytes   int
+	// touched has the index of the last change of a scope: an answer that is older
+	// is not given again.
+	touched *simplelru.LRU[scope, uint64]
+	repos   map[meta.RepoRef]bool // of which the aliases are followed
+	news    bool                  // repos grew since the feed was subscribed
+	flights map[string]*flight
+}
+
+// answer is what a server said, encoded: what readers get they may change.
+type answer struct {
+	value []byte
+	asOf  meta.AsOf // when it came
+	came  time.Time
+	about subject
+	// saved is when it was written to disk, zero when it is not.
+	saved time.Time
+}
+
+// subject is what a question asks about, as far as changes are concerned.
+type subject struct {
+	scope
+	name string // of the version or alias, if one was named
+}
+
+// scope is a package, or with an empty Package a whole repository.
+type scope struct {
+	Repo    meta.RepoRef
+	Package string
+}
+
+// flight is a question on its way; equal ones wait for it.
+type flight struct {
+	done   chan struct{}
+	answer answer
+	err    error
+}
+
+// OpenMirror opens a Mirror with what it knew when it was closed.
+//
+// Errors: of the files in Dir.
+func OpenMirror(c MirrorConfig) (*Mirror, error) {
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	m := &Mirror{config: c, repos: make(map[meta.RepoRef]bool), flights: make(map[string]*flight)}
+	var err error
+	if m.answers, err = simplelru.NewLRU(maxAnswers, m.evicted); err != nil {
+		return nil, err
+	}
+	if m.touched, err = simplelru.NewLRU[scope, uint64](maxAnswers, nil); err != nil {
+		return nil, err
+	}
+	if m.disk, err = openLastKnown(c.Dir); err != nil {
+		return nil, fmt.Errorf("open the metadata mirror in %s: %w", c.Dir, err)
+	}
+	nodes, err := m.disk.load(func(key string, a *answer) {
+		m.answers.Add(key, a)
+		m.bytes += len(a.value)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open the metadata mirror in %s: %w", c.Dir, errors.Join(err, m.disk.close()))
+	}
+	m.roster = NewRoster(nodes)
+	m.roster.OnChange(func(change RosterChange) {
+		if err := m.disk.node(change); err != nil {
+			c.Log.Warn("the roster is not kept", "error", err)
+		}
+	})
+	return m, nil
+}
+
+// Roster returns the nodes of the region and all servers, current while Run runs.
+func (m *Mirror) Roster() *Roster { return m.roster }
+
+// Close closes the files.
+func (m *Mirror) Close() error { return m.disk.close() }
+
+// Run follows the feed until ctx ends.
+func (m *Mirror) Run(ctx context.Context) error {
+	const longest = 5 * time.Second
+	pause := 100 * time.Millisecond
+	for ctx.Err() == nil {
+		began := time.Now()
+		err := m.roster.Follow(ctx, m.config.Upstream, m.config.Region, m.changes)
+		if ctx.Err() != nil {
+			break
+		}
+		m.config.Log.Warn("the feed broke off", "error", err, "again_in", pause)
+		if time.Since(began) > longest {
+			pause = 100 * time.Millisecond
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, longest)
+	}
+	return nil
+}
+
+var followed = []feed.Kind{
+	feed.KindCluster, feed.KindNode, feed.KindRegion, feed.KindRepository,
+	feed.KindAlias, feed.KindVersion, feed.KindPackage, feed.KindBlob,
+}
+
+// changes follows what the mirror depends on, forgets what changed, and passes it
+// on. It subscribes anew when it has come to depend on more.
+func (m *Mirror) changes(ctx context.Context, after uint64) iter.Seq2[feed.Change, error] {
+	return func(yield func(feed.Change, error) bool) {
+		for {
+			filter, since := m.subscribe(), time.Now()
+			again := false
+			for c, err := range m.config.Upstream.Follow(ctx, after, filter) {
+				if err != nil {
+					yield(c, err)
+					return
+				}
+				m.observe(c)
+				if !yield(c, nil) {
+					return
+				}
+				if c.Kind == feed.KindProgress {
+					after = max(after, c.Index)
+					if again = m.dependsOnMore() && time.Since(since) > resubscribeEvery; again {
+						break
+					}
+				}
+			}
+			if !again {
+				return
+			}
+		}
+	}
+}
+
+func (m *Mirror) subscribe() feed.Filter {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.news = false
+	f := feed.Filter{Kinds: followed, Region: m.config.Region}
+	for r := range m.repos {
+		f.Repos = append(f.Repos, r)
+	}
+	if len(f.Repos) == 0 {
+		f.Kinds = []feed.Kind{feed.KindCluster, feed.KindNode, feed.KindRegion}
+	}
+	return f
+}
+
+func (m *Mirror) dependsOnMore() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.news
+}
+
+// observe notes what changed, so that older answers are not given again, and
+// forgets what is gone.
+func (m *Mirror) observe(c feed.Change) {
+	if c.Repo == (meta.RepoRef{}) {
+		return
+	}
+	s := scope{Repo: c.Repo, Package: c.Package}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if before, _ := m.touched.Peek(s); c.Index > before {
+		m.touched.Add(s, c.Index)
+	}
+	if !c.Deleted {
+		return
+	}
+	for _, key := range m.answers.Keys() {
+		if a, _ := m.answers.Peek(key); a.about.scope == s && a.about.name == c.Name && a.asOf.Index < c.Index {
+			m.answers.Remove(key)
+		}
+	}
+}
+
+// Watch implements Watcher: it follows all changes, from a server.
+func (m *Mirror) Watch(ctx context.Context, after uint64) iter.Seq2[feed.Change, error] {
+	return m.config.Upstream.Follow(ctx, after, feed.Filter{})
+}
+
+// Answer implements Asker.
+//
+// Errors: those of the server that was asked; *meta.UnavailableError with the
+// reason no_server when none is reachable and nothing is known.
+func (m *Mirror) Answer(ctx context.Context, f meta.Freshness, q Request) (meta.AsOf, error) {
+	if f.Mode == meta.ModeStrong {
+		return m.config.Upstream.Answer(ctx, f, q)
+	}
+	args, err := codec.Marshal(q.Args())
+	if err != nil {
+		return meta.AsOf{}, fmt.Errorf("%s: %w: %w", q.Name(), err, meta.ErrInvalid)
+	}
+	a, err := m.answer(ctx, q.Name()+"\x00"+string(args), f, q)
+	asOf := a.asOf
+	asOf.Mode = f.Mode
+	if asOf.Stale {
+		asOf.Mode = meta.ModeLocal
+	}
+	asOf.Age = a.age(time.Now())
+	if err != nil {
+		return asOf, err
+	}
+	if err := codec.Unmarshal(a.value, q.Into()); err != nil {
+		return meta.AsOf{}, fmt.Errorf("kept answer of %s: %w: %w", q.Name(), err, meta.ErrCorrupt)
+	}
+	return asOf, nil
+}
+
+// answer returns what is kept, if it is fresh enough, or what the server says. One
+// of several equal questions asks, for all.
+func (m *Mirror) answer(ctx context.Context, key string, f meta.Freshness, q Request) (answer, error) {
+	flightKey := fmt.Sprintf("%s\x00%s %d %s", key, f.Mode, f.MaxAge, f.After)
+	for {
+		m.mu.Lock()
+		if a, ok := m.answers.Get(key); ok && m.serves(a, f, time.Now()) {
+			m.mu.Unlock()
+			return *a, nil
+		}
+		fl := m.flights[flightKey]
+		mine := fl == nil
+		if mine {
+			fl = &flight{done: make(chan struct{})}
+			m.flights[flightKey] = fl
+		}
+		m.mu.Unlock()
+		if mine {
+			fl.answer, fl.err = m.ask(ctx, key, f, q)
+			m.mu.Lock()
+			delete(m.flights, flightKey)
+			m.mu.Unlock()
+			close(fl.done)
+			return fl.answer, fl.err
+		}
+		select {
+		case <-fl.done:
+		case <-ctx.Done():
+			return answer{}, fmt.Errorf("ask %s: %w", q.Name(), context.Cause(ctx))
+		}
+		if !errors.Is(fl.err, context.Canceled) && !errors.Is(fl.err, context.DeadlineExceeded) {
+			return fl.answer, fl.err
+		}
+		// The reader that asked gave up; ask oneself.
+	}
+}
+
+// serves reports whether a may be given again. It holds mu.
+func (m *Mirror) serves(a *answer, f meta.Freshness, now time.Time) bool {
+	for _, s := range []scope{a.about.scope, {Repo: a.about.Repo}} {
+		if changed, ok := m.touched.Peek(s); ok && changed > a.asOf.Index {
+			return false
+		}
+	}
+	if kept := now.Sub(a.came); kept < 0 || kept > reuse || !a.follows(f.After) {
+		return false
+	}
+	return f.Mode == meta.ModeLocal || a.age(now) <= f.MaxAge
+}
+
+// follows reports whether the answer is of a state that includes t.
+func (a *answer) follows(t meta.Token) bool {
+	return t.Epoch < a.asOf.Epoch || (t.Epoch == a.asOf.Epoch && t.Index <= a.asOf.Index)
+}
+
+// age bounds how far the answer lies behind; one that came in the future, before
+// the clock was set back, has no bound.
+func (a *answer) age(now time.Time) time.Duration {
+	kept := now.Sub(a.came)
+	if kept < 0 || a.asOf.Age > meta.UnknownAge-kept {
+		return meta.UnknownAge
+	}
+	return a.asOf.Age + kept
+}
+
+// ask asks a server, keeps what it says, and falls back to what is known.
+func (m *Mirror) ask(ctx context.Context, key string, f meta.Freshness, q Request) (answer, error) {
+	asOf, err := m.config.Upstream.Answer(ctx, f, q)
+	a := answer{asOf: asOf, came: time.Now(), about: subjectOf(q.Args())}
+	if err == nil {
+		if a.value, err = codec.Marshal(q.Into()); err != nil {
+			return a, fmt.Errorf("answer of %s: %w", q.Name(), err)
+		}
+		m.keep(key, a, lasting(q.Args()))
+		return a, nil
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if errors.Is(err, meta.ErrNotFound) {
+		m.answers.Remove(key)
+		return a, err
+	}
+	u, ok := errors.AsType[*meta.UnavailableError](err)
+	if !ok || u.Reason != "no_server" {
+		return a, err
+	}
+	known, ok := m.answers.Get(key)
+	if !ok || !known.follows(f.After) {
+		return a, err
+	}
+	stale := *known
+	stale.asOf.Stale = true
+	return stale, nil
+}
+
+// keep keeps an answer, on disk too when it is of the lasting kind.
+func (m *Mirror) keep(key string, a answer, lasting bool) {
+	if len(a.value) > maxOneAnswer {
+		return
+	}
+	// An answer on disk is written again when it says something else, or to renew
+	// its time.
+	const renew = time.Minute
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if old, ok := m.answers.Peek(key); ok {
+		if !a.asOf.Stale && (old.asOf.Epoch > a.asOf.Epoch || (old.asOf.Epoch == a.asOf.Epoch && old.asOf.Index > a.asOf.Index)) {
+			return // A slower flight brought an older answer.
+		}
+		a.saved = old.saved
+		if !bytes.Equal(old.value, a.value) || a.came.Sub(old.saved) > renew {
+			a.saved = time.Time{}
+		}
+		m.bytes -= len(old.value)
+	}
+	if lasting && a.saved.IsZero() {
+		a.saved = a.came
+		if err := m.disk.put(key, &a); err != nil {
+			a.saved = time.Time{}
+			m.config.Log.Warn("the answer is not kept over a restart", "error", err)
+		}
+	}
+	m.answers.Add(key, &a)
+	for m.bytes += len(a.value); m.bytes > maxAnswerBytes; {
+		m.answers.RemoveOldest()
+	}
+	if repo := a.about.Repo; repo != (meta.RepoRef{}) && !m.repos[repo] && len(m.repos) < maxRepos {
+		m.repos[repo], m.news = true, true
+	}
+}
+
+// evicted forgets an answer on disk when memory does. It is called under mu.
+func (m *Mirror) evicted(key string, a *answer) {
+	m.bytes -= len(a.value)
+	if a.saved.IsZero() {
+		return
+	}
+	if err := m.disk.drop(key); err != nil {
+		m.config.Log.Warn("an old answer stays on disk", "error", err)
+	}
+}
+
+// lasting reports whether answers to the question are kept over a restart: those
+// that a read of known content needs.
+func lasting(question any) bool {
+	switch question.(type) {
+	case state.Resolve, state.GetVersion, state.GetBlob, state.GetRepository:
+		return true
+	}
+	return false
+}
+
+// subjectOf returns what an answer to the question depends on; what it does not
+// know is reused without regard to changes.
+func subjectOf(question any) subject {
+	about := func(repo meta.RepoRef, pkg, name string) subject {
+		return subject{scope: scope{Repo: repo, Package: pkg}, name: name}
+	}
+	switch q := question.(type) {
+	case state.GetRepository:
+		return about(q.Ref, "", "")
+	case state.GetBlob:
+		return about(q.Repo, "", "")
+	case state.GetPackage:
+		return about(q.Repo, q.Package, "")
+	case state.GetVersion:
+		return about(q.Repo, q.Package, q.Version)
+	case state.Resolve:
+		return about(q.Repo, q.Package, q.Alias)
+	case state.ListVersions:
+		return about(q.Repo, q.Package, "")
+	case state.ListAliases:
+		return about(q.Repo, q.Package, "")
+	case state.ListFiles:
+		return about(q.Repo, q.Package, q.Version)
+	case state.GetFile:
+		return about(q.Repo, q.Package, q.Version)
+	case state.AliasHistory:
+		return about(q.Repo, q.Package, q.Alias)
+	case state.Attachments:
+		return about(q.Repo, q.Package, "")
+	}
+	return subject{}
+}
