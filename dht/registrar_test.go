@@ -1,0 +1,308 @@
+package dht
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+
+	"github.com/shoal-registry/shoal/raftmeta/codec"
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/verify/digest"
+)
+
+func TestIntroduction(t *testing.T) {
+	ctx := within(t)
+	s := &site{t: t}
+	server := s.add("eu", "z1", meta.RoleServer)
+	agents := []node{s.add("eu", "z1", meta.RoleAgent), s.add("eu", "z2", meta.RoleAgent), s.add("eu", "z2", meta.RoleAgent)}
+	s.enrol()
+	shelf, rights := &shelf{}, &rights{}
+	root := shelf.put([]byte("a chunk map"), nil)
+	rights.know(root)
+	registrarOn(t, server, shelf, rights, RegistrarLimits{})
+
+	first := finderOn(t, agents[0], nil)
+	in, err := first.Join(ctx, Want{Root: root})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(in.Map) != "a chunk map" || string(in.Grant) != "grant for "+string(agents[0].id()) || in.Members != 1 {
+		t.Errorf("first introduction: %+v", in)
+	}
+	if until := time.Until(in.GrantExpires); until <= 0 || until > time.Minute {
+		t.Errorf("the grant ends in %v", until)
+	}
+	if in.Again < againFetching || in.Again > againFetching*9/8 {
+		t.Errorf("again after %v", in.Again)
+	}
+	if p, ok := has(in.Peers, server.id()); !ok || !p.Server || !p.Complete || p.Region != "eu" || p.Addrs[0] != server.Swarm[0] || len(in.Peers) != 1 {
+		t.Errorf("peers of the first: %+v", in.Peers)
+	}
+
+	second := finderOn(t, agents[1], nil)
+	if in, err = second.Join(ctx, Want{Root: root, Have: 3}); err != nil {
+		t.Fatal(err)
+	}
+	p, ok := has(in.Peers, agents[0].id())
+	if !ok || p.Server || p.Complete || p.Zone != "z1" || len(in.Peers) != 2 || in.Members != 2 {
+		t.Errorf("peers of the second: %+v", in.Peers)
+	}
+	asked := shelf.count()
+	if in, err = first.Join(ctx, Want{Root: root, Have: 9, Complete: true}); err != nil {
+		t.Fatal(err)
+	}
+	if shelf.count() != asked || string(in.Map) != "a chunk map" {
+		t.Errorf("a renewal asked for the map again, or lost it: %q", in.Map)
+	}
+	third := finderOn(t, agents[2], nil)
+	if in, err = third.Join(ctx, Want{Root: root}); err != nil {
+		t.Fatal(err)
+	}
+	if p, ok := has(in.Peers, agents[0].id()); !ok || !p.Complete {
+		t.Errorf("the complete member: %+v", p)
+	}
+	if err := first.Leave(ctx, root); err != nil {
+		t.Fatal(err)
+	}
+	if in, err = third.Join(ctx, Want{Root: root}); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := has(in.Peers, agents[0].id()); ok || in.Members != 2 {
+		t.Errorf("after it left: %+v", in.Peers)
+	}
+	// A node that is removed is not told of any more, lease or not.
+	server.Update(nil, []meta.NodeID{agents[1].id()})
+	if in, err = third.Join(ctx, Want{Root: root}); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := has(in.Peers, agents[1].id()); ok {
+		t.Errorf("a removed node is introduced: %+v", in.Peers)
+	}
+}
+
+func TestSmallContentRidesAlong(t *testing.T) {
+	ctx := within(t)
+	s := &site{t: t}
+	server, agent := s.add("eu", "", meta.RoleServer), s.add("eu", "", meta.RoleAgent)
+	s.enrol()
+	shelf, rights := &shelf{}, &rights{}
+	small := shelf.put([]byte("map of a small blob"), bytes.Repeat([]byte{7}, MaxInlineBytes))
+	big := shelf.put(bytes.Repeat([]byte("large map "), MaxMapBytes/10+1), nil)
+	absent := someRoot()
+	rights.know(small, big, absent)
+	r, _ := registrarOn(t, server, shelf, rights, RegistrarLimits{})
+	f := finderOn(t, agent, nil)
+	in, err := f.Join(ctx, Want{Root: small})
+	if err != nil || len(in.Inline) != MaxInlineBytes || len(in.Map) == 0 {
+		t.Fatalf("%d bytes of content, %d of map: %v", len(in.Inline), len(in.Map), err)
+	}
+	if _, members := r.size(); members != 0 {
+		t.Errorf("%d members where there is nothing to swarm", members)
+	}
+	if in, err = f.Join(ctx, Want{Root: big}); err != nil || in.Map != nil || len(in.Peers) != 1 {
+		t.Errorf("a map over the limit: %d bytes, %d peers, %v", len(in.Map), len(in.Peers), err)
+	}
+	if in, err = f.Join(ctx, Want{Root: absent}); err != nil || in.Map != nil {
+		t.Errorf("a blob that the server lacks: %+v, %v", in, err)
+	}
+	if p, ok := has(in.Peers, server.id()); !ok || p.Complete {
+		t.Errorf("the server claims to have it: %+v", p)
+	}
+}
+
+// TestRefusalsLookAlike compares the bytes that a forbidden and an absent root
+// are answered with, and another region's.
+func TestRefusalsLookAlike(t *testing.T) {
+	ctx := within(t)
+	s := &site{t: t}
+	server, agent, foreign := s.add("eu", "", meta.RoleServer), s.add("eu", "", meta.RoleAgent), s.add("us", "", meta.RoleAgent)
+	s.enrol()
+	root := someRoot()
+	rights := &rights{denied: map[meta.NodeID]bool{agent.id(): true}}
+	rights.know(root)
+	r, _ := registrarOn(t, server, &shelf{}, rights, RegistrarLimits{})
+	ask := func(n node) string {
+		s, err := n.NewStream(ctx, peerIDOf(server), RegistrarProtocol(testCluster))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Reset()
+		s.SetDeadline(time.Now().Add(30 * time.Second))
+		if err := codec.WriteMessage(s, request{Root: root}); err != nil {
+			t.Fatal(err)
+		}
+		s.CloseWrite()
+		b, err := io.ReadAll(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	forbidden, elsewhere := ask(agent), ask(foreign)
+	rights.mu.Lock()
+	rights.denied, rights.roots = nil, nil
+	rights.mu.Unlock()
+	if absent := ask(agent); forbidden != absent || elsewhere != absent {
+		t.Errorf("forbidden %q, elsewhere %q, absent %q", forbidden, elsewhere, absent)
+	}
+	if roots, members := r.size(); roots+members != 0 {
+		t.Errorf("refused nodes are recorded: %d roots", roots)
+	}
+	_, err := finderOn(t, agent, nil).Join(ctx, Want{Root: root})
+	if !errors.Is(err, meta.ErrNotFound) {
+		t.Errorf("the finder says %v", err)
+	}
+}
+
+func TestUnenrolledGetsNoAnswer(t *testing.T) {
+	ctx := within(t)
+	s := &site{t: t}
+	server := s.add("eu", "", meta.RoleServer)
+	s.enrol()
+	other := &site{t: t}
+	stranger := other.add("eu", "", meta.RoleAgent)
+	stranger.SetRoster([]meta.Node{server.Node, stranger.Node})
+	root := someRoot()
+	rights := &rights{}
+	rights.know(root)
+	registrarOn(t, server, &shelf{}, rights, RegistrarLimits{})
+	if in, err := finderOn(t, stranger, nil).Join(ctx, Want{Root: root}); err == nil {
+		t.Fatalf("a stranger got %+v", in)
+	}
+	if rights.signed != 0 {
+		t.Error("a grant was signed for a stranger")
+	}
+}
+
+func TestBusy(t *testing.T) {
+	ctx := within(t)
+	s := &site{t: t}
+	server, a, b := s.add("eu", "", meta.RoleServer), s.add("eu", "", meta.RoleAgent), s.add("eu", "", meta.RoleAgent)
+	s.enrol()
+	root := someRoot()
+	rights := &rights{gate: make(chan struct{})}
+	rights.know(root)
+	r, _ := registrarOn(t, server, &shelf{}, rights, RegistrarLimits{Requests: 1, RetryAfter: 700 * time.Millisecond})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if _, err := finderOn(t, a, nil).Join(ctx, Want{Root: root}); err != nil {
+			t.Errorf("the first: %v", err)
+		}
+	})
+	await(t, "the first request", func() bool { return len(r.working) == 1 })
+	_, err := finderOn(t, b, nil).Join(ctx, Want{Root: root})
+	busy, ok := errors.AsType[*meta.UnavailableError](err)
+	if !ok || busy.Reason != "busy" || busy.RetryAfter != 700*time.Millisecond {
+		t.Errorf("the second: %v", err)
+	}
+	close(rights.gate)
+	wg.Wait()
+}
+
+func TestHostileStreams(t *testing.T) {
+	ctx := within(t)
+	s := &site{t: t}
+	server, agent := s.add("eu", "", meta.RoleServer), s.add("eu", "", meta.RoleAgent)
+	s.enrol()
+	r, stop := registrarOn(t, server, &shelf{}, &rights{}, RegistrarLimits{Streams: 4})
+	open := func() network.Stream {
+		s, err := agent.NewStream(ctx, peerIDOf(server), RegistrarProtocol(testCluster))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.SetDeadline(time.Now().Add(30 * time.Second))
+		return s
+	}
+	for name, bytes := range map[string][]byte{
+		"oversized":   codec.AppendFrame(nil, make([]byte, maxRequestBytes+1)),
+		"endless":     bytes.Repeat([]byte{0xff}, 16),
+		"no message":  codec.AppendFrame(nil, []byte("rubbish")),
+		"no root":     framed(request{Have: 1}),
+		"bad root":    codec.AppendFrame(nil, []byte{0xa1, 1, 0x41, 9}),
+		"other types": codec.AppendFrame(nil, []byte{0xa1, 1, 1}),
+	} {
+		s := open()
+		s.Write(bytes)
+		if n, err := s.Read(make([]byte, 1)); n != 0 || err == nil {
+			t.Errorf("%s: was answered", name)
+		}
+		s.Reset()
+	}
+	await(t, "the end of the bad streams", func() bool { r.mu.Lock(); defer r.mu.Unlock(); return len(r.streams) == 0 })
+	// Idle streams are bounded by node.
+	for range 8 {
+		s := open()
+		s.Write([]byte{1}) // opens it for good: negotiation is lazy
+		defer s.Reset()
+	}
+	await(t, "four open streams", func() bool { r.mu.Lock(); defer r.mu.Unlock(); return len(r.streams) == 4 })
+	stop() // resets what is open and waits for it
+	if len(r.streams) != 0 {
+		t.Error("streams outlive Run")
+	}
+}
+
+func TestFullTableStillAnswers(t *testing.T) {
+	ctx := within(t)
+	s := &site{t: t}
+	server := s.add("eu", "", meta.RoleServer)
+	a, b := s.add("eu", "", meta.RoleAgent), s.add("eu", "", meta.RoleAgent)
+	s.enrol()
+	root := someRoot()
+	rights := &rights{}
+	rights.know(root)
+	r, _ := registrarOn(t, server, &shelf{}, rights, RegistrarLimits{MembersPerRoot: 1})
+	for _, n := range []node{a, b} {
+		in, err := finderOn(t, n, nil).Join(ctx, Want{Root: root})
+		if err != nil || len(in.Grant) == 0 {
+			t.Fatalf("%+v, %v", in, err)
+		}
+	}
+	if _, members := r.size(); members != 1 {
+		t.Errorf("%d members", members)
+	}
+}
+
+// BenchmarkRegistrar is renewals through real hosts on loopback, 32 at a time of
+// 4 agents, the work of both sides.
+func BenchmarkRegistrar(b *testing.B) {
+	s := &site{t: b}
+	server := s.add("eu", "", meta.RoleServer)
+	var agents []node
+	for range 4 {
+		agents = append(agents, s.add("eu", "", meta.RoleAgent))
+	}
+	s.enrol()
+	root := digest.Sum([]byte("a chunk map"))
+	rights := &rights{}
+	rights.know(root)
+	registrarOn(b, server, &shelf{}, rights, RegistrarLimits{})
+	var finders []*Finder
+	for _, n := range agents {
+		finders = append(finders, finderOn(b, n, nil))
+	}
+	ctx := context.Background()
+	b.SetParallelism(16)
+	b.ResetTimer()
+	var next sync.Mutex
+	i := 0
+	b.RunParallel(func(pb *testing.PB) {
+		next.Lock()
+		f := finders[i%len(finders)]
+		i++
+		next.Unlock()
+		for pb.Next() {
+			if _, err := f.Join(ctx, Want{Root: root, Have: 1}); err != nil {
+				b.Error(fmt.Errorf("renewal: %w", err))
+			}
+		}
+	})
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "requests/s")
+}
