@@ -21,7 +21,9 @@ func (c *Catalog) Repository(ctx context.Context, by Caller, ref meta.RepoRef) (
 }
 
 // Readable reports whether who may read r.
-func (c *Catalog) Readable(who meta.Principal, r *meta.Repository) bool { return c.cfg.Readable(who, r) }
+func (c *Catalog) Readable(who meta.Principal, r *meta.Repository) bool {
+	return c.cfg.Readable(who, r)
+}
 
 // ForPush returns the repository that a push of a format goes to, and creates
 // it, with its tenant, where the first push does so: hosted, class standard,

@@ -14,8 +14,13 @@ import (
 	"github.com/shoal-registry/shoal/verify/digest"
 )
 
-func blobUnknown(err error, d digest.Digest) error {
-	return coded(err, meta.ErrNotFound, codeBlobUnknown, map[string]string{"digest": string(d)})
+// blobUnknown says that a blob is not there; other errors pass.
+func (c *call) blobUnknown(err error, d digest.Digest) error {
+	if !errors.Is(err, meta.ErrNotFound) {
+		return err
+	}
+	return &problem{code: codeBlobUnknown, detail: map[string]string{"digest": string(d)},
+		err: fmt.Errorf("blob %s is not in %s: %w", d, c.Repo, meta.ErrNotFound)}
 }
 
 func (p *Protocol) getBlob(ctx context.Context, c *call) error {
@@ -25,7 +30,7 @@ func (p *Protocol) getBlob(ctx context.Context, c *call) error {
 	}
 	b, asOf, err := p.catalog.Blob(ctx, c.by, c.Repo, d)
 	if err != nil {
-		return blobUnknown(err, d)
+		return c.blobUnknown(err, d)
 	}
 	if err := backwards(c.R.Header.Get("Range"), b.Blob.PlainBytes); err != nil {
 		return err
@@ -64,10 +69,10 @@ func (p *Protocol) deleteBlob(ctx context.Context, c *call) error {
 		// 405 is what clients take for «not this one»; the specification has no
 		// other word for it.
 		return &problem{code: codeUnsupported, status: http.StatusMethodNotAllowed, detail: map[string]string{"digest": string(d)},
-			err: fmt.Errorf("blob %s is part of a manifest, delete that first: %w", d, err)}
+			err: fmt.Errorf("blob %s is part of a manifest, delete that first: %w", d, meta.ErrConflict)}
 	}
 	if err != nil {
-		return blobUnknown(err, d)
+		return c.blobUnknown(err, d)
 	}
 	c.Committed(token)
 	c.W.Header().Set("Content-Length", "0")

@@ -108,7 +108,7 @@ func describe(r *http.Request, err error, status int) (items []item, own int) {
 		}
 		return items, http.StatusBadRequest
 	}
-	one := item{Message: protocol.Message(err)}
+	one := item{Message: sentence(err)}
 	var p *problem
 	if errors.As(err, &p) {
 		one.Code, one.Detail = p.code, p.detail
@@ -123,12 +123,12 @@ func describe(r *http.Request, err error, status int) (items []item, own int) {
 		one.Code = codeDigestInvalid
 	case errors.Is(err, protocol.ErrNoRoute):
 		one.Code, one.Message, one.Detail = noRoute(r)
-	case status == http.StatusMethodNotAllowed:
+	case status == http.StatusMethodNotAllowed, status == http.StatusRequestedRangeNotSatisfiable:
 		one.Code = codeUnsupported
 	case errors.Is(err, meta.ErrUnavailable), errors.Is(err, meta.ErrNoSpace), status == http.StatusServiceUnavailable:
 		one.Code = codeUnavailable
 	case errors.Is(err, meta.ErrNotFound):
-		one.Code, one.Detail = codeNameUnknown, nameDetail(r)
+		return notFound(r, one)
 	case errors.Is(err, meta.ErrDenied):
 		one.Code = codeDenied
 	case errors.Is(err, meta.ErrOverQuota):
@@ -145,6 +145,24 @@ func describe(r *http.Request, err error, status int) (items []item, own int) {
 		one.Code = codeUnknown
 	}
 	return []item{one}, 0
+}
+
+// notFound explains what the gate or the forwarding did not find.
+func notFound(r *http.Request, one item) ([]item, int) {
+	one.Code, one.Detail = codeNameUnknown, nameDetail(r)
+	if _, upload, ok := strings.Cut(r.URL.Path, "/blobs/uploads/"); ok && upload != "" {
+		one.Code = codeBlobUploadUnknown
+	}
+	if _, _, err := splitName(nameOf(r)); err != nil {
+		// It is not there because it cannot be.
+		return []item{{Code: codeNameInvalid, Message: sentence(err), Detail: one.Detail}}, http.StatusBadRequest
+	}
+	return []item{one}, 0
+}
+
+// sentence is what err says to people: that it is invalid they see by the code.
+func sentence(err error) string {
+	return strings.TrimSuffix(protocol.Message(err), ": "+meta.ErrInvalid.Error())
 }
 
 func finding(f verify.Finding) item {

@@ -30,12 +30,13 @@ func (p *Protocol) listTags(ctx context.Context, c *call) error {
 		}
 	}
 	if len(tags) == 0 && page.After == "" {
-		// A name that holds nothing is unknown; one without tags has an empty list.
+		// A name that holds nothing is unknown; one without tags has an empty list, as
+		// has a repository that was created and never pushed to.
 		_, packageAsOf, err := p.catalog.Package(ctx, c.by, c.pkg)
-		if errors.Is(err, meta.ErrNotFound) {
+		if errors.Is(err, meta.ErrNotFound) && c.pkg.Name != rootPackage {
 			return nameUnknown(c.name)
 		}
-		if err != nil {
+		if err != nil && !errors.Is(err, meta.ErrNotFound) {
 			return err
 		}
 		if page.Limit == 0 {

@@ -204,7 +204,7 @@ func refusedPush(c *call, tags []string, err error) error {
 		return err
 	case errors.Is(err, meta.ErrExists) && c.Repository != nil && c.Repository.Immutable && len(tags) > 0:
 		return &problem{code: codeDenied, status: http.StatusConflict, detail: map[string]any{"name": c.name, "tags": tags},
-			err: fmt.Errorf("tags of %s cannot move, it is immutable: push under a new tag, or `shoal repo set %s --immutable=false`: %w", c.Repo, c.Repo, err)}
+			err: fmt.Errorf("%s is immutable and has the tag %s for another manifest: push under a new tag: %w", c.Repo, strings.Join(tags, ", "), meta.ErrExists)}
 	case errors.Is(err, meta.ErrInvalid):
 		// Content that was there when the manifest was checked, and no longer is.
 		return coded(err, meta.ErrInvalid, codeManifestBlobUnknown, nil)

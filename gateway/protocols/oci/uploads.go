@@ -21,9 +21,6 @@ import (
 // each costs a request and a sync to disk. Smaller ones are taken too.
 const chunkMinBytes = 1 << 20
 
-// emptyDigest is the one digest that a POST without a body may name.
-var emptyDigest = digest.FromBytes(nil)
-
 func (p *Protocol) beginUpload(ctx context.Context, c *call) error {
 	query := c.R.URL.Query()
 	if _, err := p.catalog.ForPush(ctx, c.by, c.Repo, Format, c.Repository); err != nil {
@@ -55,7 +52,9 @@ func (p *Protocol) beginUpload(ctx context.Context, c *call) error {
 		return err
 	}
 	defer up.Close()
-	if want != "" && (c.R.ContentLength != 0 || want == emptyDigest) {
+	// A POST that names a digest but brings nothing only begins, unless it names the
+	// digest of nothing.
+	if want != "" && (c.R.ContentLength != 0 || want == want.Algorithm().FromBytes(nil)) {
 		// All in one request: nobody learns the id, so nothing may stay behind.
 		if err := p.finish(ctx, c, up, want); err != nil {
 			return errors.Join(err, up.Cancel(context.WithoutCancel(ctx)))
@@ -268,7 +267,7 @@ func (b *bodyReader) Read(p []byte) (int, error) {
 // chunks), also in HTTP's form `bytes <start>-<end>/<size>`.
 func parseContentRange(s string) (start, end int64, err error) {
 	bad := func() (int64, int64, error) {
-		return 0, 0, invalid(codeBlobUploadInvalid, "Content-Range %q: write <start>-<end>, the end inclusive", s)
+		return 0, 0, invalid(codeBlobUploadInvalid, "Content-Range %q: write START-END, the end inclusive", s)
 	}
 	spec := strings.TrimSpace(strings.TrimPrefix(s, "bytes"))
 	spec = strings.TrimLeft(spec, "= ")

@@ -1,0 +1,9 @@
+package catalogtest
+
+import (
+	"testing"
+
+	"github.com/shoal-registry/shoal/gateway/catalog"
+)
+
+func newDisk(testing.TB) catalog.Content { return NewMemory() }
