@@ -23,8 +23,8 @@ import (
 	"github.com/shoal-registry/shoal/verify/digest"
 )
 
-// Config is what a Disk needs. Only Dir is required.
-type Config struct {
+// DiskConfig is what a Disk needs. Only Dir is required.
+type DiskConfig struct {
 	// Dir is made when absent; one process at a time may have it open.
 	Dir string
 	// Fsync makes commits durable before they return: the file, then its rename,
@@ -37,9 +37,9 @@ type Config struct {
 	// HotBytes bounds the verified chunks kept in memory. 0 is 64 MiB with Fsync
 	// (servers) and 32 MiB without (agents); negative is none.
 	HotBytes int64
-	// ReserveBytes of the file system stay free: new content is refused below it.
+	// Reserve bytes of the file system stay free: new content is refused below it.
 	// 0 is 1 % of the file system, at most 512 MiB; negative is none.
-	ReserveBytes int64
+	Reserve int64
 	// MaxUploads bounds the upload sessions, open or waiting; 0 is 10,000.
 	MaxUploads int
 	// UploadTTL is how long a session may rest before Run removes it; 0 is 24 h.
@@ -70,7 +70,7 @@ const (
 // Disk is a Store on a local directory. OpenDisk builds it, Run maintains it, Close
 // frees it; it serves without Run, but then nothing expires or is evicted ahead.
 type Disk struct {
-	cfg     Config
+	cfg     DiskConfig
 	log     *slog.Logger
 	metrics *metrics
 	hot     *hotCache
@@ -111,7 +111,7 @@ type mark struct {
 // starts as fast as an empty one.
 //
 // Errors: meta.ErrUnavailable when another process has the directory open.
-func OpenDisk(cfg Config) (*Disk, error) {
+func OpenDisk(cfg DiskConfig) (*Disk, error) {
 	if cfg.HotBytes == 0 {
 		cfg.HotBytes = 32 << 20
 		if cfg.Fsync {
@@ -232,7 +232,7 @@ func (d *Disk) Run(ctx context.Context) error {
 	ticker := time.NewTicker(maintainEvery)
 	defer ticker.Stop()
 	for {
-		if _, err := d.Sweep(ctx, time.Now().Add(-d.cfg.UploadTTL)); err != nil && ctx.Err() == nil {
+		if err := d.Sweep(ctx, time.Now().Add(-d.cfg.UploadTTL)); err != nil && ctx.Err() == nil {
 			d.log.Warn("expiring uploads failed", "error", err)
 		}
 		if err := d.evictAhead(ctx); err != nil && ctx.Err() == nil {

@@ -45,7 +45,7 @@ func (d *Disk) free() (int64, error) {
 	if err := unix.Statfs(d.cfg.Dir, &st); err != nil {
 		return 0, fmt.Errorf("ask for free space: %w", err)
 	}
-	reserve := d.cfg.ReserveBytes
+	reserve := d.cfg.Reserve
 	if reserve == 0 {
 		reserve = min(int64(st.Blocks)*st.Frsize/100, defaultReserve)
 	}
@@ -315,17 +315,17 @@ func (d *Disk) removeStray(dir, name string) error {
 	return unlink(filepath.Join(dir, name))
 }
 
-// Sweep ends the upload sessions that were last used before a time and returns how
-// many. Sessions in use stay.
-func (d *Disk) Sweep(ctx context.Context, before time.Time) (int, error) {
+// Sweep ends the upload sessions that received nothing since a time. Sessions in use
+// stay.
+func (d *Disk) Sweep(ctx context.Context, before time.Time) error {
 	names, err := os.ReadDir(d.path(uploadsDir))
 	if err != nil {
-		return 0, fmt.Errorf("sweep uploads: %w", err)
+		return fmt.Errorf("sweep uploads: %w", err)
 	}
 	swept := 0
 	for _, n := range names {
 		if err := ctx.Err(); err != nil {
-			return swept, err
+			return err
 		}
 		id, suffix := cutSuffix(n.Name())
 		if suffix != partSuffix {
@@ -333,17 +333,17 @@ func (d *Disk) Sweep(ctx context.Context, before time.Time) (int, error) {
 		}
 		stat, err := n.Info()
 		if err != nil || !stat.ModTime().Before(before) {
-			continue
+			continue // gone meanwhile, or fresh
 		}
 		switch err := d.expire(id); {
 		case err == nil:
 			swept++
 		case !errors.Is(err, meta.ErrConflict):
-			return swept, fmt.Errorf("sweep uploads: %w", err)
+			return fmt.Errorf("sweep uploads: %w", err)
 		}
 	}
 	if swept > 0 {
 		d.log.Info("expired unfinished uploads", "count", swept)
 	}
-	return swept, nil
+	return nil
 }

@@ -1,0 +1,67 @@
+// Package repair brings a region's copies into being.
+//
+// A Loop runs on each server. It learns which blobs its region owes (Demands), lets
+// place.Plan decide which of them this server keeps, fetches and checks those
+// (Content), most critical first, and reports the outcome in batches (Reporter).
+// Nothing is remembered that the metadata does not say: a restart lists the demands
+// anew and finds in the store what has already arrived. Start reading at Loop.
+//
+// Run owns all goroutines.
+package repair
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/verify/digest"
+)
+
+// Demands is what the metadata says a region owes.
+type Demands interface {
+	// Pending returns at most limit demands of the region (replicas without a Server)
+	// that are not verified, oldest first, behind that of root after; the zero CID
+	// is the start.
+	Pending(ctx context.Context, region meta.RegionName, after digest.CID, limit int) ([]meta.Replica, error)
+	// Copies returns all that is known of root's copies, of all regions.
+	Copies(ctx context.Context, root digest.CID) ([]meta.Replica, error)
+	// Watch calls changed, which does not block, whenever the region's demands may
+	// have changed, until ctx ends or the watch breaks; then it is called again.
+	Watch(ctx context.Context, region meta.RegionName, changed func()) error
+}
+
+// Reporter tells the metadata of this server's copies.
+type Reporter interface {
+	// Report records 1 to 1,000 replicas, of which Root, Server, State and Reason are set.
+	Report(ctx context.Context, replicas []meta.Replica) error
+}
+
+// Content brings a blob here, whole and checked against its digest; it is a
+// *transfer.Content. Of the blob, Context, Digest, Root and StoredBytes are set.
+type Content interface {
+	Ensure(ctx context.Context, b meta.Blob) error
+}
+
+// Config is what a Loop needs; Self to Servers are required.
+type Config struct {
+	Self     meta.NodeID
+	Region   meta.RegionName
+	Demands  Demands
+	Reporter Reporter
+	Content  Content
+	// Servers lists the servers of the region, this one among them.
+	Servers func() []meta.NodeID
+	// Copies is how many servers of a region keep a blob; 0 is 2.
+	Copies int
+	// Workers is how many blobs are fetched at once; 0 is 4.
+	Workers int
+	// StandIn is how long a holder may take before the next server fetches in its
+	// stead; 0 is 2 minutes.
+	StandIn time.Duration
+	// Log is silent when nil, Metrics unregistered when nil.
+	Log     *slog.Logger
+	Metrics prometheus.Registerer
+}
