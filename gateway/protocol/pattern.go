@@ -19,8 +19,8 @@ import (
 // {image...} takes what the segments before and after it leave over: the
 // pattern is matched from both ends. Its value is the unescaped segments joined
 // by `/`; a value may be empty, or end in `/` when the path does and the pattern
-// ends in the parameter. A path with a segment `.` or `..`, also escaped,
-// matches nothing.
+// ends in the parameter. A path with a part `.` or `..`, also escaped, matches
+// nothing.
 //
 // Of several patterns that match a path, the first in this order is the most
 // specific: compare segment by segment from the left, up to the {x...}, a
@@ -202,8 +202,10 @@ func split(escaped string) (plain []string, ok bool) {
 			}
 			plain[i] = u
 		}
-		if plain[i] == "." || plain[i] == ".." {
-			return nil, false
+		for part := range strings.SplitSeq(plain[i], "/") {
+			if part == "." || part == ".." {
+				return nil, false
+			}
 		}
 	}
 	return plain, true
