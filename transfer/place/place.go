@@ -1,0 +1,170 @@
+// Package place decides which servers keep which blobs.
+//
+// Within a region the holders of a blob are the first servers of Rank: rendezvous
+// hashing, so that all servers agree without talking and a change of servers moves
+// no more than it must. Plan turns what a region owes into the copies that one
+// server makes, in order; Sources orders the regions that it can come from.
+//
+// The package is pure: no clock, no network, no state.
+package place
+
+import (
+	"bytes"
+	"cmp"
+	"container/heap"
+	"iter"
+	"slices"
+	"time"
+
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/verify/digest"
+)
+
+// DefaultCopies is how many servers of a region keep a blob, when it has as many.
+const DefaultCopies = 2
+
+// Rank orders a region's servers by how much they are root's holders: by descending
+// BLAKE3(root, server), Thaler and Ravishankar's highest random weight. The servers
+// keep their order in the argument; a name given twice counts once.
+func Rank(root digest.CID, servers []meta.NodeID) []meta.NodeID {
+	type weighed struct {
+		server meta.NodeID
+		weight digest.CID
+	}
+	all := make([]weighed, len(servers))
+	var b []byte
+	for i, s := range servers {
+		b = append(append(b[:0], root[:]...), s...)
+		all[i] = weighed{s, digest.Sum(b)}
+	}
+	slices.SortFunc(all, func(x, y weighed) int {
+		return cmp.Or(bytes.Compare(y.weight[:], x.weight[:]), cmp.Compare(x.server, y.server))
+	})
+	out := make([]meta.NodeID, len(all))
+	for i, w := range all {
+		out[i] = w.server
+	}
+	return slices.Compact(out)
+}
+
+// Holders returns the servers that keep root: the first copies of Rank, or all when
+// there are fewer.
+func Holders(root digest.CID, servers []meta.NodeID, copies int) []meta.NodeID {
+	ranked := Rank(root, servers)
+	return ranked[:min(max(copies, 0), len(ranked))]
+}
+
+// Question is what Plan is asked.
+type Question struct {
+	Self meta.NodeID
+	// Servers are those of Self's region.
+	Servers []meta.NodeID
+	// Copies is how many of them keep a blob; 0 is DefaultCopies.
+	Copies int
+	Now    time.Time
+	// StandIn is how long the holders may take: after it, and again after each
+	// further StandIn, one more server of the ranking makes a copy too. 0 is never.
+	StandIn time.Duration
+	// Limit is the most copies to answer; none are answered below 1.
+	Limit int
+}
+
+// Copy is a copy for Self to make.
+type Copy struct {
+	Demand meta.Replica
+	// Rank is Self's place among the servers; from Copies on it stands in.
+	Rank int
+}
+
+// Plan returns the copies that q.Self should make of what its region owes: the most
+// critical class first, then the oldest demand. wake is when a demand that is not
+// Self's yet may become so, zero when none is.
+//
+// demands are the region's pending ones, in any order; Plan keeps no more than
+// q.Limit of them.
+func Plan(q Question, demands iter.Seq[meta.Replica]) (copies []Copy, wake time.Time) {
+	want := q.Copies
+	if want == 0 {
+		want = DefaultCopies
+	}
+	var h leastUrgent
+	for d := range demands {
+		rank := slices.Index(Rank(d.Root, q.Servers), q.Self)
+		if rank < 0 {
+			continue
+		}
+		if rank >= want {
+			if q.StandIn <= 0 {
+				continue
+			}
+			from := d.Demand.Std().Add(time.Duration(rank-want+1) * q.StandIn)
+			if q.Now.Before(from) {
+				if wake.IsZero() || from.Before(wake) {
+					wake = from
+				}
+				continue
+			}
+		}
+		c := Copy{Demand: d, Rank: rank}
+		if len(h) < q.Limit {
+			heap.Push(&h, c)
+		} else if len(h) > 0 && urgency(c, h[0]) < 0 {
+			h[0] = c
+			heap.Fix(&h, 0)
+		}
+	}
+	slices.SortFunc(h, urgency)
+	return h, wake
+}
+
+var classOrder = map[meta.Class]int{meta.ClassCritical: 0, meta.ClassStandard: 1, meta.ClassCold: 2}
+
+// urgency is negative when a comes before b.
+func urgency(a, b Copy) int {
+	class := func(c Copy) int {
+		if order, ok := classOrder[c.Demand.Class]; ok {
+			return order
+		}
+		return len(classOrder)
+	}
+	return cmp.Or(cmp.Compare(class(a), class(b)), cmp.Compare(a.Demand.Demand, b.Demand.Demand),
+		bytes.Compare(a.Demand.Root[:], b.Demand.Root[:]))
+}
+
+type leastUrgent []Copy
+
+func (h leastUrgent) Len() int           { return len(h) }
+func (h leastUrgent) Less(i, j int) bool { return urgency(h[i], h[j]) > 0 }
+func (h leastUrgent) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+func (h *leastUrgent) Push(x any)        { *h = append(*h, x.(Copy)) }
+func (h *leastUrgent) Pop() any {
+	last := (*h)[len(*h)-1]
+	*h = (*h)[:len(*h)-1]
+	return last
+}
+
+// Sources returns the regions with a verified copy in the order to ask them: self
+// first, then by ascending round-trip time, those without one last, by name.
+//
+// copies is all that is known of one root; region demands among them are skipped.
+func Sources(self meta.RegionName, copies []meta.Replica, rtt map[meta.RegionName]time.Duration) []meta.RegionName {
+	var out []meta.RegionName
+	for _, r := range copies {
+		if r.Server != "" && r.State == meta.ReplicaVerified && !slices.Contains(out, r.Region) {
+			out = append(out, r.Region)
+		}
+	}
+	distance := func(r meta.RegionName) time.Duration {
+		if r == self {
+			return -1
+		}
+		if d, ok := rtt[r]; ok {
+			return d
+		}
+		return 1<<63 - 1
+	}
+	slices.SortFunc(out, func(a, b meta.RegionName) int {
+		return cmp.Or(cmp.Compare(distance(a), distance(b)), cmp.Compare(a, b))
+	})
+	return out
+}
