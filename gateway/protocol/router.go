@@ -146,13 +146,15 @@ func (rt *Router) Routes() []*Route { return slices.Clone(rt.routes) }
 // Match finds the most specific route that has both the path and the method;
 // GET routes take HEAD. u's escaped path counts.
 func (rt *Router) Match(method string, u *url.URL) Match {
-	segments, ok := split(u.EscapedPath())
-	if !ok {
-		return Match{Err: ErrNoRoute}
-	}
-	g := rt.groups[segments[0]]
+	path := u.EscapedPath()
+	first, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	g := rt.groups[first]
 	if g == nil {
 		return Match{Err: ErrNoRoute}
+	}
+	segments, ok := split(path)
+	if !ok {
+		return Match{Protocol: g.owner, Err: ErrNoRoute}
 	}
 	// A HEAD takes the most specific of the HEAD and GET routes.
 	for i := range g.entries {
