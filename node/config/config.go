@@ -56,6 +56,9 @@ type Config struct {
 	LogLevel    string
 	LogFormat   string
 
+	// Version is the build's, for people to read.
+	Version string
+
 	// Dev admits anonymous callers as administrators of what they create, and
 	// creates tenants and repositories on first push. Only `shoal dev` sets it.
 	Dev bool
@@ -165,8 +168,8 @@ var Settings = []Setting{
 	secret(text("token", "", "join token, from `shoal token join`", func(c *Config) *Secret { return &c.Token })),
 	text("blobs", "", "where blobs are kept, a directory; empty is DATA/blobs", func(c *Config) *string { return &c.Blobs }),
 	size("cache-size", "50GiB", "most that the cache may hold on disk", func(c *Config) *Bytes { return &c.CacheBytes }, meta.RoleAgent),
-	size("hot-size", "64MiB", "chunks kept in memory for peers and clients", func(c *Config) *Bytes { return &c.HotBytes }),
-	size("reserve", "512MiB", "free disk space below which new content is refused", func(c *Config) *Bytes { return &c.Reserve }),
+	size("hot-size", "0", "chunks kept in memory for peers and clients; 0 is 64MiB on a server, 32MiB on an agent", func(c *Config) *Bytes { return &c.HotBytes }),
+	size("reserve", "0", "free disk space below which new content is refused; 0 is 1 % of the disk, at most 512MiB", func(c *Config) *Bytes { return &c.Reserve }),
 	text("raft.profile", "wan", "timings of consensus: wan for regions far apart, site for one site", func(c *Config) *string { return &c.RaftProfile }, meta.RoleServer),
 	text("log.level", "info", "debug, info, warn or error", func(c *Config) *string { return &c.LogLevel }),
 	text("log.format", "text", "text or json", func(c *Config) *string { return &c.LogFormat }),

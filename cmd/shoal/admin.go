@@ -1,0 +1,332 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/shoal-registry/shoal/gateway/admin/client"
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+)
+
+// adminVerb makes a verb that calls the admin API and prints what it answers.
+func adminVerb(cmd *cobra.Command, run func(context.Context, *client.Client, *output, []string) error) *cobra.Command {
+	var (
+		to  target
+		out output
+	)
+	to.flags(cmd)
+	out.flag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		c, err := to.client()
+		if err != nil {
+			return err
+		}
+		return run(cmd.Context(), c, &out, args)
+	}
+	return cmd
+}
+
+// collect reads a listing to its end.
+func collect[T any](seq iter.Seq2[T, error]) ([]T, error) {
+	all := []T{}
+	for item, err := range seq {
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, item)
+	}
+	return all, nil
+}
+
+func newTenant() *cobra.Command {
+	root := &cobra.Command{Use: "tenant", Short: "Tenants: owners of repositories"}
+	create := &cobra.Command{
+		Use: "create NAME", Short: "Create a tenant", Args: cobra.ExactArgs(1),
+		Example: "  shoal tenant create acme",
+	}
+	list := &cobra.Command{Use: "list", Short: "List the tenants", Args: cobra.NoArgs, Example: "  shoal tenant list --json"}
+	root.AddCommand(
+		adminVerb(create, func(ctx context.Context, c *client.Client, out *output, args []string) error {
+			t, err := c.CreateTenant(ctx, meta.TenantName(args[0]))
+			if err != nil {
+				return err
+			}
+			return out.print(create, t, func() { fmt.Fprintf(create.OutOrStdout(), "tenant %s is there\n", t.Name) })
+		}),
+		adminVerb(list, func(ctx context.Context, c *client.Client, out *output, _ []string) error {
+			tenants, err := collect(c.Tenants(ctx))
+			if err != nil {
+				return err
+			}
+			return out.print(list, tenants, func() {
+				var rows [][]string
+				for _, t := range tenants {
+					rows = append(rows, []string{string(t.Name), t.Created.Std().Format(time.RFC3339), t.CreatedBy})
+				}
+				table(list, []string{"tenant", "created", "by"}, rows)
+			})
+		}),
+	)
+	return root
+}
+
+func newRepo() *cobra.Command {
+	root := &cobra.Command{Use: "repo", Short: "Repositories: what a tenant publishes to"}
+	root.AddCommand(newRepoCreate(), newRepoList(), newRepoSet(), newRepoRemove())
+	return root
+}
+
+func newRepoCreate() *cobra.Command {
+	var n client.NewRepository
+	create := &cobra.Command{
+		Use: "create TENANT/REPOSITORY", Short: "Create a repository", Args: cobra.ExactArgs(1),
+		Example: "  shoal repo create acme/app --format oci --class critical --home eu",
+	}
+	f := create.Flags()
+	f.StringVar(&n.Format, "format", "oci", "oci or generic")
+	f.StringVar((*string)(&n.Kind), "kind", "hosted", "hosted")
+	f.StringVar((*string)(&n.Class), "class", "standard", "critical (all primary regions), standard (home and one more) or cold (home, others on demand)")
+	f.StringVar(&n.Environment, "env", "", "environment: dev, staging, production ...")
+	f.StringVar((*string)(&n.Home), "home", "", "home region (default: the answering server's)")
+	f.StringVar((*string)(&n.Second), "second", "", "second region of class standard (default: chosen)")
+	f.StringVar((*string)(&n.Visibility), "visibility", "private", "private or public")
+	f.BoolVar(&n.Immutable, "immutable", false, "tags can be set once, never moved or deleted")
+	return adminVerb(create, func(ctx context.Context, c *client.Client, out *output, args []string) (err error) {
+		if n.Ref, err = meta.ParseRepoRef(args[0]); err != nil {
+			return err
+		}
+		r, err := c.CreateRepository(ctx, n)
+		if err != nil {
+			return err
+		}
+		return printRepository(create, out, r)
+	})
+}
+
+func printRepository(cmd *cobra.Command, out *output, r meta.Repository) error {
+	return out.print(cmd, r, func() { repositoryTable(cmd, []meta.Repository{r}) })
+}
+
+func repositoryTable(cmd *cobra.Command, repos []meta.Repository) {
+	var rows [][]string
+	for _, r := range repos {
+		rows = append(rows, []string{
+			r.Ref.String(), r.Format, string(r.Kind), string(r.Class), string(r.Home), string(r.Second),
+			string(r.Visibility), strconv.FormatBool(r.Immutable), r.Environment,
+		})
+	}
+	table(cmd, []string{"repository", "format", "kind", "class", "home", "second", "visibility", "immutable", "env"}, rows)
+}
+
+func newRepoList() *cobra.Command {
+	var tenant string
+	list := &cobra.Command{
+		Use: "list", Short: "List the repositories that the caller may read", Args: cobra.NoArgs,
+		Example: "  shoal repo list --tenant acme",
+	}
+	list.Flags().StringVar(&tenant, "tenant", "", "only of this tenant")
+	return adminVerb(list, func(ctx context.Context, c *client.Client, out *output, _ []string) error {
+		repos, err := collect(c.Repositories(ctx, meta.TenantName(tenant)))
+		if err != nil {
+			return err
+		}
+		return out.print(list, repos, func() { repositoryTable(list, repos) })
+	})
+}
+
+func newRepoSet() *cobra.Command {
+	var (
+		class, home, second, visibility, env string
+		immutable                            bool
+	)
+	set := &cobra.Command{
+		Use: "set TENANT/REPOSITORY", Short: "Change a repository", Args: cobra.ExactArgs(1),
+		Example: "  shoal repo set acme/app --class critical --immutable",
+	}
+	f := set.Flags()
+	f.StringVar(&class, "class", "", "critical, standard or cold")
+	f.StringVar(&home, "home", "", "home region")
+	f.StringVar(&second, "second", "", "second region of class standard")
+	f.StringVar(&visibility, "visibility", "", "private or public")
+	f.StringVar(&env, "env", "", "environment")
+	f.BoolVar(&immutable, "immutable", false, "tags can be set once, never moved or deleted")
+	return adminVerb(set, func(ctx context.Context, c *client.Client, out *output, args []string) error {
+		ref, err := meta.ParseRepoRef(args[0])
+		if err != nil {
+			return err
+		}
+		r, err := c.SetRepository(ctx, ref, client.RepositoryChange{
+			Class: given(set, "class", meta.Class(class)), Home: given(set, "home", meta.RegionName(home)),
+			Second: given(set, "second", meta.RegionName(second)), Visibility: given(set, "visibility", meta.Visibility(visibility)),
+			Environment: given(set, "env", env), Immutable: given(set, "immutable", immutable),
+		})
+		if err != nil {
+			return err
+		}
+		return printRepository(set, out, r)
+	})
+}
+
+// given returns v when its flag was on the command line, else nil.
+func given[T any](cmd *cobra.Command, flag string, v T) *T {
+	if !cmd.Flags().Changed(flag) {
+		return nil
+	}
+	return &v
+}
+
+func newRepoRemove() *cobra.Command {
+	rm := &cobra.Command{
+		Use: "rm TENANT/REPOSITORY", Short: "Remove a repository that has no versions", Args: cobra.ExactArgs(1),
+		Example: "  shoal repo rm acme/old",
+	}
+	return adminVerb(rm, func(ctx context.Context, c *client.Client, out *output, args []string) error {
+		ref, err := meta.ParseRepoRef(args[0])
+		if err != nil {
+			return err
+		}
+		if err := c.RemoveRepository(ctx, ref); err != nil {
+			return err
+		}
+		return out.print(rm, map[string]string{"removed": ref.String()}, func() {
+			fmt.Fprintf(rm.OutOrStdout(), "repository %s is removed\n", ref)
+		})
+	})
+}
+
+func newRegion() *cobra.Command {
+	root := &cobra.Command{Use: "region", Short: "Regions: failure and latency domains"}
+	list := &cobra.Command{Use: "list", Short: "List the regions, and which loss the cluster survives", Args: cobra.NoArgs, Example: "  shoal region list"}
+	remove := &cobra.Command{
+		Use: "remove NAME", Short: "Take all nodes of a region out of the cluster", Args: cobra.ExactArgs(1),
+		Example: "  shoal region remove us-old",
+	}
+	root.AddCommand(
+		adminVerb(list, func(ctx context.Context, c *client.Client, out *output, _ []string) error {
+			regions, err := c.Regions(ctx)
+			if err != nil {
+				return err
+			}
+			return out.print(list, regions, func() { regionTable(list, regions) })
+		}),
+		adminVerb(remove, func(ctx context.Context, c *client.Client, out *output, args []string) error {
+			removed, err := c.RemoveRegion(ctx, meta.RegionName(args[0]))
+			if err != nil {
+				return err
+			}
+			return out.print(remove, removed, func() {
+				fmt.Fprintf(remove.OutOrStdout(), "region %s is removed with %d nodes\n", args[0], len(removed.Nodes))
+			})
+		}),
+	)
+	return root
+}
+
+func regionTable(cmd *cobra.Command, regions []client.Region) {
+	var rows [][]string
+	for _, r := range regions {
+		loss := "survives"
+		if !r.SafeToLose {
+			loss = "needs recovery"
+		}
+		rows = append(rows, []string{
+			string(r.Name), strconv.FormatBool(r.Primary), strconv.Itoa(r.Servers), strconv.Itoa(r.Voters),
+			strconv.Itoa(r.Agents), loss,
+		})
+	}
+	table(cmd, []string{"region", "primary", "servers", "voters", "agents", "its loss"}, rows)
+}
+
+func newTrust() *cobra.Command {
+	root := &cobra.Command{Use: "trust", Short: "The cluster's trust root"}
+	show := &cobra.Command{Use: "show", Short: "Show the root certificate and its hash", Args: cobra.NoArgs, Example: "  shoal trust show"}
+	root.AddCommand(adminVerb(show, func(ctx context.Context, c *client.Client, out *output, _ []string) error {
+		t, err := c.Trust(ctx)
+		if err != nil {
+			return err
+		}
+		return out.print(show, t, func() {
+			fmt.Fprintf(show.OutOrStdout(), "cluster  %s\nsha256   %s\nexpires  %s\nits key is held, sealed, by %d servers\n%s",
+				t.Cluster, t.SHA256, t.NotAfter.Format(time.RFC3339), len(t.Holders), t.Certificate)
+		})
+	}))
+	return root
+}
+
+func newToken() *cobra.Command {
+	root := &cobra.Command{Use: "token", Short: "Tokens that let nodes join"}
+	var (
+		n          client.NewJoinToken
+		role, area string
+		ttl        time.Duration
+	)
+	join := &cobra.Command{
+		Use: "join", Short: "Make a token that lets nodes join the cluster", Args: cobra.NoArgs,
+		Long: `join prints a token that admits --uses nodes of one role to one region until it expires. It also carries
+the hash of the cluster's trust root, so that a node knows that it joins the right cluster.`,
+		Example: `  shoal token join --role server --region us
+  shoal token join --role agent --region us --uses 200 --ttl 1h --read 'acme/*'`,
+	}
+	f := join.Flags()
+	f.StringVar(&role, "role", "", "server or agent")
+	f.StringVar(&area, "region", "", "region that the nodes belong to")
+	f.DurationVar(&ttl, "ttl", 10*time.Minute, "how long it can be used")
+	f.Uint64Var(&n.Uses, "uses", 1, "how many nodes it admits")
+	f.StringArrayVar(&n.Read, "read", nil, "tenant/repository pattern that clients on an agent's host may read without credentials; repeatable")
+	for _, name := range []string{"role", "region"} {
+		if err := join.MarkFlagRequired(name); err != nil {
+			panic(err)
+		}
+	}
+	root.AddCommand(adminVerb(join, func(ctx context.Context, c *client.Client, out *output, _ []string) error {
+		n.Role, n.Region, n.TTLSeconds = meta.Role(role), meta.RegionName(area), int64(ttl/time.Second)
+		t, err := c.CreateJoinToken(ctx, n)
+		if err != nil {
+			return err
+		}
+		// Alone on its line, so that scripts can take it.
+		return out.print(join, t, func() { fmt.Fprintln(join.OutOrStdout(), t.Token) })
+	}))
+	return root
+}
+
+func newStatus() *cobra.Command {
+	cmd := &cobra.Command{Use: "status", Short: "Show the cluster as one gateway's node sees it", Args: cobra.NoArgs, Example: "  shoal status --json"}
+	return adminVerb(cmd, func(ctx context.Context, c *client.Client, out *output, _ []string) error {
+		s, err := c.Status(ctx)
+		if err != nil {
+			return err
+		}
+		return out.print(cmd, s, func() {
+			age := "unknown"
+			if s.AgeSeconds >= 0 {
+				age = fmt.Sprintf("%.1fs", s.AgeSeconds)
+			}
+			leader := string(s.Leader)
+			if leader == "" {
+				leader = "none known"
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "cluster %s, level %d, epoch %d\nseen from %s %s of region %s, shoal %s: index %d, age %s\nleader %s\n\n",
+				s.Cluster, s.Level, s.Epoch, s.Role, s.Node, s.Region, s.Version, s.Index, age, leader)
+			regionTable(cmd, s.Regions)
+			fmt.Fprintln(cmd.OutOrStdout())
+			var rows [][]string
+			for _, n := range s.Servers {
+				part := "non-voter"
+				switch {
+				case n.Leader:
+					part = "leader"
+				case n.Voter:
+					part = "voter"
+				}
+				rows = append(rows, []string{string(n.ID), string(n.Region), n.Zone, n.Gateway, part})
+			}
+			table(cmd, []string{"server", "region", "zone", "gateway", "raft"}, rows)
+		})
+	})
+}

@@ -1,0 +1,195 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/shoal-registry/shoal/dht"
+	"github.com/shoal-registry/shoal/raftmeta"
+	"github.com/shoal-registry/shoal/raftmeta/feed"
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/raftmeta/state"
+	"github.com/shoal-registry/shoal/transfer/store"
+	"github.com/shoal-registry/shoal/transfer/swarm"
+	"github.com/shoal-registry/shoal/verify/digest"
+	"github.com/shoal-registry/shoal/verify/trust"
+)
+
+// The capabilities do not know one another; what one asks of another is
+// translated here, and nowhere else.
+
+// discovery is a finder of the dht room.
+type discovery interface {
+	Join(context.Context, dht.Want) (dht.Introduction, error)
+	Leave(context.Context, digest.CID) error
+}
+
+// finder makes a discovery a swarm.Finder.
+type finder struct{ discovery }
+
+func (f finder) Join(ctx context.Context, want swarm.Want) (swarm.Introduction, error) {
+	in, err := f.discovery.Join(ctx, dht.Want(want))
+	if err != nil {
+		return swarm.Introduction{}, err
+	}
+	peers := make([]swarm.Peer, len(in.Peers))
+	for i, p := range in.Peers {
+		peers[i] = swarm.Peer(p)
+	}
+	return swarm.Introduction{
+		Map: in.Map, Inline: in.Inline, Grant: in.Grant, GrantExpires: in.GrantExpires,
+		Peers: peers, Again: in.Again,
+	}, nil
+}
+
+// self is a node as its swarm peers see it.
+func self(n meta.Node) swarm.Peer {
+	return swarm.Peer{
+		ID: n.ID, Addrs: n.Swarm, Region: n.Region, Zone: n.Zone, Rack: n.Rack,
+		Server: n.Role == meta.RoleServer,
+	}
+}
+
+// granter signs the grants of a server: any enrolled node may have any tenant's
+// blobs; its users' rights are checked at its own gateway. It knows a root only
+// by a blob record.
+type granter struct {
+	metadata raftmeta.Asker
+	key      *trust.Key
+	cluster  string
+}
+
+func (g granter) Grant(ctx context.Context, peer meta.NodeID, root digest.CID) ([]byte, time.Time, error) {
+	blob, err := blobOf(ctx, g.metadata, root)
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	expires := time.Now().Add(trust.GrantLife)
+	grant, err := g.key.SignGrant(g.cluster, trust.Grant{Peer: peer, Context: blob.Context, Root: root, Expires: meta.TimeOf(expires)})
+	return grant, expires, err
+}
+
+// blobOf finds the record of a root; that there is none is asked of a majority,
+// because an agent may have heard of a blob before this server has.
+func blobOf(ctx context.Context, metadata raftmeta.Asker, root digest.CID) (meta.Blob, error) {
+	blob, _, err := raftmeta.Ask(ctx, metadata, meta.Local, state.BlobByRoot{Root: root})
+	if errors.Is(err, meta.ErrNotFound) {
+		blob, _, err = raftmeta.Ask(ctx, metadata, meta.Strong, state.BlobByRoot{Root: root})
+	}
+	return blob, err
+}
+
+// holders knows by metadata which servers have a blob.
+type holders struct {
+	metadata raftmeta.Asker
+	self     meta.NodeID
+}
+
+func (h holders) Holders(ctx context.Context, root digest.CID) ([]meta.NodeID, error) {
+	replicas, _, err := raftmeta.Ask(ctx, h.metadata, meta.Local, state.Replicas{Root: root})
+	if err != nil {
+		return nil, err
+	}
+	var servers []meta.NodeID
+	for _, r := range replicas {
+		if r.State == meta.ReplicaVerified && r.Server != "" && r.Server != h.self {
+			servers = append(servers, r.Server)
+		}
+	}
+	return servers, nil
+}
+
+// maps gives the registrar chunk maps. A server that lacks a blob begins to
+// fetch it for its region, and goes on for a while after the answer, so that
+// there is something to relay when the region's agents come.
+type maps struct {
+	metadata raftmeta.Asker
+	store    store.Store
+	fetch    func(meta.Blob) // begins a fetch in the background; repeated calls are one
+}
+
+// inlineBytes is the largest blob that rides in the registrar's reply.
+const inlineBytes = 16 << 10
+
+func (m maps) Map(ctx context.Context, root digest.CID) (encoded, inline []byte, err error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	blob, err := m.store.Open(ctx, root)
+	if errors.Is(err, meta.ErrNotFound) {
+		record, err := blobOf(ctx, m.metadata, root)
+		if err != nil {
+			return nil, nil, err
+		}
+		m.fetch(record)
+		return nil, nil, &meta.UnavailableError{Reason: "fetching", RetryAfter: 100 * time.Millisecond}
+	} else if err != nil {
+		return nil, nil, err
+	}
+	defer blob.Close()
+	cm := blob.Map()
+	if !blob.Complete() {
+		record, err := blobOf(ctx, m.metadata, root)
+		if err != nil {
+			return nil, nil, err
+		}
+		m.fetch(record)
+		return cm.Encode(), nil, nil
+	}
+	if cm.StoredBytes > inlineBytes {
+		return cm.Encode(), nil, nil
+	}
+	for i := range cm.Chunks {
+		part, err := blob.ReadChunk(ctx, i, nil)
+		if err != nil {
+			return nil, nil, err
+		}
+		inline = append(inline, part...)
+	}
+	return cm.Encode(), inline, nil
+}
+
+// demands is what the repair loop asks of the metadata.
+type demands struct{ store *raftmeta.Store }
+
+func (d demands) Pending(ctx context.Context, region meta.RegionName, after digest.CID, limit int) ([]meta.Replica, error) {
+	page := state.Page{Limit: limit}
+	if !after.IsZero() {
+		page.After = after.String()
+	}
+	r, _, err := raftmeta.Ask(ctx, d.store, meta.Local, state.PendingReplicas{Region: region, Page: page})
+	return r, err
+}
+
+func (d demands) Copies(ctx context.Context, root digest.CID) ([]meta.Replica, error) {
+	r, _, err := raftmeta.Ask(ctx, d.store, meta.Local, state.Replicas{Root: root})
+	return r, err
+}
+
+func (d demands) Watch(ctx context.Context, region meta.RegionName, changed func()) error {
+	_, asOf, err := raftmeta.Ask(ctx, d.store, meta.Local, state.GetCluster{})
+	if err != nil && !errors.Is(err, meta.ErrNotFound) {
+		return err
+	}
+	changed()
+	for change, err := range d.store.Watch(ctx, asOf.Index) {
+		if err != nil {
+			return err
+		}
+		if change.Kind == feed.KindDemand && change.Region == region {
+			changed()
+		}
+	}
+	return ctx.Err()
+}
+
+// reporter tells the metadata of this server's copies.
+type reporter struct {
+	doer raftmeta.Doer
+	self meta.NodeID
+}
+
+func (r reporter) Report(ctx context.Context, replicas []meta.Replica) error {
+	_, err := r.doer.Do(ctx, state.Origin{Principal: "node:" + string(r.self)}, state.ReportReplicas{Replicas: replicas})
+	return err
+}

@@ -1,0 +1,162 @@
+package node
+
+import (
+	"context"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/shoal-registry/shoal/dht"
+	"github.com/shoal-registry/shoal/gateway/access"
+	"github.com/shoal-registry/shoal/gateway/admin"
+	"github.com/shoal-registry/shoal/gateway/catalog"
+	"github.com/shoal-registry/shoal/raftmeta"
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/raftmeta/remote"
+	"github.com/shoal-registry/shoal/transfer"
+	"github.com/shoal-registry/shoal/transfer/store"
+	"github.com/shoal-registry/shoal/transfer/swarm"
+	"github.com/shoal-registry/shoal/verify/trust"
+)
+
+// degradedRead is how long peers honour an expired grant while no server is
+// reachable (design.md, Swarm: degraded_read_max).
+const degradedRead = 15 * time.Minute
+
+func (n *Node) buildAgent(ctx context.Context) error {
+	// Listening comes first: the node has to say in the roster where it is reached.
+	if err := n.listenSwarm(); err != nil {
+		return err
+	}
+	record := func() meta.Node { return n.record(nil) }
+	if n.id == nil {
+		if err := n.enter(ctx, record()); err != nil {
+			return err
+		}
+	}
+	if err := n.trusted(); err != nil {
+		return err
+	}
+	me := n.id.Node
+	log := n.log.With("region", me.Region)
+
+	// Metadata.
+	transport := &http.Transport{
+		TLSClientConfig: trust.ClientTLS(n.cred), ForceAttemptHTTP2: true,
+		TLSHandshakeTimeout: 5 * time.Second, IdleConnTimeout: time.Minute, MaxIdleConnsPerHost: 16,
+	}
+	n.closes(func() error {
+		transport.CloseIdleConnections()
+		return nil
+	})
+	mirror, err := raftmeta.OpenMirror(raftmeta.MirrorConfig{
+		Dir: filepath.Join(n.cfg.Data, "mirror"), Region: me.Region, Log: log,
+		Upstream: remote.NewClient(remote.Config{
+			HTTP: &http.Client{Transport: transport}, Servers: func() []string { return n.serverURLs(me.Region) },
+		}),
+	})
+	if err != nil {
+		return err
+	}
+	n.closes(mirror.Close)
+	n.metadata = mirror
+	n.parts.Add("metadata", mirror.Run)
+	n.swarmHost.SetRoster(append(slices.Clone(n.id.Servers), me))
+	admit(mirror.Roster(), n.swarmHost)
+
+	// Bytes.
+	disk, err := store.OpenDisk(store.DiskConfig{
+		Dir: n.blobsDir(), CacheBytes: int64(n.cfg.CacheBytes), HotBytes: int64(n.cfg.HotBytes),
+		Reserve: int64(n.cfg.Reserve), Log: log, Metrics: n.metrics,
+	})
+	if err != nil {
+		return err
+	}
+	n.closes(disk.Close)
+	n.parts.Add("store", disk.Run)
+
+	// Who has what.
+	regional, err := n.kademlia(me.Region)
+	if err != nil {
+		return err
+	}
+	discovery, err := dht.NewFinder(dht.FinderConfig{
+		Host: n.swarmHost, Cluster: n.id.Cluster, Self: me, Roster: n.swarmHost, DHT: regional,
+		Held: held(disk), Log: log, Metrics: n.metrics,
+	})
+	if err != nil {
+		return err
+	}
+	n.parts.Add("finder", discovery.Run)
+	swarms, err := swarm.New(swarm.Config{
+		Host: n.swarmHost, Cluster: n.id.Cluster, Self: self(me), Store: disk, Finder: finder{discovery},
+		Authorizer: trust.Checker{Cluster: n.id.Cluster, IsServer: n.isServer, Grace: func() time.Duration {
+			if discovery.Reachable() {
+				return 0
+			}
+			return degradedRead
+		}},
+		Log: log, Metrics: n.metrics,
+	})
+	if err != nil {
+		return err
+	}
+	n.parts.Add("swarm", swarms.Run)
+	bytes, err := transfer.New(transfer.Config{Store: disk, Fetcher: transfer.Swarm(swarms), CheckLocal: true, Log: log, Metrics: n.metrics})
+	if err != nil {
+		return err
+	}
+
+	// Clients.
+	host := access.HostPrincipal(me)
+	policy := access.Policy{AllowAnonymous: n.cfg.Dev, Host: &host}
+	gate, err := n.gate(policy)
+	if err != nil {
+		return err
+	}
+	names, err := catalog.New(catalog.Config{
+		Metadata: mirror, Content: catalog.FromTransfer(bytes), Readable: readable(policy),
+		Node: me.ID, Region: me.Region, Metrics: n.metrics, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	api, err := n.api(mirror, admin.Config{})
+	if err != nil {
+		return err
+	}
+	if err := n.openGateway(gate, append(protocols(names), api), nil); err != nil {
+		return err
+	}
+	n.parts.Add("certificate", func(ctx context.Context) error { return n.cred.Run(ctx, n.renew(record), n.renewalFailed) })
+	n.parts.Add("readiness", func(ctx context.Context) error {
+		// What was known last is enough to serve what is here.
+		if err := n.awaitMetadata(ctx, meta.Local); err != nil {
+			return err
+		}
+		close(n.ready)
+		if !sameAddresses(me, record()) {
+			if _, err := n.renew(record)(ctx); err != nil {
+				log.Warn("the cluster was not told of this agent's new addresses", "error", err)
+			}
+		}
+		<-ctx.Done()
+		return nil
+	})
+	return n.openOps()
+}
+
+// serverURLs lists the servers' gateways, those of the region first.
+func (n *Node) serverURLs(region meta.RegionName) []string {
+	var near, far []string
+	for _, s := range n.swarmHost.Nodes("", meta.RoleServer) {
+		url := "https://" + s.Gateway
+		if s.Region == region {
+			near = append(near, url)
+		} else {
+			far = append(far, url)
+		}
+	}
+	return append(near, far...)
+}

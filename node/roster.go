@@ -1,0 +1,63 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/shoal-registry/shoal/dht/host"
+	"github.com/shoal-registry/shoal/raftmeta"
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/raftmeta/state"
+)
+
+// admit keeps the gates and address books of hosts at the roster.
+func admit(r *raftmeta.Roster, hosts ...*host.Host) {
+	r.OnChange(func(c raftmeta.RosterChange) {
+		for _, h := range hosts {
+			if c.Removed {
+				h.Update(nil, []meta.NodeID{c.Node.ID})
+			} else {
+				h.Update([]meta.Node{c.Node}, nil)
+			}
+		}
+	})
+}
+
+// knownNodes returns what a server's own state says of the roster, whatever its
+// age, and who it knew when it stopped: enough to find the others and to let the
+// region's agents in while there is no quorum.
+func knownNodes(ctx context.Context, store *raftmeta.Store, last []meta.Node) ([]meta.Node, error) {
+	nodes := last
+	for after := ""; ; {
+		const atOnce = 1000
+		page, _, err := raftmeta.Ask(ctx, store, meta.Local, state.ListNodes{Page: state.Page{After: after, Limit: atOnce}})
+		if err != nil {
+			return nil, err
+		}
+		nodes = append(nodes, page...)
+		if len(page) < atOnce {
+			return nodes, nil
+		}
+		after = string(page[len(page)-1].ID)
+	}
+}
+
+// followRoster keeps r current from the server's own feed.
+func followRoster(ctx context.Context, r *raftmeta.Roster, store *raftmeta.Store, log *slog.Logger) error {
+	for {
+		err := r.Follow(ctx, store, "", store.Watch)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if !errors.Is(err, meta.ErrUnavailable) {
+			log.Warn("following the roster failed, trying again", "error", err)
+		}
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}

@@ -1,0 +1,401 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/shoal-registry/shoal/dht"
+	"github.com/shoal-registry/shoal/dht/host"
+	"github.com/shoal-registry/shoal/gateway"
+	"github.com/shoal-registry/shoal/gateway/access"
+	"github.com/shoal-registry/shoal/gateway/admin"
+	"github.com/shoal-registry/shoal/gateway/catalog"
+	"github.com/shoal-registry/shoal/gateway/forward"
+	"github.com/shoal-registry/shoal/gateway/uploadid"
+	"github.com/shoal-registry/shoal/node/join"
+	"github.com/shoal-registry/shoal/raftmeta"
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/raftmeta/remote"
+	"github.com/shoal-registry/shoal/raftmeta/state"
+	"github.com/shoal-registry/shoal/transfer"
+	"github.com/shoal-registry/shoal/transfer/repair"
+	"github.com/shoal-registry/shoal/transfer/store"
+	"github.com/shoal-registry/shoal/transfer/swarm"
+	"github.com/shoal-registry/shoal/verify/digest"
+	"github.com/shoal-registry/shoal/verify/trust"
+)
+
+func (n *Node) buildServer(ctx context.Context) error {
+	// Listening comes first: the node has to say in the roster where it is reached.
+	if err := n.listenSwarm(); err != nil {
+		return err
+	}
+	raftHost, err := host.New(host.Config{
+		Key: n.key.Private(), Plane: host.Raft,
+		Listen: []string{n.cfg.Raft}, Advertise: n.advertise(n.cfg.Raft),
+		Log: n.log, Metrics: n.metrics,
+	})
+	if err != nil {
+		return err
+	}
+	n.closes(raftHost.Close)
+	record := func() meta.Node { return n.record(raftHost.Advertised()) }
+	switch {
+	case n.id != nil:
+	case n.cfg.Bootstrap:
+		if err := n.begin(record()); err != nil {
+			return fmt.Errorf("begin a cluster: %w", err)
+		}
+	default:
+		if err := n.enter(ctx, record()); err != nil {
+			return err
+		}
+	}
+	if err := n.trusted(); err != nil {
+		return err
+	}
+	me := n.id.Node
+	log := n.log.With("region", me.Region)
+
+	// Metadata.
+	records, err := raftmeta.OpenStore(raftmeta.StoreConfig{
+		Dir: n.cfg.Data, Self: me.ID, Cluster: n.id.Cluster, Host: raftHost,
+		Profile: n.cfg.RaftProfile, Bootstrap: n.id.Begin, Servers: n.id.Servers,
+		Learned: func(servers []meta.Node) {
+			raftHost.Update(servers, nil)
+			n.swarmHost.Update(servers, nil)
+		},
+		Log: log, Metrics: n.metrics,
+	})
+	if err != nil {
+		return err
+	}
+	n.closes(records.Close)
+	n.metadata, n.doer = records, records
+	n.parts.Add("metadata", records.Run)
+	known, err := knownNodes(ctx, records, n.id.Servers)
+	if err != nil {
+		return err
+	}
+	roster := raftmeta.NewRoster(known)
+	admit(roster, n.swarmHost, raftHost)
+	n.parts.Add("roster", func(ctx context.Context) error { return followRoster(ctx, roster, records, log) })
+
+	// Bytes.
+	disk, err := store.OpenDisk(store.DiskConfig{
+		Dir: n.blobsDir(), Fsync: true, HotBytes: int64(n.cfg.HotBytes), Reserve: int64(n.cfg.Reserve),
+		Log: log, Metrics: n.metrics,
+	})
+	if err != nil {
+		return err
+	}
+	n.closes(disk.Close)
+	n.parts.Add("store", disk.Run)
+
+	// Who has what.
+	background := newFetches()
+	grants := granter{metadata: records, key: n.key, cluster: n.id.Cluster}
+	registrar, err := dht.NewRegistrar(dht.RegistrarConfig{
+		Host: n.swarmHost, Cluster: n.id.Cluster, Self: me, Roster: n.swarmHost,
+		Maps: maps{metadata: records, store: disk, fetch: background.begin}, Granter: grants,
+		Log: log, Metrics: n.metrics,
+	})
+	if err != nil {
+		return err
+	}
+	n.parts.Add("registrar", registrar.Run)
+	// A server is in the DHT of its region for the agents' sake, and in that of all
+	// servers for its own.
+	if _, err := n.kademlia(me.Region); err != nil {
+		return err
+	}
+	servers, err := n.kademlia("")
+	if err != nil {
+		return err
+	}
+	discovery, err := dht.NewServerFinder(dht.ServerFinderConfig{
+		Registrar: registrar, Self: me, Roster: n.swarmHost, Granter: grants,
+		Holders: holders{metadata: records, self: me.ID}, DHT: servers,
+		Held: held(disk), Log: log, Metrics: n.metrics,
+	})
+	if err != nil {
+		return err
+	}
+	n.parts.Add("finder", discovery.Run)
+	swarms, err := swarm.New(swarm.Config{
+		Host: n.swarmHost, Cluster: n.id.Cluster, Self: self(me), Store: disk, Finder: finder{discovery},
+		Authorizer: trust.Checker{Cluster: n.id.Cluster, IsServer: n.isServer},
+		Log:        log, Metrics: n.metrics,
+	})
+	if err != nil {
+		return err
+	}
+	n.parts.Add("swarm", swarms.Run)
+	bytes, err := transfer.New(transfer.Config{Store: disk, Fetcher: transfer.Swarm(swarms), Log: log, Metrics: n.metrics})
+	if err != nil {
+		return err
+	}
+	n.parts.Add("background fetches", func(ctx context.Context) error { return background.run(ctx, bytes.Ensure) })
+	replicas, err := repair.New(repair.Config{
+		Self: me.ID, Region: me.Region,
+		Demands: demands{records}, Reporter: reporter{records, me.ID}, Content: bytes,
+		Servers: func() []meta.NodeID { return n.regionServers(me.Region) },
+		Log:     log, Metrics: n.metrics,
+	})
+	if err != nil {
+		return err
+	}
+	n.parts.Add("repair", replicas.Run)
+
+	// Clients.
+	policy := access.Policy{AllowAnonymous: n.cfg.Dev}
+	gate, err := n.gate(policy)
+	if err != nil {
+		return err
+	}
+	minter, err := uploadid.NewMinter(me.ID, n.key.Private().Seed())
+	if err != nil {
+		return err
+	}
+	names, err := catalog.New(catalog.Config{
+		Metadata: records, Commands: records, Content: catalog.FromTransfer(bytes), Readable: readable(policy),
+		IDs: minter, Node: me.ID, Region: me.Region, AutoCreate: n.cfg.Dev,
+		Metrics: n.metrics, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	admission := &join.Server{Metadata: records, Key: n.key, PeerOf: n.peerOf, Log: log}
+	remotePattern, remoteHandler := remote.Handler(records, records)
+	api, err := n.api(records, admin.Config{Doer: records, Quorum: quorum{records}, Nearest: n.nearest})
+	if err != nil {
+		return err
+	}
+	if err := n.openGateway(gate, append(protocols(names), api), []gateway.Mount{
+		{Name: "join_enter", Pattern: join.EnterPath, Methods: []string{http.MethodPost}, Action: access.Public, Serve: gateway.HTTP(http.HandlerFunc(admission.Enter))},
+		{Name: "join_renew", Pattern: join.RenewPath, Methods: []string{http.MethodPost}, Action: access.NodeOnly, Serve: gateway.HTTP(http.HandlerFunc(admission.Renew))},
+		{Name: "metadata", Pattern: remotePattern + "{rest...}", Methods: []string{http.MethodPost}, Action: access.NodeOnly, Long: true, Serve: gateway.HTTP(remoteHandler)},
+	}); err != nil {
+		return err
+	}
+	n.parts.Add("certificate", func(ctx context.Context) error { return n.cred.Run(ctx, n.renew(record), n.renewalFailed) })
+	n.parts.Add("expiry of uploads", n.expireUploads)
+	n.parts.Add("readiness", func(ctx context.Context) error {
+		// A server that restarts has caught up when it answers a strong read.
+		if err := n.awaitMetadata(ctx, meta.Strong); err != nil {
+			return err
+		}
+		if n.id.Begin != nil {
+			// The cluster's first command is committed: the identity need not keep it.
+			committed := *n.id
+			committed.Begin = nil
+			if err := committed.save(n.cfg.Data); err != nil {
+				return err
+			}
+		}
+		if err := n.tellAddresses(ctx, record()); err != nil {
+			return err
+		}
+		close(n.ready)
+		<-ctx.Done()
+		return nil
+	})
+	return n.openOps()
+}
+
+// begin makes the identity of a new cluster's first server: the trust root, the
+// admin token, and the command that will be the log's first.
+func (n *Node) begin(record meta.Node) error {
+	cluster, now := newClusterID(), time.Now()
+	authority, err := trust.NewAuthority(cluster, now)
+	if err != nil {
+		return err
+	}
+	der, err := authority.KeyDER()
+	if err != nil {
+		return err
+	}
+	recipient, err := trust.ParseRecipient(record.Seal)
+	if err != nil {
+		return err
+	}
+	sealed, err := trust.Seal(der, recipient)
+	if err != nil {
+		return err
+	}
+	chain, err := authority.Issue(record, join.HostsOf(record.Gateway, n.cfg.Gateway), now)
+	if err != nil {
+		return err
+	}
+	// The token is written before the identity: a crash between leaves a token of
+	// no cluster, which the next start replaces.
+	token := trust.NewAdminToken()
+	if err := WriteFileAtomic(filepath.Join(n.cfg.Data, AdminTokenFile), []byte(token.Reveal()), 0o600); err != nil {
+		return err
+	}
+	root := authority.Root().DER()
+	n.id = &identity{
+		Cluster: cluster, Root: root, Chain: chain, Node: record, Servers: []meta.Node{record},
+		Begin: &state.Bootstrap{
+			Cluster: meta.Cluster{
+				ID: cluster, Root: root, RootKey: map[meta.NodeID][]byte{record.ID: sealed},
+				Level: state.Level, AdminToken: trust.HashToken(token),
+			},
+			Node:   record,
+			Region: meta.Region{Name: record.Region, Primary: true},
+		},
+	}
+	return n.id.save(n.cfg.Data)
+}
+
+// regionServers lists the servers of a region, in the order of their ids.
+func (n *Node) regionServers(region meta.RegionName) []meta.NodeID {
+	var ids []meta.NodeID
+	for _, s := range n.swarmHost.Nodes(region, meta.RoleServer) {
+		ids = append(ids, s.ID)
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+func (n *Node) isServer(id meta.NodeID) bool {
+	known, ok := n.swarmHost.Node(id)
+	return ok && known.Role == meta.RoleServer
+}
+
+// quorum is what the admin API asks of the Raft group.
+type quorum struct{ store *raftmeta.Store }
+
+func (q quorum) Leader() meta.NodeID   { return q.store.Leader() }
+func (q quorum) Voters() []meta.NodeID { return q.store.Status().Voters }
+
+// nearest chooses the second region of a standard repository: one with a server
+// that is not its home.
+func (n *Node) nearest(_ context.Context, home meta.RegionName) meta.RegionName {
+	var regions []meta.RegionName
+	for _, s := range n.swarmHost.Nodes("", meta.RoleServer) {
+		if s.Region != home {
+			regions = append(regions, s.Region)
+		}
+	}
+	if len(regions) == 0 {
+		return ""
+	}
+	return slices.Min(regions)
+}
+
+// tellAddresses puts right what the roster says of where this server is.
+func (n *Node) tellAddresses(ctx context.Context, record meta.Node) error {
+	known, _, err := raftmeta.Ask(ctx, n.metadata, meta.Local, state.GetNode{ID: record.ID})
+	if err != nil {
+		return err
+	}
+	if sameAddresses(known, record) {
+		return nil
+	}
+	_, err = n.doer.Do(ctx, state.Origin{Principal: "node:" + string(record.ID)}, state.UpdateNode{Node: record})
+	return err
+}
+
+func sameAddresses(a, b meta.Node) bool {
+	return a.Gateway == b.Gateway && a.Zone == b.Zone && a.Rack == b.Rack &&
+		slices.Equal(a.Swarm, b.Swarm) && slices.Equal(a.Raft, b.Raft)
+}
+
+// uploadLife is how long a blob that no version claims stays readable.
+const uploadLife = 24 * time.Hour
+
+// expireUploads drops, each hour, the links that uploads made and no version
+// claims; the store expires its sessions itself.
+func (n *Node) expireUploads(ctx context.Context) error {
+	const atOnce = 1000
+	tick := time.NewTicker(time.Hour)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		before := time.Now().Add(-uploadLife)
+		for {
+			receipt, err := n.doer.Do(ctx, state.Origin{Principal: "node:" + string(n.ID())},
+				state.ExpireUploads{Before: meta.TimeOf(before), Limit: atOnce})
+			if err != nil {
+				n.log.Warn("unclaimed uploads did not expire", "error", err)
+				break
+			}
+			if result, ok := receipt.Value.(state.ExpireResult); !ok || result.Links+result.Drafts < atOnce {
+				break
+			}
+		}
+	}
+}
+
+// fetches runs fetches that go on after the call that caused them.
+type fetches struct{ wanted chan meta.Blob }
+
+// maxFetches bounds the blobs fetched for the region at one time, and those waiting.
+const maxFetches = 128
+
+func newFetches() *fetches { return &fetches{wanted: make(chan meta.Blob, maxFetches)} }
+
+// begin asks for b. When too many wait it is forgotten: who wants it asks again.
+func (f *fetches) begin(b meta.Blob) {
+	select {
+	case f.wanted <- b:
+	default:
+	}
+}
+
+func (f *fetches) run(ctx context.Context, ensure func(context.Context, meta.Blob) error) error {
+	var group sync.WaitGroup
+	defer group.Wait()
+	running := map[digest.CID]bool{}
+	ended := make(chan digest.CID)
+	for {
+		wanted := f.wanted
+		if len(running) >= maxFetches {
+			wanted = nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case root := <-ended:
+			delete(running, root)
+		case b := <-wanted:
+			if running[b.Root] {
+				continue
+			}
+			running[b.Root] = true
+			group.Go(func() {
+				// Who waits for the blob itself is told of an error; here it only ends.
+				_ = ensure(ctx, b)
+				select {
+				case ended <- b.Root:
+				case <-ctx.Done():
+				}
+			})
+		}
+	}
+}
+
+// forwarder sends requests on to other nodes' gateways.
+func (n *Node) forwarder() (*forward.Forwarder, error) {
+	f, err := forward.New(forward.Config{
+		Self: n.ID(), Region: n.id.Node.Region, Roster: access.Records{Asker: n.metadata},
+		TLS: trust.ClientTLS(n.cred), Identify: n.identify, Log: n.log,
+	})
+	if err == nil {
+		n.closes(func() error {
+			f.Close()
+			return nil
+		})
+	}
+	return f, err
+}

@@ -1,0 +1,144 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"time"
+
+	"github.com/shoal-registry/shoal/dht"
+	"github.com/shoal-registry/shoal/gateway"
+	"github.com/shoal-registry/shoal/gateway/access"
+	"github.com/shoal-registry/shoal/gateway/admin"
+	"github.com/shoal-registry/shoal/gateway/ops"
+	"github.com/shoal-registry/shoal/gateway/protocol"
+	"github.com/shoal-registry/shoal/raftmeta"
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/raftmeta/state"
+	"github.com/shoal-registry/shoal/transfer/store"
+	"github.com/shoal-registry/shoal/verify/digest"
+	"github.com/shoal-registry/shoal/verify/trust"
+)
+
+// What servers and agents are built of alike.
+
+func (n *Node) blobsDir() string {
+	if n.cfg.Blobs != "" {
+		return n.cfg.Blobs
+	}
+	return filepath.Join(n.cfg.Data, "blobs")
+}
+
+// kademlia opens the DHT of each region given; "" is that of all servers.
+func (n *Node) kademlia(region meta.RegionName) (*dht.DHT, error) {
+	d, err := dht.NewDHT(dht.DHTConfig{
+		Host: n.swarmHost, Cluster: n.id.Cluster, Region: region, Self: n.ID(), Roster: n.swarmHost, Log: n.log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	name := "dht of the servers"
+	if region != "" {
+		name = "dht of the region"
+	}
+	n.parts.Add(name, d.Run)
+	return d, nil
+}
+
+// held reports whether a blob is still, whole, in the store.
+func held(s store.Store) func(context.Context, digest.CID) bool {
+	return func(ctx context.Context, root digest.CID) bool {
+		b, err := s.Open(ctx, root)
+		if err != nil {
+			return false
+		}
+		defer b.Close()
+		return b.Complete()
+	}
+}
+
+// gate builds the one gate that every request passes.
+func (n *Node) gate(policy access.Policy) (*access.Gate, error) {
+	return access.New(access.Config{
+		Self: n.ID(), Key: n.key.Private(), KeyOf: trust.PublicKeyOf, Identify: n.identify,
+		Metadata: access.Records{Asker: n.metadata}, Policy: policy, Plain: n.cfg.Plain,
+	})
+}
+
+// readable is the gate's rule for a repository that a call does not name.
+func readable(policy access.Policy) func(meta.Principal, *meta.Repository) bool {
+	return func(who meta.Principal, repo *meta.Repository) bool {
+		return access.Authorize(policy, who, access.Pull, repo.Ref, repo) == nil
+	}
+}
+
+// api completes the admin API's configuration.
+func (n *Node) api(m raftmeta.Asker, c admin.Config) (*admin.API, error) {
+	c.Self, c.Version, c.Metadata, c.Formats = n.id.Node, n.cfg.Version, m, formats()
+	return admin.New(c)
+}
+
+func (n *Node) openGateway(gate *access.Gate, speaks []protocol.Protocol, mounts []gateway.Mount) error {
+	forward, err := n.forwarder()
+	if err != nil {
+		return err
+	}
+	n.gateway, err = gateway.New(gateway.Config{
+		Self: n.ID(), Role: n.cfg.Role, Listen: n.cfg.Gateway, Protocols: speaks, Mounts: mounts,
+		Gate: gate, Repositories: access.Records{Asker: n.metadata}, Forward: forward,
+		TLS: trust.ServerTLS(n.cred), Plain: n.cfg.Plain, Log: n.log, Metrics: n.metrics,
+	})
+	if err != nil {
+		return err
+	}
+	n.closes(func() error {
+		// A gateway that ran has closed its port itself.
+		n.gateway.Close()
+		return nil
+	})
+	n.parts.Add("gateway", n.gateway.Run)
+	return nil
+}
+
+func (n *Node) openOps() error {
+	n.checks = append(n.checks,
+		ops.Check{Name: "serving", Probe: func(context.Context) error {
+			select {
+			case <-n.ready:
+				return nil
+			default:
+				return errors.New("the node is still starting: its metadata has not answered yet")
+			}
+		}},
+		ops.Check{Name: "metadata", Probe: func(ctx context.Context) error {
+			_, _, err := raftmeta.Ask(ctx, n.metadata, meta.Local, state.GetCluster{})
+			return err
+		}},
+	)
+	server, err := ops.New(ops.Config{Listen: n.cfg.Ops, Metrics: n.metrics, Checks: n.checks, Log: n.log})
+	if err != nil {
+		return err
+	}
+	n.closes(func() error {
+		server.Close()
+		return nil
+	})
+	n.parts.Add("ops", server.Run)
+	return nil
+}
+
+// awaitMetadata waits until the metadata answers as freshly as f says.
+func (n *Node) awaitMetadata(ctx context.Context, f meta.Freshness) error {
+	for pause := 20 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		_, _, err := raftmeta.Ask(ctx, n.metadata, f, state.GetCluster{})
+		if err == nil {
+			return nil
+		}
+		n.log.Debug("the metadata does not answer yet", "error", err)
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
