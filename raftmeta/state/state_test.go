@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/shoal-registry/shoal/raftmeta/codec"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/verify/digest"
 )
@@ -19,7 +20,7 @@ type bench struct {
 	now   time.Time
 }
 
-func open(t testing.TB, dir string) *Machine {
+func openMachine(t testing.TB, dir string) *Machine {
 	t.Helper()
 	m, err := Open(dir, Options{})
 	if err != nil {
@@ -38,7 +39,7 @@ func open(t testing.TB, dir string) *Machine {
 // home eu and second us.
 func newBench(t testing.TB) *bench {
 	t.Helper()
-	b := &bench{TB: t, Machine: open(t, t.TempDir()), now: time.Unix(1_800_000_000, 0)}
+	b := &bench{TB: t, Machine: openMachine(t, t.TempDir()), now: time.Unix(1_800_000_000, 0)}
 	b.must(Bootstrap{Cluster: meta.Cluster{ID: "c1", Epoch: 1}, Node: server("eu-1", "eu"), Region: meta.Region{Name: "eu", Primary: true}})
 	for i, n := range []meta.Node{server("eu-2", "eu"), server("us-1", "us"), server("ap-1", "ap")} {
 		token := fmt.Sprint("token", i)
@@ -166,4 +167,13 @@ func image(manifest string, blobs ...string) Publish {
 func tagged(p Publish, aliases ...string) Publish {
 	p.Aliases = aliases
 	return p
+}
+
+func mustMarshal(t testing.TB, v any) []byte {
+	t.Helper()
+	b, err := codec.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }

@@ -1,0 +1,173 @@
+package state
+
+import (
+	"bytes"
+	"fmt"
+
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/verify/digest"
+)
+
+// check recomputes all counts and indexes from the records they are of, and fails
+// the test where one differs.
+func check(b *bench) {
+	b.Helper()
+	v, err := b.View()
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer v.Close()
+	if err := audit(v); err != nil {
+		b.Fatalf("after index %d: %v", v.Index(), err)
+	}
+}
+
+func audit(v *View) error {
+	have := map[string][]byte{}
+	for p, err := range v.scan(span{}) {
+		if err != nil {
+			return err
+		}
+		have[string(p.key)] = bytes.Clone(p.value)
+	}
+	// want has the keys that must be in the spaces of indexes.
+	want := map[string]bool{}
+	claims := map[string]uint64{}   // link key -> uses
+	links := map[string]uint64{}    // blob key -> links
+	versions := map[string]uint64{} // package key -> versions
+	use := func(repo meta.RepoRef, d digest.Digest) error {
+		l, err := findLink(v, repo, d)
+		if err != nil || l == nil {
+			return fmt.Errorf("%s in %s is used and not linked: %v", d, repo, err)
+		}
+		claims[string(keyLink(repo, l.Link.Blob))]++
+		return nil
+	}
+	for k, value := range have {
+		rest := []byte(k[1:])
+		switch k[0] {
+		case spaceTenant:
+			tenant, rest, _ := cutPart(rest)
+			letter := rest[0]
+			repoName, _, _ := cutPart(rest[1:])
+			repo := meta.RepoRef{Tenant: meta.TenantName(tenant), Name: repoName}
+			switch letter {
+			case inVersions:
+				ver, err := decode[meta.Version]([]byte(k), value)
+				if err != nil {
+					return err
+				}
+				versions[string(keyPackage(ver.Repo, ver.Package))]++
+				if ver.Subject != "" {
+					want[string(keyAttachments(ver.Repo, ver.Package, ver.Subject).last(ver.Name))] = true
+				}
+				for ref, err := range references(v, ver) {
+					if err != nil {
+						return err
+					}
+					if ref.Version {
+						continue
+					}
+					if err := use(ver.Repo, ref.Digest); err != nil {
+						return err
+					}
+				}
+			case inFiles:
+				f, err := decode[meta.File]([]byte(k), value)
+				if err != nil {
+					return err
+				}
+				if err := use(repo, f.Digest); err != nil {
+					return err
+				}
+			case inAliases:
+				a, err := decode[meta.Alias]([]byte(k), value)
+				if err != nil {
+					return err
+				}
+				if have[string(keyVersion(a.Repo, a.Package, a.Version))] == nil {
+					return fmt.Errorf("alias %s names %s, which is not there", a.Name, a.Version)
+				}
+				want[string(keyNamings(a.Repo, a.Package, a.Version).last(a.Name))] = true
+			case inLinks:
+				if !bytes.HasPrefix(value, []byte("sha256:")) {
+					l, err := decode[linkRecord]([]byte(k), value)
+					if err != nil {
+						return err
+					}
+					links[string(keyBlob(l.Context, l.Link.Blob))]++
+					want[string(keyMentions(repo.Tenant, l.Link.Blob).last(repo.Name))] = true
+					if l.Link.Claims == 0 {
+						want[string(upload{Since: l.Since, Repo: repo, Link: l.Link.Blob}.key())] = true
+					}
+				}
+			case inBlobs:
+				r, err := decode[blobRecord]([]byte(k), value)
+				if err != nil {
+					return err
+				}
+				want[string(keyRoots(r.Blob.Root).last(r.Blob.Context))] = true
+			case inDrafts:
+				_, after, _ := cutPart(rest[1:])
+				draft, part, _ := cutPart(after)
+				if len(part) == 0 {
+					head, err := decode[draftRecord]([]byte(k), value)
+					if err != nil {
+						return err
+					}
+					if !head.Taken {
+						want[string(upload{Since: head.Since, Repo: repo, Draft: draft}.key())] = true
+					}
+				}
+			}
+		case spaceReplicas:
+			r, err := decode[meta.Replica]([]byte(k), value)
+			if err != nil {
+				return err
+			}
+			if r.Server == "" && r.State == meta.ReplicaPending {
+				want[string(keyQueued(*r))] = true
+			}
+		}
+	}
+	for k, value := range have {
+		index := k[0] == spaceQueue || k[0] == spaceUploads || k[0] == spaceRoots
+		if k[0] == spaceTenant {
+			_, rest, _ := cutPart([]byte(k[1:]))
+			switch rest[0] {
+			case inNamings, inAttachments, inMentions:
+				index = true
+			case inLinks:
+				if bytes.HasPrefix(value, []byte("sha256:")) {
+					break
+				}
+				l, err := decode[linkRecord]([]byte(k), value)
+				if err != nil || l.Link.Claims != claims[k] {
+					return fmt.Errorf("link %q has %d claims, %d uses: %v", k, l.Link.Claims, claims[k], err)
+				}
+			case inBlobs:
+				r, err := decode[blobRecord]([]byte(k), value)
+				if err != nil || r.Links != links[k] {
+					return fmt.Errorf("blob %q counts %d links of %d: %v", k, r.Links, links[k], err)
+				}
+			case inPackages:
+				p, err := decode[meta.Package]([]byte(k), value)
+				if err != nil || p.Versions != versions[k] {
+					return fmt.Errorf("package %q counts %d versions of %d: %v", k, p.Versions, versions[k], err)
+				}
+				delete(versions, k)
+			}
+		}
+		if index && !want[k] {
+			return fmt.Errorf("index entry %q is of nothing", k)
+		}
+		delete(want, k)
+	}
+	for k := range want {
+		return fmt.Errorf("index entry %q is missing", k)
+	}
+	for k := range versions {
+		return fmt.Errorf("package %q is missing", k)
+	}
+	return nil
+}
