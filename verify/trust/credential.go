@@ -47,7 +47,11 @@ func (c *Credential) Set(chain [][]byte) error {
 		return fmt.Errorf("certificate: %w: %w", err, meta.ErrDenied)
 	}
 	// Judged at its own begin: whether it is still valid is the handshake's question.
-	identity, err := c.root.Verify(chain, leaf.NotBefore)
+	begin := leaf.NotBefore
+	if rootBegin := c.root.certificate.NotBefore; rootBegin.After(begin) {
+		begin = rootBegin // the issuing server's clock lagged
+	}
+	identity, err := c.root.Verify(chain, begin)
 	if err != nil {
 		return err
 	}

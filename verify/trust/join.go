@@ -38,7 +38,8 @@ func NewJoinToken(root *Root) JoinToken {
 //
 // Errors: meta.ErrInvalid; the text is not part of them.
 func ParseJoinToken(text string) (JoinToken, error) {
-	parts := strings.Split(strings.TrimSpace(text), ".")
+	text = strings.TrimSpace(text)
+	parts := strings.Split(text, ".")
 	if len(parts) != 3 || parts[0] != joinPrefix {
 		return JoinToken{}, fmt.Errorf("join token: it has the form %s.SECRET.ROOT, copy it whole: %w", joinPrefix, meta.ErrInvalid)
 	}
@@ -50,7 +51,11 @@ func ParseJoinToken(text string) (JoinToken, error) {
 	if err != nil || len(hash) != sha256.Size {
 		return JoinToken{}, fmt.Errorf("join token: its root hash is damaged, copy it whole: %w", meta.ErrInvalid)
 	}
-	return JoinToken{Secret: Secret(parts[1]), RootHash: [32]byte(hash)}, nil
+	token := JoinToken{Secret: Secret(parts[1]), RootHash: [32]byte(hash)}
+	if token.Text() != text || strings.ContainsAny(text, "\r\n") { // which base64 skips
+		return JoinToken{}, fmt.Errorf("join token: it is broken over lines, copy it whole: %w", meta.ErrInvalid)
+	}
+	return token, nil
 }
 
 // Text returns the token as the operator hands it on.
