@@ -80,6 +80,8 @@ type Config struct {
 
 	Log     *slog.Logger
 	Metrics prometheus.Registerer // nil: none
+
+	entries func(entryStore) entryStore // a test's disk
 }
 
 // Bounds that are not configuration.

@@ -387,7 +387,7 @@ func TestReturnAfterALongAbsence(t *testing.T) {
 }
 
 func TestBrokenMachineStopsTheNode(t *testing.T) {
-	c := newCluster(t, 1, nil)
+	c := newCluster(t, 1, func(cfg *Config) { cfg.Commit = 500 * time.Millisecond })
 	s := c.servers[0]
 	s.machine.mu.Lock()
 	s.machine.fail = errors.New("no disk")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io"
 	"path/filepath"
 	"time"
 
@@ -20,12 +21,19 @@ import (
 // Codec hook is not used: v0.4.2 writes the built-in codec's id into segments, so
 // a log with another codec does not open again.)
 type guardedLog struct {
-	wal   *wal.WAL
+	wal   entryStore
 	limit time.Duration
 	// stalled is told of a write beyond limit, corrupt of an entry that is not what
 	// was written.
 	stalled, corrupt func(error)
 	m                *metrics
+}
+
+// entryStore is raft-wal, or a test's.
+type entryStore interface {
+	raft.LogStore
+	raft.StableStore
+	io.Closer
 }
 
 var (

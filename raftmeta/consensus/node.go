@@ -46,6 +46,7 @@ type Node struct {
 
 	stamp   sync.Mutex // held from the choice of a time until the command is in Raft's queue
 	stamped meta.Time  // the last one
+	futures sync.WaitGroup
 
 	running  chan struct{} // closes when Run has Raft
 	stopping chan struct{} // closes when Run ends
@@ -102,7 +103,11 @@ func New(cfg Config) (*Node, error) {
 		}
 		return nil, fmt.Errorf("open the raft log: %w", err)
 	}
-	n.logs = &guardedLog{wal: w, limit: cfg.Stall, stalled: cfg.Fatal, corrupt: n.corrupt, m: n.m}
+	entries := entryStore(w)
+	if cfg.entries != nil {
+		entries = cfg.entries(w)
+	}
+	n.logs = &guardedLog{wal: entries, limit: cfg.Stall, stalled: cfg.Fatal, corrupt: n.corrupt, m: n.m}
 	n.replica = &replica{
 		machine: cfg.Machine, m: n.m, fatal: cfg.Fatal, snapshots: n.snapshots, configured: n.configurationChanged,
 	}
@@ -230,9 +235,12 @@ func (n *Node) Run(ctx context.Context) error {
 	n.mu.Lock()
 	n.phase = phaseStopped
 	n.mu.Unlock()
+	n.stamp.Lock()
 	close(n.stopping)
+	n.stamp.Unlock()
 	cancel()
 	err := group.Wait()
+	n.settle()
 	n.raft.DeregisterObserver(observer)
 	err = errors.Join(err, n.raft.Shutdown().Error())
 	transport.CloseStreams()
@@ -437,6 +445,21 @@ func (n *Node) handOver() {
 		}
 	case <-time.After(2 * n.cfg.Timing.Election):
 		n.log.Warn("leadership not handed over in time, the others will elect")
+	}
+}
+
+// settle waits until Raft has answered what it was given, for it forgets what is
+// still in its queue when it stops. Without a quorum it answers when the leader steps
+// down; with a hung disk never, and then this does not wait either.
+func (n *Node) settle() {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		n.futures.Wait()
+	}()
+	select {
+	case <-done:
+	case <-time.After(n.cfg.Timing.Lease + 2*time.Second):
 	}
 }
 

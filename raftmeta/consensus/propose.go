@@ -188,6 +188,12 @@ func (n *Node) commit(ctx context.Context, command []byte) (Outcome, error) {
 func (n *Node) commitStamped(ctx context.Context, command []byte) (Outcome, error) {
 	// Stamping and queueing are one step, so that times rise with the log.
 	n.stamp.Lock()
+	select {
+	case <-n.stopping:
+		n.stamp.Unlock()
+		return Outcome{}, errStopping
+	default:
+	}
 	at := max(meta.TimeOf(time.Now()), n.stamped)
 	stamped, err := n.cfg.Machine.Stamp(command, at)
 	if err != nil {
@@ -196,11 +202,9 @@ func (n *Node) commitStamped(ctx context.Context, command []byte) (Outcome, erro
 	}
 	n.stamped = at
 	future := n.raft.Apply(stamped, time.Second)
+	done := make(chan error, 1) // a future knows no context
+	n.futures.Go(func() { done <- future.Error() })
 	n.stamp.Unlock()
-
-	// A future knows no context, and Raft forgets those in its queue when it stops.
-	done := make(chan error, 1)
-	go func() { done <- future.Error() }()
 	select {
 	case err = <-done:
 	case <-ctx.Done():
