@@ -15,7 +15,7 @@ var hashers = sync.Pool{New: func() any { return blake3.New() }}
 
 // Of returns the map of content, cut by the schedule and unsealed.
 //
-// It panics above MaxChunks, 8 TiB, which no slice has.
+// It panics above MaxChunks, which is more than any slice has.
 func Of(content []byte) *Map {
 	var b Builder
 	if _, err := b.Write(content); err != nil {

@@ -28,8 +28,8 @@ const (
 	MaxOverhead = 4 << 10
 	// MaxStoredBytes is the longest chunk as stored and sent.
 	MaxStoredBytes = MaxBytes + MaxOverhead
-	// MaxChunks bounds a map: 8 TiB by the schedule, an encoding of 64 MiB. A blob
-	// of 5 TiB has 1,311,504 chunks, 40 MiB encoded; one of 5 GiB 2,064 and 65 KiB.
+	// MaxChunks bounds a map: just under 8 TiB by the schedule, an encoding of 64 MiB.
+	// A blob of 5 TiB has 1,311,504 chunks, 40 MiB encoded; one of 5 GiB 2,064 and 65 KiB.
 	MaxChunks = 1 << 21
 	// MaxEncodedBytes bounds the encoding of a map: IDs, both length lists, header.
 	MaxEncodedBytes = MaxChunks*(32+4+4) + 64
