@@ -7,17 +7,15 @@ import (
 	godigest "github.com/opencontainers/go-digest"
 
 	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/transfer"
 	"github.com/shoal-registry/shoal/verify/digest"
 )
 
 // Content is what the catalog asks of the transfer room.
 type Content interface {
+	transfer.Uploads
 	// Open returns a reader of b's verified plain bytes, wherever they are.
 	Open(ctx context.Context, b meta.Blob) (Reader, error)
-	// NewUpload starts a durable session; withSHA512 computes the second name too.
-	NewUpload(ctx context.Context, withSHA512 bool) (Session, error)
-	// OpenUpload returns a session by the id that the store gave it; meta.ErrNotFound.
-	OpenUpload(ctx context.Context, id string) (Session, error)
 }
 
 // Reader reads a blob. Seek is cheap; WriteTo copies in large pieces.
@@ -26,24 +24,20 @@ type Reader interface {
 	io.WriterTo
 }
 
-// Session is an upload as the store keeps it. Close lets go of it, so that it
-// can be opened again; Commit and Cancel end it.
-type Session interface {
-	ID() string
-	Offset() int64
-	// Append adds what r has and returns how much that was, also on an error.
-	Append(ctx context.Context, r io.Reader) (int64, error)
-	// Commit checks the bytes against want and makes them a durable blob.
-	Commit(ctx context.Context, want digest.Digest) (Ingested, error)
-	Cancel(ctx context.Context) error
-	Close() error
+// FromTransfer returns c as the catalog's Content.
+func FromTransfer(c *transfer.Content) Content { return content{c.Uploads(), c} }
+
+type content struct {
+	transfer.Uploads
+	open *transfer.Content
 }
 
-// Ingested is what an upload became.
-type Ingested struct {
-	Digest, SHA512          digest.Digest
-	Root                    digest.CID
-	PlainBytes, StoredBytes int64
+func (c content) Open(ctx context.Context, b meta.Blob) (Reader, error) {
+	r, err := c.open.Open(ctx, b)
+	if err != nil {
+		return nil, err // and not a Reader that is a nil *transfer.Reader
+	}
+	return r, nil
 }
 
 // UploadIDs makes the ids that clients see of the store's: they name the node

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/raftmeta/state"
@@ -157,6 +158,10 @@ func (c *Catalog) Blob(ctx context.Context, by Caller, repo meta.RepoRef, d dige
 // Errors: meta.ErrUnavailable when nobody who has it can be reached.
 func (c *Catalog) Open(ctx context.Context, b meta.Blob) (Reader, error) {
 	r, err := c.cfg.Content.Open(ctx, b)
+	if errors.Is(err, meta.ErrNotFound) {
+		// Metadata has it, so it exists: it is the copies that are out of reach.
+		return nil, fmt.Errorf("open %s: no copy is in reach: %w", b.Digest, &meta.UnavailableError{Reason: "no_copy", RetryAfter: time.Second})
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", b.Digest, err)
 	}

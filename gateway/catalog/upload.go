@@ -8,6 +8,7 @@ import (
 
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/raftmeta/state"
+	"github.com/shoal-registry/shoal/transfer/store"
 	"github.com/shoal-registry/shoal/verify/digest"
 )
 
@@ -19,7 +20,7 @@ type Upload struct {
 	by      Caller
 	repo    meta.RepoRef
 	id      string
-	session Session
+	session store.Upload
 	ended   bool
 }
 
@@ -31,7 +32,7 @@ func (c *Catalog) Begin(ctx context.Context, by Caller, repo meta.RepoRef, withS
 	if c.cfg.Commands == nil {
 		return nil, fmt.Errorf("begin an upload on an agent: %w", &meta.UnavailableError{Reason: "no_server"})
 	}
-	s, err := c.cfg.Content.NewUpload(ctx, withSHA512)
+	s, err := c.cfg.Content.NewUpload(ctx, store.UploadOptions{SHA512: withSHA512})
 	if err != nil {
 		return nil, fmt.Errorf("begin an upload into %s: %w", repo, err)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/shoal-registry/shoal/gateway/catalog"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/transfer/store"
 	"github.com/shoal-registry/shoal/verify/digest"
 )
 
@@ -74,16 +75,16 @@ type reader struct{ *bytes.Reader }
 func (reader) Close() error { return nil }
 
 // NewUpload implements catalog.Content.
-func (m *Memory) NewUpload(_ context.Context, withSHA512 bool) (catalog.Session, error) {
+func (m *Memory) NewUpload(_ context.Context, o store.UploadOptions) (store.Upload, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s := &session{memory: m, id: rand.Text(), sha512: withSHA512}
+	s := &session{memory: m, id: rand.Text(), sha512: o.SHA512}
 	m.sessions[s.id] = s
 	return s, nil
 }
 
 // OpenUpload implements catalog.Content.
-func (m *Memory) OpenUpload(_ context.Context, id string) (catalog.Session, error) {
+func (m *Memory) OpenUpload(_ context.Context, id string) (store.Upload, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s, ok := m.sessions[id]
@@ -122,20 +123,20 @@ func (s *session) Append(_ context.Context, r io.Reader) (int64, error) {
 	return int64(len(b)), err
 }
 
-func (s *session) Commit(_ context.Context, want digest.Digest) (catalog.Ingested, error) {
+func (s *session) Commit(_ context.Context, want digest.Digest) (store.Ingested, error) {
 	s.memory.mu.Lock()
 	defer s.memory.mu.Unlock()
 	if _, ok := s.memory.sessions[s.id]; !ok {
-		return catalog.Ingested{}, meta.ErrNotFound
+		return store.Ingested{}, meta.ErrNotFound
 	}
 	h := digest.NewHasher(s.sha512)
 	h.Write(s.bytes)
 	if want != "" {
 		if err := h.Check(want); err != nil {
-			return catalog.Ingested{}, err
+			return store.Ingested{}, err
 		}
 	}
-	in := catalog.Ingested{
+	in := store.Ingested{
 		Digest: h.SHA256(), SHA512: h.SHA512(), Root: digest.Sum([]byte(godigest.SHA256.FromBytes(s.bytes))),
 		PlainBytes: h.Size(), StoredBytes: h.Size(),
 	}

@@ -45,6 +45,7 @@ type Stack struct {
 	Catalog  *catalog.Catalog
 	URL      string // http://127.0.0.1:port
 	Client   *http.Client
+	Handler  http.Handler // what URL serves
 }
 
 // New starts a node with the protocols that build returns and stops it with the
@@ -87,6 +88,7 @@ func New(t testing.TB, o Options, build func(*catalog.Catalog) []protocol.Protoc
 		Repositories: records, Log: o.Log, Metrics: prometheus.NewRegistry(),
 	})
 	fatal(t, err)
+	s.Handler = g.Handler()
 	s.URL = "http://" + g.Addr().String()
 	s.Client = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 256}}
 	ctx, cancel := context.WithCancel(context.Background())

@@ -117,7 +117,7 @@ func describe(r *http.Request, err error, status int) (items []item, own int) {
 	var mismatch *digest.MismatchError
 	switch {
 	case errors.As(err, &mismatch):
-		one.Code = codeDigestInvalid
+		one.Code, one.Message = codeDigestInvalid, mismatch.Error()
 		one.Detail = map[string]string{"expected": string(mismatch.Want), "actual": string(mismatch.Got)}
 	case errors.Is(err, digest.ErrUnsupported):
 		one.Code = codeDigestInvalid
