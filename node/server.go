@@ -164,7 +164,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 	}
 	names, err := catalog.New(catalog.Config{
 		Metadata: records, Commands: records, Content: catalog.FromTransfer(bytes), Readable: readable(policy),
-		IDs: minter, Node: me.ID, Region: me.Region, AutoCreate: n.cfg.Dev,
+		IDs: minter, Node: me.ID, Region: me.Region, AutoCreate: n.cfg.Dev, Second: n.nearest,
 		Metrics: n.metrics, Log: log,
 	})
 	if err != nil {

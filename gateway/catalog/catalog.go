@@ -60,6 +60,9 @@ type Config struct {
 	Region meta.RegionName
 	// AutoCreate makes the first push to a repository create it and its tenant.
 	AutoCreate bool
+	// Second chooses the second region of a repository that a push creates, "" when
+	// there is no other; nil chooses none.
+	Second func(ctx context.Context, home meta.RegionName) meta.RegionName
 	// CacheBytes bounds the cache of documents; 0 means 64 MiB.
 	CacheBytes int64
 	// WorkingBytes bounds the documents that are on their way in or out at one

@@ -89,7 +89,7 @@ func (c *Catalog) Publish(ctx context.Context, by Caller, repo meta.RepoRef, d D
 	p, err := c.publish(ctx, by, repo, d)
 	c.metrics.published(err)
 	if err != nil {
-		return p, fmt.Errorf("publish %s of %s/%s: %w", d.Version.Name, repo, d.Version.Package, err)
+		return p, fmt.Errorf("publish into %s/%s: %w", repo, d.Version.Package, err)
 	}
 	return p, nil
 }

@@ -17,13 +17,22 @@ import (
 // Limit of them, 1 to 10,000.
 type Page = state.Page
 
+// about wraps err with what was asked. That something is not found the answer
+// says itself, by name.
+func about(err error, format string, args ...any) error {
+	if errors.Is(err, meta.ErrNotFound) {
+		return err
+	}
+	return fmt.Errorf(format+": %w", append(args, err)...)
+}
+
 // Resolve follows an alias to its version.
 //
 // Errors: meta.ErrNotFound, confirmed; meta.ErrUnavailable.
 func (c *Catalog) Resolve(ctx context.Context, by Caller, pkg Package, alias string) (state.ResolveAnswer, meta.AsOf, error) {
 	a, asOf, err := ask(ctx, c, by, meta.Bounded, state.Resolve{Repo: pkg.Repo, Package: pkg.Name, Alias: alias})
 	if err != nil {
-		return a, asOf, fmt.Errorf("resolve %s:%s: %w", pkg, alias, err)
+		return a, asOf, about(err, "resolve %s:%s", pkg, alias)
 	}
 	return a, asOf, nil
 }
@@ -62,11 +71,8 @@ func (c *Catalog) Peek(ctx context.Context, by Caller, pkg Package, alias string
 // Errors: meta.ErrNotFound, confirmed, also for a deleted one; meta.ErrUnavailable.
 func (c *Catalog) Version(ctx context.Context, by Caller, pkg Package, name string) (meta.Version, meta.AsOf, error) {
 	v, asOf, err := ask(ctx, c, by, meta.Local, state.GetVersion{Repo: pkg.Repo, Package: pkg.Name, Version: name})
-	if err == nil && v.State == meta.StateDeleted {
-		err = fmt.Errorf("deleted: %w", meta.ErrNotFound)
-	}
 	if err != nil {
-		return v, asOf, fmt.Errorf("version %s of %s: %w", name, pkg, err)
+		return v, asOf, about(err, "version %s of %s", name, pkg)
 	}
 	return v, asOf, nil
 }
@@ -77,7 +83,7 @@ func (c *Catalog) Version(ctx context.Context, by Caller, pkg Package, name stri
 func (c *Catalog) Package(ctx context.Context, by Caller, pkg Package) (meta.Package, meta.AsOf, error) {
 	p, asOf, err := ask(ctx, c, by, meta.Bounded, state.GetPackage{Repo: pkg.Repo, Package: pkg.Name})
 	if err != nil {
-		return p, asOf, fmt.Errorf("package %s: %w", pkg, err)
+		return p, asOf, about(err, "package %s", pkg)
 	}
 	return p, asOf, nil
 }
@@ -147,7 +153,7 @@ func list[A any](ctx context.Context, c *Catalog, by Caller, what string, q stat
 func (c *Catalog) Blob(ctx context.Context, by Caller, repo meta.RepoRef, d digest.Digest) (state.BlobAnswer, meta.AsOf, error) {
 	b, asOf, err := ask(ctx, c, by, meta.Local, state.GetBlob{Repo: repo, Digest: d})
 	if err != nil {
-		return b, asOf, fmt.Errorf("blob %s of %s: %w", d, repo, err)
+		return b, asOf, about(err, "blob %s of %s", d, repo)
 	}
 	return b, asOf, nil
 }

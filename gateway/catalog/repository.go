@@ -15,7 +15,7 @@ import (
 func (c *Catalog) Repository(ctx context.Context, by Caller, ref meta.RepoRef) (meta.Repository, meta.AsOf, error) {
 	r, asOf, err := ask(ctx, c, by, meta.Bounded, state.GetRepository{Ref: ref})
 	if err != nil {
-		return r, asOf, fmt.Errorf("repository %s: %w", ref, err)
+		return r, asOf, about(err, "repository %s", ref)
 	}
 	return r, asOf, nil
 }
@@ -49,10 +49,14 @@ func (c *Catalog) ForPush(ctx context.Context, by Caller, ref meta.RepoRef, form
 	if !c.cfg.AutoCreate {
 		return r, fmt.Errorf("repository %s does not exist, create it with `shoal repo create %s --format %s`: %w", ref, ref, format, meta.ErrNotFound)
 	}
+	var second meta.RegionName
+	if c.cfg.Second != nil {
+		second = c.cfg.Second(ctx, c.cfg.Region)
+	}
 	_, err = c.do(ctx, by, stepCreate, state.CreateRepository{
 		Repository: meta.Repository{
 			Ref: ref, Format: format, Kind: meta.KindHosted, Class: meta.ClassStandard,
-			Home: c.cfg.Region, Visibility: meta.VisibilityPrivate,
+			Home: c.cfg.Region, Second: second, Visibility: meta.VisibilityPrivate,
 		},
 		CreateTenant: true,
 	})

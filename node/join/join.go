@@ -107,7 +107,7 @@ func post(ctx context.Context, base, path string, tlsConfig *tls.Config, body []
 		return Reply{}, err
 	}
 	r.Header.Set("Content-Type", "application/cbor")
-	transport := &http.Transport{TLSClientConfig: tlsConfig, DisableKeepAlives: true, ResponseHeaderTimeout: 20 * time.Second}
+	transport := &http.Transport{TLSClientConfig: tlsConfig, ForceAttemptHTTP2: true, DisableKeepAlives: true, ResponseHeaderTimeout: 20 * time.Second}
 	defer transport.CloseIdleConnections()
 	res, err := transport.RoundTrip(r)
 	if err != nil {
