@@ -486,6 +486,10 @@ func (m *Machine) Hash(ctx context.Context) (index uint64, sum [32]byte, err err
 		if string(p.key) == string(keyApplied) {
 			continue
 		}
+		if p.key[0] == spaceRequests {
+			// A result has the words of a refusal, which another build may choose better.
+			p.value = nil
+		}
 		for _, b := range [][]byte{p.key, p.value} {
 			_, _ = h.Write(size[:binary.PutUvarint(size[:], uint64(len(b)))]) // It never fails.
 			_, _ = h.Write(b)

@@ -1,0 +1,229 @@
+package state
+
+import (
+	"bufio"
+	"encoding/hex"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	godigest "github.com/opencontainers/go-digest"
+
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+)
+
+var update = flag.Bool("update", false, "write the golden logs that are missing; an existing one is never changed")
+
+// scenarios are the logs to freeze: one a cluster level, with every command in it.
+// A change of a scenario does not change its log; add a new one.
+var scenarios = map[string]func() []Entry{"level1": levelOne}
+
+// TestGolden replays logs that earlier builds wrote. Results and the state must
+// stay what they were, or servers of two builds diverge.
+//
+// A log has a line an entry, `index term hex # for the reader`, below it its result
+// as `= hex # for the reader`, and at the end `hash hex`.
+func TestGolden(t *testing.T) {
+	for name, scenario := range scenarios {
+		path := filepath.Join("testdata", "golden", name+".log")
+		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) && *update {
+			if err := os.WriteFile(path, writeGolden(t, scenario()), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	paths, err := filepath.Glob(filepath.Join("testdata", "golden", "*.log"))
+	if err != nil || len(paths) < len(scenarios) {
+		t.Fatalf("%d golden logs of %d: %v; write new ones with -update", len(paths), len(scenarios), err)
+	}
+	for _, path := range paths {
+		t.Run(filepath.Base(path), func(t *testing.T) {
+			b := &bench{TB: t, Machine: openMachine(t, t.TempDir())}
+			replay(b, path)
+			check(b)
+		})
+	}
+}
+
+func replay(b *bench, path string) {
+	f, err := os.Open(path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer f.Close()
+	var last Result
+	lines := bufio.NewScanner(f)
+	lines.Buffer(nil, 4*MaxCommandBytes)
+	for n := 1; lines.Scan(); n++ {
+		line, _, _ := strings.Cut(lines.Text(), "#")
+		switch words := strings.Fields(line); {
+		case len(words) == 0:
+		case words[0] == "=":
+			if got := hex.EncodeToString(wordless(last).Encode()); got != words[1] {
+				b.Fatalf("line %d: the result is now %+v", n, last)
+			}
+		case words[0] == "hash":
+			if _, sum, err := b.Hash(b.Context()); err != nil || hex.EncodeToString(sum[:]) != words[1] {
+				b.Fatalf("line %d: the state is another now: %x, %v", n, sum, err)
+			}
+		default:
+			var e Entry
+			var command string
+			if _, err := fmt.Sscan(line, &e.Index, &e.Term, &command); err != nil {
+				b.Fatalf("line %d: %v", n, err)
+			}
+			if e.Command, err = hex.DecodeString(command); err != nil {
+				b.Fatalf("line %d: %v", n, err)
+			}
+			if last, err = b.Apply(e.Index, e.Term, e.Command); err != nil {
+				b.Fatalf("line %d: %v", n, err)
+			}
+		}
+	}
+	if err := lines.Err(); err != nil {
+		b.Fatal(err)
+	}
+}
+
+func writeGolden(t *testing.T, entries []Entry) []byte {
+	m := openMachine(t, t.TempDir())
+	var out strings.Builder
+	seen := map[uint16]bool{}
+	for _, e := range entries {
+		_, command, err := Decode(e.Command)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen[command.Type()] = true
+		r, err := m.Apply(e.Index, e.Term, e.Command)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(&out, "%d %d %x # %s\n", e.Index, e.Term, e.Command, readable(command))
+		fmt.Fprintf(&out, "= %x # %v %v\n", wordless(r).Encode(), readable(r.Value), r.Err)
+	}
+	for number, k := range kinds {
+		if !seen[number] {
+			t.Errorf("the log has no %s", k.name)
+		}
+	}
+	_, sum, err := m.Hash(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprintf(&out, "hash %x\n", sum)
+	return []byte(out.String())
+}
+
+// wordless keeps of a refusal its kind: the words may change.
+func wordless(r Result) Result {
+	if r.Err != nil {
+		r.Err = &meta.WireError{Kind: meta.KindOf(r.Err)}
+	}
+	return r
+}
+
+func readable(v any) string {
+	if v == nil {
+		return "none"
+	}
+	return reflect.TypeOf(v).Name() + strings.TrimPrefix(fmt.Sprintf("%+v", v), reflect.TypeOf(v).String())
+}
+
+// levelOne is a log with every command of level 1, done and refused.
+func levelOne() []Entry {
+	l := &logWriter{now: time.Unix(1_800_000_000, 0)}
+	cold, yes := meta.ClassCold, true
+	other := app()
+	other.Ref.Name, other.Class, other.Immutable = "other", meta.ClassCritical, true
+	withSHA512 := link("base", "us-1")
+	withSHA512.Blob.SHA512 = godigest.SHA512.FromString("base")
+	withSHA512.Digest = withSHA512.Blob.SHA512
+	index := image("index")
+	index.Version.References = []meta.Reference{{Digest: blob("m1").Digest, Version: true, MediaType: "m"}}
+	signature := image("sig")
+	signature.Version.Subject, signature.Version.ArtifactType = blob("m1").Digest, "application/sig"
+	signature.Version.Annotations = map[string]string{"b": "2", "a": "1"}
+	signature.Version.Verdict = meta.Verdict{Decision: "passed", Reasons: []string{"references"}, At: 7}
+	staged := image("staged")
+	staged.Version.Draft = "d1"
+	wheel := Publish{
+		Version: meta.Version{Repo: other.Ref, Package: "wheel", Name: "1.0", State: meta.StateOpen, Labels: meta.Labels{"k": "v"}},
+		Files:   []meta.File{{Path: "a/b.whl", Digest: blob("layer").Digest, MediaType: "x"}},
+	}
+	base := uint64(1)
+	stale := image("m9")
+	stale.Base = &base
+	token := meta.JoinToken{ID: "t1", Role: meta.RoleServer, Region: "us", Uses: 1, Expires: meta.TimeOf(l.now.Add(time.Hour)), Read: []string{"acme/*"}}
+
+	l.add("", Tick{})
+	l.add("", CreateTenant{Name: "early"})
+	l.add("", Bootstrap{Cluster: meta.Cluster{ID: "c1", Root: []byte("root"), AdminToken: []byte("hash")}, Node: server("eu-1", "eu"), Region: meta.Region{Name: "eu", Primary: true}})
+	l.add("", SetLevel{Level: 1})
+	l.add("", PutRegion{Region: meta.Region{Name: "ap", Primary: true}})
+	l.add("", CreateJoinToken{Token: token})
+	l.add("join", AdmitNode{TokenSecretHash: "t1", Node: server("us-1", "us")})
+	l.add("", AdmitNode{TokenSecretHash: "t1", Node: server("us-2", "us")})
+	l.add("", UpdateNode{Node: server("us-1", "us")})
+	l.add("", SealRootKey{Node: "us-1", Sealed: []byte("sealed")})
+	l.add("", CreateTenant{Name: "acme"})
+	l.add("", CreateRepository{Repository: app()})
+	l.add("", CreateRepository{Repository: other, CreateTenant: true})
+	l.add("up", link("layer", "eu-1"))
+	l.add("up", link("layer", "eu-1"))
+	l.add("", withSHA512)
+	l.add("", MountBlob{From: appRef, To: other.Ref, Digest: blob("layer").Digest})
+	l.add("push", tagged(image("m1", "layer", "base"), "1", "latest"))
+	l.add("", tagged(image("m2", "lost"), "latest"))
+	l.add("", tagged(index, "index"))
+	l.add("", signature)
+	l.add("", stale)
+	l.add("", StageReferences{Repo: appRef, Draft: "d1", References: []meta.Reference{{Digest: blob("base").Digest, Size: 4}}})
+	l.add("", StageReferences{Repo: appRef, Draft: "lost", References: []meta.Reference{{Digest: blob("base").Digest, Size: 4}}})
+	l.add("", staged)
+	l.add("", wheel)
+	l.add("", SetLabels{Repo: other.Ref, Package: "wheel", Labels: meta.Labels{"z": "1", "a": "2"}})
+	l.add("", MoveAlias{Repo: appRef, Package: "api", Name: "latest", Version: string(blob("sig").Digest)})
+	l.add("", DeleteAlias{Repo: appRef, Package: "api", Name: "1"})
+	l.add("", DeleteAlias{Repo: appRef, Package: "api", Name: "1"})
+	l.add("", report("us-1", meta.ReplicaVerified, "layer", "m1", "base"))
+	l.add("", report("eu-1", meta.ReplicaFailed, "layer"))
+	l.add("", DemandReplica{Root: blob("staged").Root, Region: "ap"})
+	l.add("", SetRepository{Ref: appRef, Class: &cold, Immutable: &yes})
+	l.add("", DeleteVersion{Repo: appRef, Package: "api", Version: string(blob("m1").Digest)})
+	l.add("", tagged(image("m1", "layer"), "1"))
+	l.add("", UnlinkBlob{Repo: appRef, Digest: blob("base").Digest})
+	l.add("", link("orphan", "eu-1"))
+	l.add("", UnlinkBlob{Repo: appRef, Digest: blob("orphan").Digest})
+	l.add("", link("forgotten", "eu-1"))
+	l.now = l.now.Add(time.Hour)
+	l.add("", ExpireUploads{Before: meta.TimeOf(l.now), Limit: 10})
+	l.add("", DeleteVersion{Repo: other.Ref, Package: "wheel", Version: "1.0"})
+	l.add("", RemoveRepository{Ref: other.Ref})
+	l.add("", RemoveNode{ID: "us-1"})
+	l.add("", RemoveNode{ID: "eu-1"})
+	return l.entries
+}
+
+// logWriter encodes commands as a leader does.
+type logWriter struct {
+	entries []Entry
+	now     time.Time
+}
+
+func (l *logWriter) add(request string, c Command) {
+	l.now = l.now.Add(time.Second)
+	command, err := Encode(Origin{
+		RequestID: request, Principal: "user:ada", Node: "eu-1", Source: "192.0.2.1:1", Time: meta.TimeOf(l.now),
+	}, c)
+	if err != nil {
+		panic(err)
+	}
+	l.entries = append(l.entries, Entry{Index: uint64(len(l.entries) + 1), Term: 1, Command: command})
+}
