@@ -62,7 +62,7 @@ type Finder struct {
 	mu    sync.Mutex
 	known *knowledge
 	avoid map[meta.NodeID]time.Time // servers that failed, until when
-	// answered and silent are when a server last answered and when none did.
+	// answered is when a server last answered, silent when last none of them did.
 	answered, silent time.Time
 }
 
@@ -91,8 +91,8 @@ func (f *Finder) Run(ctx context.Context) error {
 	return f.announce.run(ctx, func(now time.Time) { f.caller.tidy(now, false) })
 }
 
-// Reachable reports whether a server of the region answered the last time that
-// one was asked. It is true before the first time.
+// Reachable reports whether some server of the region answered the last time that
+// one was needed. It is true before the first time.
 func (f *Finder) Reachable() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -186,8 +186,10 @@ type answer struct {
 func (f *Finder) ask(ctx context.Context, req request) (reply, error) {
 	servers := f.servers(req.Root)
 	if len(servers) == 0 {
+		f.noteSilence()
 		return reply{}, &meta.UnavailableError{Reason: "no_server", RetryAfter: time.Second}
 	}
+	parent := ctx
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	answers := make(chan answer, len(servers))
 	var calls sync.WaitGroup
@@ -236,9 +238,10 @@ func (f *Finder) ask(ctx context.Context, req request) (reply, error) {
 	if refused != nil {
 		return reply{}, refused
 	}
-	if err := ctx.Err(); err != nil && failed == nil {
-		failed = err
+	if err := parent.Err(); err != nil {
+		return reply{}, fmt.Errorf("ask for %s: %w", req.Root, err)
 	}
+	f.noteSilence()
 	return reply{}, errors.Join(&meta.UnavailableError{Reason: "no_server", RetryAfter: time.Second}, failed)
 }
 
@@ -255,9 +258,14 @@ func (f *Finder) note(a answer) {
 	if errors.Is(a.err, context.Canceled) {
 		return // the caller gave up, or another server was faster
 	}
-	f.silent = now
 	f.avoid[a.server] = now.Add(avoidFor) // bounded by the servers of the region
 	f.metrics.lookups.WithLabelValues("silent").Inc()
+}
+
+func (f *Finder) noteSilence() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.silent = time.Now()
 }
 
 // learn turns a registrar's reply into an introduction and keeps its map and grant.

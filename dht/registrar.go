@@ -26,8 +26,8 @@ const (
 	// Lease is how long a member counts after its last word.
 	Lease = 15 * time.Second
 
-	againFetching = 5 * time.Second  // two may be lost before the lease ends
-	againComplete = 10 * time.Second // one may
+	againFetching = 4 * time.Second // and up to an eighth more: two may be lost before the lease ends
+	againComplete = 6 * time.Second // one may
 	sweepEvery    = 5 * time.Second
 	mapTime       = time.Second
 	grantTime     = 3 * time.Second // a majority may have to be asked

@@ -333,9 +333,13 @@ func TestAdvertise(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			h := newHost(t, Config{Advertise: test.advertise, QUIC: true})
-			port, _ := h.Network().ListenAddresses()[0].ValueForProtocol(ma.P_TCP)
-			if port == "" {
-				port, _ = h.Network().ListenAddresses()[0].ValueForProtocol(ma.P_UDP)
+			listened := h.Network().ListenAddresses() // in no order; TCP and UDP have one number
+			if len(listened) != 2 {
+				t.Fatalf("listens on %v", listened)
+			}
+			port, err := listened[0].ValueForProtocol(ma.P_TCP)
+			if err != nil {
+				port, _ = listened[0].ValueForProtocol(ma.P_UDP)
 			}
 			if got := h.Advertised(); len(got) != 1 || got[0] != test.want+port {
 				t.Errorf("advertises %q, want %s", got, test.want+port)
