@@ -2,11 +2,13 @@ package generic
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 
 	"github.com/shoal-registry/shoal/gateway/protocol"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/verify/digest"
 )
 
 // failure is the body of an error answer. Code is a word for programs: the kind
@@ -18,8 +20,16 @@ type failure struct {
 
 // WriteError implements protocol.Protocol.
 func (p *Protocol) WriteError(w http.ResponseWriter, _ *http.Request, err error) {
-	status := protocol.Fail(w.Header(), err)
+	h := w.Header()
+	for _, name := range []string{"Repr-Digest", "X-Checksum-Sha256", "Content-Security-Policy"} {
+		h.Del(name) // those of the file
+	}
+	status := protocol.Fail(h, err)
 	f := failure{Code: meta.KindOf(err), Message: protocol.Message(err)}
+	var mismatch *digest.MismatchError
+	if errors.As(err, &mismatch) {
+		f.Message = mismatch.Error()
+	}
 	switch status {
 	case http.StatusPreconditionFailed:
 		f.Code = "precondition"

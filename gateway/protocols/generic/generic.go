@@ -170,7 +170,7 @@ func (p *Protocol) put(c *protocol.Call) error {
 	case base != nil && errors.Is(err, meta.ErrConflict):
 		return fmt.Errorf("%s changed meanwhile: %w", pkg, protocol.ErrPrecondition)
 	case errors.Is(err, meta.ErrExists) && c.Repository != nil && c.Repository.Immutable:
-		return fmt.Errorf("%s is there with other bytes and %s is immutable: put the new ones under another path: %w", pkg.Name, c.Repo, err)
+		return fmt.Errorf("%s has, or had, other bytes and %s is immutable: put the new ones under another path: %w", pkg.Name, c.Repo, meta.ErrExists)
 	case err != nil:
 		return err
 	}
