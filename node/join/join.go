@@ -110,7 +110,9 @@ func post(ctx context.Context, base, path string, tlsConfig *tls.Config, body []
 	transport := &http.Transport{TLSClientConfig: tlsConfig, ForceAttemptHTTP2: true, DisableKeepAlives: true, ResponseHeaderTimeout: 20 * time.Second}
 	defer transport.CloseIdleConnections()
 	res, err := transport.RoundTrip(r)
-	if err != nil {
+	if errors.Is(err, meta.ErrDenied) {
+		return Reply{}, err // the server is not of the cluster: asking again does not help
+	} else if err != nil {
 		return Reply{}, errors.Join(&meta.UnavailableError{Reason: "no_server", RetryAfter: 2 * time.Second}, err)
 	}
 	defer res.Body.Close()
