@@ -138,14 +138,14 @@ func (f *Forwarder) Close() { f.transport.CloseIdleConnections() }
 // Server sends r to a server: the one used last while it answers, else of the
 // own region, else of another. w gets the answer.
 //
-// Errors: meta.ErrUnavailable when no server could be reached, and others, before
-// anything was written to w; *CutError after.
+// Errors: meta.ErrUnavailable when no server could be reached, *BrokenError when
+// one broke off, before anything was written to w; *CutError after.
 func (f *Forwarder) Server(w http.ResponseWriter, r *http.Request) error {
 	servers, err := f.Roster.Servers(r.Context())
 	if err != nil {
 		return fmt.Errorf("forward: list servers: %w", err)
 	}
-	var tried []error
+	tried := 0
 	for _, n := range f.order(servers) {
 		if n.ID == f.Self {
 			continue
@@ -159,15 +159,14 @@ func (f *Forwarder) Server(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 		f.failed(n.ID)
-		f.Log.Debug("server not reached, trying another", "node", n.ID, "error", err)
-		tried = append(tried, err)
-		if len(tried) == maxTries {
+		if tried++; tried == maxTries {
 			break
 		}
 	}
-	return fmt.Errorf("forward: no server reached: %w", errors.Join(append(tried,
-		&meta.UnavailableError{Reason: "no_server", RetryAfter: 2 * time.Second})...))
+	return fmt.Errorf("forward: no server could be reached: %w", unreachable)
 }
+
+var unreachable = &meta.UnavailableError{Reason: "no_server", RetryAfter: 2 * time.Second}
 
 // Node sends r to one node.
 //
@@ -185,7 +184,7 @@ func (f *Forwarder) Node(w http.ResponseWriter, r *http.Request, id meta.NodeID)
 	if err == nil || sent {
 		return err
 	}
-	return fmt.Errorf("forward: %w: %w", err, &meta.UnavailableError{Reason: "no_server", RetryAfter: 2 * time.Second})
+	return fmt.Errorf("forward: its server %s cannot be reached: %w", id, unreachable)
 }
 
 // order puts servers in the order of trying. Equal ones are spread by rendezvous
@@ -299,7 +298,8 @@ func (f *Forwarder) try(w http.ResponseWriter, r *http.Request, n meta.Node) (se
 
 	resp, err := f.transport.RoundTrip(out)
 	if err != nil {
-		return touched.Load(), fmt.Errorf("send to %s at %s: %w", n.ID, n.Gateway, unavailable(err))
+		f.Log.Debug("forwarding failed", "node", n.ID, "gateway", n.Gateway, "sent", touched.Load(), "error", err)
+		return touched.Load(), &BrokenError{err}
 	}
 	defer resp.Body.Close()
 	removeHopByHop(resp.Header)
@@ -314,14 +314,17 @@ func (f *Forwarder) try(w http.ResponseWriter, r *http.Request, n meta.Node) (se
 	return true, nil
 }
 
-// unavailable gives a broken connection its kind; a client that went away keeps
-// its own.
-func unavailable(err error) error {
-	if errors.Is(err, context.Canceled) || meta.KindOf(err) != "" {
-		return err
-	}
-	return fmt.Errorf("%w: %w", err, meta.ErrUnavailable)
+// BrokenError says that a server stopped answering while it had some of the
+// request: what it did is not known. It is meta.ErrUnavailable. Its text leaves
+// out the cause, which names addresses that are no client's business.
+type BrokenError struct{ Cause error }
+
+func (e *BrokenError) Error() string {
+	return "the server that had the request stopped answering, try again"
 }
+
+// Unwrap returns meta.ErrUnavailable and the cause.
+func (e *BrokenError) Unwrap() []error { return []error{meta.ErrUnavailable, e.Cause} }
 
 // hops returns the header to send.
 //
