@@ -426,6 +426,11 @@ func (c *cluster) awaitVoters(count int) {
 		if l == nil {
 			return false
 		}
+		select {
+		case <-l.node.leading.opened():
+		default:
+			return false
+		}
 		for _, s := range c.servers {
 			if s.alive && len(s.node.voters()) != count {
 				return false

@@ -158,9 +158,13 @@ func TestLeaderLostUnderWrites(t *testing.T) {
 }
 
 func TestNoQuorum(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, func(cfg *Config) { cfg.Commit = time.Second })
 	l := c.awaitLeader()
 	c.set(l, "a", "1")
+	if got, err := l.get(c.ctx, "a"); err != nil || got != "1" {
+		t.Fatal(got, err)
+	}
 	f := c.followers()
 	f[0].halt()
 	f[1].halt()
@@ -209,6 +213,7 @@ func TestBoundedReadsDoNotWaitAndTokensDo(t *testing.T) {
 }
 
 func TestVisibleEverywhereAfterAWait(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 4, nil) // the fourth has no vote and is waited for too
 	for _, s := range c.servers {
 		c.await("all heard", func() bool { return len(s.node.Status().Peers) == 3 })
@@ -266,6 +271,7 @@ func TestSnapshotReachesAFreshServer(t *testing.T) {
 }
 
 func TestRestartReplays(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, nil)
 	for i := range 50 {
 		c.set(c.servers[i%3], fmt.Sprint(i), fmt.Sprint(i))
@@ -306,6 +312,7 @@ func TestStateBehindItsSnapshotIsRefused(t *testing.T) {
 }
 
 func TestMembershipFollowsTheRoster(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1, nil)
 	for range 4 {
 		c.add(nil).start()
@@ -330,6 +337,7 @@ func TestMembershipFollowsTheRoster(t *testing.T) {
 }
 
 func TestStrangersAreRefused(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1, nil)
 	stranger := c.add(nil)
 	c.roster.drop(stranger.id)
@@ -387,6 +395,7 @@ func TestReturnAfterALongAbsence(t *testing.T) {
 }
 
 func TestBrokenMachineStopsTheNode(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 1, func(cfg *Config) { cfg.Commit = 500 * time.Millisecond })
 	s := c.servers[0]
 	s.machine.mu.Lock()

@@ -199,6 +199,7 @@ func staleLeader(t *testing.T, h *history) (string, error) {
 }
 
 func TestAStaleLeaderAnswersNoStrongRead(t *testing.T) {
+	t.Parallel()
 	h := newHistory(strongRead)
 	value, err := staleLeader(t, h)
 	var unavailable *meta.UnavailableError
@@ -212,6 +213,7 @@ func TestAStaleLeaderAnswersNoStrongRead(t *testing.T) {
 
 // The mutant: the checker must see it.
 func TestCheckerCatchesReadsThatTrustTheLeader(t *testing.T) {
+	t.Parallel()
 	h := newHistory(trustingRead)
 	if value, err := staleLeader(t, h); err != nil || value != "old" {
 		t.Fatalf("the mutant read %q, %v", value, err)

@@ -73,6 +73,7 @@ func holdable(limit time.Duration) (func(*Config), func(s *server) *heldLog) {
 }
 
 func TestHungDiskCallsFatal(t *testing.T) {
+	t.Parallel()
 	tune, disk := holdable(100 * time.Millisecond)
 	c := newCluster(t, 1, func(cfg *Config) { tune(cfg); cfg.Commit = 500 * time.Millisecond })
 	s := c.servers[0]

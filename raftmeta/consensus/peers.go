@@ -211,11 +211,6 @@ func (n *Node) freshen(ctx context.Context) error {
 	tick := time.NewTicker(freshEvery)
 	defer tick.Stop()
 	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
 		_, _ = n.rounds.join(ctx) // no quorum shows in the age
 		var ids []meta.NodeID
 		known := map[meta.NodeID]bool{}
@@ -234,6 +229,11 @@ func (n *Node) freshen(ctx context.Context) error {
 					n.peers.heard(id, a.Applied)
 				}
 			})
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
 		}
 	}
 }
