@@ -277,8 +277,13 @@ func (h *Host) listen(a netip.AddrPort) error {
 }
 
 // advertise keeps of the addresses listened on what others are told: TCP only,
-// so that nobody prefers QUIC; under the name that cfg.Advertise gives.
+// so that nobody prefers QUIC; under the name that cfg.Advertise gives; without
+// one, loopback only when there is nothing else, as it leads others to themselves.
 func (h *Host) advertise(listened []ma.Multiaddr) []ma.Multiaddr {
+	local := func(a ma.Multiaddr) bool { return manet.IsIPLoopback(a) || manet.IsIP6LinkLocal(a) }
+	if far := slices.DeleteFunc(slices.Clone(listened), local); len(far) > 0 {
+		listened = far
+	}
 	var out []ma.Multiaddr
 	for _, a := range listened {
 		port, err := a.ValueForProtocol(ma.P_TCP)

@@ -348,6 +348,18 @@ func TestAdvertise(t *testing.T) {
 	}
 }
 
+func TestWildcardAdvertisesNoLoopback(t *testing.T) {
+	h := &Host{}
+	all := []ma.Multiaddr{ma.StringCast("/ip4/127.0.0.1/tcp/7070"), ma.StringCast("/ip4/10.1.2.3/tcp/7070"),
+		ma.StringCast("/ip4/10.1.2.3/udp/7070/quic-v1"), ma.StringCast("/ip6/fe80::1/tcp/7070")}
+	if got := h.advertise(all); len(got) != 1 || got[0].String() != "/ip4/10.1.2.3/tcp/7070" {
+		t.Errorf("advertises %v", got)
+	}
+	if got := h.advertise(all[:1]); len(got) != 1 {
+		t.Errorf("on loopback alone: %v", got)
+	}
+}
+
 func TestBadConfig(t *testing.T) {
 	_, key, _ := ed25519.GenerateKey(rand.Reader)
 	for name, cfg := range map[string]Config{
