@@ -194,10 +194,6 @@ func (e *entry) load(ctx context.Context) error {
 	return nil
 }
 
-// suspect says that a file may hold less than was written, because the machine
-// crashed after.
-func (d *Disk) suspect(modified time.Time) bool { return modified.Before(d.suspectBefore) }
-
 func (e *entry) loadWhole(ctx context.Context, fl files, f *os.File) error {
 	stat, err := f.Stat()
 	if err != nil {
@@ -221,7 +217,7 @@ func (e *entry) loadWhole(ctx context.Context, fl files, f *os.File) error {
 		return errors.Join(e.ruin(fl, err), f.Close())
 	}
 	e.become(complete, m, f, chunk.Bitmap{}, nil)
-	if stat.Size() == m.StoredBytes && (e.d.cfg.Fsync || bare(m) || !e.d.suspect(stat.ModTime())) {
+	if stat.Size() == m.StoredBytes && (e.d.cfg.Fsync || bare(m) || !stat.ModTime().Before(e.d.crashed)) {
 		return nil
 	}
 	// The machine crashed, or somebody cut the file: find out what is left of it.
@@ -257,7 +253,7 @@ func (e *entry) loadPart(ctx context.Context, fl files, f *os.File) error {
 	if err != nil {
 		return errors.Join(diskError("open bitmap", err), f.Close())
 	}
-	doubt := e.d.suspect(stat.ModTime()) || stat.Size() != m.StoredBytes
+	doubt := stat.ModTime().Before(e.d.restarted) || stat.Size() != m.StoredBytes
 	b, err := io.ReadAll(io.LimitReader(haveFile, int64(m.Len()/8+2)))
 	have, parseErr := chunk.ParseBitmap(m.Len(), b)
 	if err != nil || parseErr != nil {
@@ -392,6 +388,9 @@ func (d *Disk) syncDir(dir string) error {
 	if !d.cfg.Fsync {
 		return nil
 	}
+	if d.observe != nil {
+		d.observe("directory")
+	}
 	start := time.Now()
 	err := d.syncs.sync(dir)
 	d.metrics.countSync(start)
@@ -402,6 +401,9 @@ func (d *Disk) syncDir(dir string) error {
 func (d *Disk) syncFile(f *os.File) error {
 	if !d.cfg.Fsync {
 		return nil
+	}
+	if d.observe != nil {
+		d.observe("file")
 	}
 	start := time.Now()
 	err := fdatasync(f)

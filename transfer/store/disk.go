@@ -78,9 +78,11 @@ type Disk struct {
 	syncs   dirSyncs
 	lock    *os.File
 	started time.Time
-	// suspectBefore is when the machine last came back from a crash: what was
-	// written before it may not have reached the disk. Zero is never.
-	suspectBefore time.Time
+	// What was written before the machine went down may not have reached the disk.
+	// crashed is when it last came back while the store was open, restarted when it
+	// last came back at all; zero is never. Complete blobs of a store that does not
+	// sync are in doubt after a crash, unfinished content after any restart.
+	crashed, restarted time.Time
 
 	// used counts the bytes of blobs, partial ones in full.
 	used      atomic.Int64
@@ -88,6 +90,8 @@ type Disk struct {
 	evicting  sync.Mutex
 	evictWake chan struct{}
 	pipelines chan struct{}
+	// observe is told before each sync of a commit; tests set it.
+	observe func(what string)
 
 	mu       sync.Mutex
 	closed   bool
@@ -100,11 +104,13 @@ type Disk struct {
 
 // mark is the record that tells a start how the process and the machine ended.
 type mark struct {
-	Version       uint   `cbor:"1,keyasint,omitempty"`
-	Boot          string `cbor:"2,keyasint,omitempty"`
-	Clean         bool   `cbor:"3,keyasint,omitempty"`
-	UsedBytes     int64  `cbor:"4,keyasint,omitempty"` // when Clean
-	SuspectBefore int64  `cbor:"5,keyasint,omitempty"` // Unix nanoseconds
+	Version   uint      `cbor:"1,keyasint,omitempty"`
+	Boot      string    `cbor:"2,keyasint,omitempty"`
+	Clean     bool      `cbor:"3,keyasint,omitempty"`
+	Counted   bool      `cbor:"4,keyasint,omitempty"` // UsedBytes is right, as of Clean
+	UsedBytes int64     `cbor:"5,keyasint,omitempty"`
+	Crashed   meta.Time `cbor:"6,keyasint,omitempty"`
+	Restarted meta.Time `cbor:"7,keyasint,omitempty"`
 }
 
 // OpenDisk opens the store in cfg.Dir. It reads no blob, so that a large store
@@ -193,26 +199,30 @@ func (d *Disk) readMark() error {
 		boot = []byte(d.started.String())
 	}
 	now := mark{Version: 1, Boot: strings.TrimSpace(string(boot))}
+	started := meta.TimeOf(d.started)
 	var last mark
-	switch b, err := os.ReadFile(d.path(markFile)); {
+	b, err := os.ReadFile(d.path(markFile))
+	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		d.counted.Store(true) // a new store is empty
+		last = mark{Version: 1, Boot: now.Boot, Clean: true, Counted: true} // a new store is empty
 	case err != nil:
 		return err
 	case codec.Unmarshal(b, &last) != nil:
-		now.SuspectBefore = d.started.UnixNano()
-	case last.Clean:
-		now.SuspectBefore = last.SuspectBefore
+		last = mark{}
+	}
+	now.Crashed, now.Restarted = last.Crashed, last.Restarted
+	if last.Boot != now.Boot {
+		now.Restarted = started
+		if !last.Clean {
+			now.Crashed = started
+		}
+	}
+	// With the same boot id the kernel lives: even a killed process has written what
+	// it has written.
+	d.crashed, d.restarted = now.Crashed.Std(), now.Restarted.Std()
+	if last.Clean && last.Counted {
 		d.used.Store(last.UsedBytes)
 		d.counted.Store(true)
-	case last.Boot == now.Boot:
-		// The process was killed, but the kernel lives: what was written is there.
-		now.SuspectBefore = last.SuspectBefore
-	default:
-		now.SuspectBefore = d.started.UnixNano()
-	}
-	if now.SuspectBefore != 0 {
-		d.suspectBefore = time.Unix(0, now.SuspectBefore)
 	}
 	return d.writeMark(now)
 }
@@ -282,18 +292,17 @@ func (d *Disk) Close() error {
 	return errors.Join(err, d.release())
 }
 
-// markClean says that all is on the disk, after putting it there.
+// markClean says that the process ended well.
 func (d *Disk) markClean() error {
-	if !d.counted.Load() {
-		return nil
+	b, err := os.ReadFile(d.path(markFile))
+	if err != nil {
+		return err
 	}
-	if err := unix.Syncfs(int(d.lock.Fd())); err != nil {
-		return fmt.Errorf("sync store: %w", err)
+	var m mark
+	if err := codec.Unmarshal(b, &m); err != nil {
+		return err
 	}
-	m := mark{Version: 1, Clean: true, UsedBytes: d.used.Load()}
-	if !d.suspectBefore.IsZero() {
-		m.SuspectBefore = d.suspectBefore.UnixNano()
-	}
+	m.Clean, m.Counted, m.UsedBytes = true, d.counted.Load(), d.used.Load()
 	return d.writeMark(m)
 }
 

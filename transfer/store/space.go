@@ -266,7 +266,7 @@ func (d *Disk) tidy(dir string) error {
 		case tempSuffix:
 			stray = true
 		case haveSuffix:
-			stray = !there[base+partSuffix]
+			stray = !there[base+partSuffix] || there[base]
 		case mapSuffix:
 			stray = !there[base+partSuffix] && !there[base]
 		case partSuffix:

@@ -32,8 +32,7 @@ func TestMemory(t *testing.T) {
 func TestDisk(t *testing.T) {
 	for name, cfg := range map[string]store.DiskConfig{
 		"server": {Fsync: true},
-		"agent":  {CacheBytes: 1 << 30},
-		"cold":   {Fsync: true, HotBytes: -1},
+		"agent":  {CacheBytes: 1 << 30, HotBytes: -1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			storetest.Run(t, storetest.Harness{

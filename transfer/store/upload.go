@@ -256,9 +256,9 @@ func (s *session) readState() *sessionState {
 // resume opens the data file of a parked session and brings the hashes up to its
 // end.
 //
-// After a kill of the process the file has all that was written. After a crash of
-// the machine it may not: then only finished chunks of the state that hash right
-// count, and the rest is cut off.
+// After a kill of the process the file has all that was written. After a restart of
+// the machine it may not, and a commit must not vouch for bytes that are not there:
+// then only finished chunks of the state that hash right count, the rest is cut off.
 //
 // Errors: meta.ErrNotFound.
 func (s *session) resume(ctx context.Context) error {
@@ -287,7 +287,7 @@ func (s *session) resume(ctx context.Context) error {
 	}
 	st := s.readState()
 	s.file, s.saved, s.flushed, s.sha512 = f, -1, 0, st != nil && st.SHA512
-	if s.d.suspect(stat.ModTime()) {
+	if stat.ModTime().Before(s.d.restarted) {
 		err = s.resumeChecked(ctx, st)
 	} else {
 		err = s.resumeTrusted(ctx, st, stat.Size())
