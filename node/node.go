@@ -160,7 +160,7 @@ func (n *Node) JoinToken(ctx context.Context, t meta.JoinToken) (string, error) 
 // in the roster where it is reached.
 func (n *Node) listenSwarm() (err error) {
 	n.swarmHost, err = host.New(host.Config{
-		Key: n.key.Private(), Plane: host.Swarm, QUIC: true,
+		Key: n.key.Private(), Plane: host.Swarm, QUIC: true, Role: n.cfg.Role,
 		Listen: []string{n.cfg.Swarm}, Advertise: n.advertise(n.cfg.Swarm),
 		Log: n.log, Metrics: n.metrics,
 	})

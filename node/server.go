@@ -36,7 +36,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 		return err
 	}
 	raftHost, err := host.New(host.Config{
-		Key: n.key.Private(), Plane: host.Raft,
+		Key: n.key.Private(), Plane: host.Raft, Role: n.cfg.Role,
 		Listen: []string{n.cfg.Raft}, Advertise: n.advertise(n.cfg.Raft),
 		Log: n.log, Metrics: n.metrics,
 	})
