@@ -186,5 +186,9 @@ func (m *Map) Find(plainOffset int64) (i int, within int64) {
 	return i, plainOffset - m.PlainOffset(i)
 }
 
+// Derivable says that Of the content gives this map, so that a lost map can be made
+// again: it is unsealed and cut by the schedule.
+func (m *Map) Derivable() bool { return m.Seal == 0 && m.scheduled }
+
 // Root returns the CID of the encoding, the name of the blob in the swarm.
 func (m *Map) Root() digest.CID { return digest.Sum(m.Encode()) }

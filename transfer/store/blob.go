@@ -200,18 +200,8 @@ func (e *entry) loadWhole(ctx context.Context, fl files, f *os.File) error {
 		return errors.Join(err, f.Close())
 	}
 	m, err := readMap(fl.chunkMap, e.root)
-	switch {
-	case err == nil:
-	case errors.Is(err, fs.ErrNotExist) && stat.Size() <= chunk.MinBytes:
-		content := make([]byte, stat.Size())
-		if _, err = io.ReadFull(f, content); err == nil {
-			m = chunk.Of(content)
-			if m.Root() != e.root {
-				err = meta.ErrCorrupt
-			} else if m.Len() > 0 {
-				e.d.hot.put(e.root, 0, content)
-			}
-		}
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, meta.ErrCorrupt) {
+		m, err = e.derive(ctx, fl, f, stat.Size())
 	}
 	if err != nil {
 		return errors.Join(e.ruin(fl, err), f.Close())
@@ -233,6 +223,54 @@ func (e *entry) loadWhole(ctx context.Context, fl files, f *os.File) error {
 	}
 	e.stamp(time.Now())
 	return e.finishLocked()
+}
+
+// derive makes the map of a whole file again. That is the common case of a bare blob,
+// and what saves the others from a lost or damaged map file.
+//
+// Errors: meta.ErrCorrupt when the content is not that of the root, or its map was
+// not derivable.
+func (e *entry) derive(ctx context.Context, fl files, f *os.File, size int64) (*chunk.Map, error) {
+	if size <= chunk.MinBytes {
+		content := make([]byte, size)
+		if _, err := f.ReadAt(content, 0); err != nil {
+			return nil, err
+		}
+		m := chunk.Of(content)
+		if m.Root() != e.root {
+			return nil, meta.ErrCorrupt
+		}
+		if m.Len() > 0 {
+			e.d.hot.put(e.root, 0, content)
+		}
+		return m, nil
+	}
+	var b chunk.Builder
+	defer b.Discard()
+	buf := chunkBuffers.get()
+	defer chunkBuffers.put(buf)
+	for b.Size() < size {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		part := buf.b[:min(int64(len(buf.b)), size-b.Size())]
+		if _, err := f.ReadAt(part, b.Size()); err != nil {
+			return nil, err
+		}
+		if _, err := b.Write(part); err != nil {
+			return nil, err
+		}
+	}
+	m, err := b.Map()
+	if err != nil {
+		return nil, err
+	}
+	encoded := m.Encode()
+	if digest.Sum(encoded) != e.root {
+		return nil, meta.ErrCorrupt
+	}
+	e.d.log.Warn("made a lost or damaged chunk map again", "root", e.root.String())
+	return m, writeAtomic(fl.chunkMap, encoded, false)
 }
 
 func (e *entry) loadPart(ctx context.Context, fl files, f *os.File) error {
@@ -303,7 +341,7 @@ func readMap(path string, root digest.CID) (*chunk.Map, error) {
 
 // ruin removes a blob of which nothing can be checked.
 func (e *entry) ruin(fl files, cause error) error {
-	if !errors.Is(cause, fs.ErrNotExist) && !errors.Is(cause, meta.ErrCorrupt) && !errors.Is(cause, io.ErrUnexpectedEOF) {
+	if !errors.Is(cause, fs.ErrNotExist) && !errors.Is(cause, meta.ErrCorrupt) && !errors.Is(cause, io.EOF) {
 		return cause // the disk refuses, which says nothing about the content
 	}
 	e.d.log.Warn("removed a blob whose chunk map is lost or damaged", "root", e.root.String(), "error", cause)
@@ -341,7 +379,7 @@ func (e *entry) create(ctx context.Context, m *chunk.Map) error {
 // createFiles writes the map and the empty bitmap before the data file, which is
 // what makes the blob exist.
 func (e *entry) createFiles(fl files, m *chunk.Map) (f, haveFile *os.File, err error) {
-	if err := writeAtomic(fl.chunkMap, m.Encode(), e.d.cfg.Fsync); err != nil {
+	if err := writeAtomic(fl.chunkMap, m.Encode(), e.d.cfg.Fsync && !m.Derivable()); err != nil {
 		return nil, nil, err
 	}
 	haveFile, err = os.OpenFile(fl.have, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o640)
@@ -655,7 +693,8 @@ func (e *entry) adopt(m *chunk.Map, encoded []byte, f *os.File, path string) (ex
 		return false, err
 	}
 	if !bare(m) {
-		if err := writeAtomic(fl.chunkMap, encoded, e.d.cfg.Fsync); err != nil {
+		// Not synced: what a crash takes of it, derive brings back.
+		if err := writeAtomic(fl.chunkMap, encoded, false); err != nil {
 			return false, err
 		}
 	}

@@ -95,7 +95,7 @@ func TestCommitSyncs(t *testing.T) {
 		{0, []string{"file", "directory"}},
 		{16 << 10, []string{"file", "directory"}},
 		{256 << 10, []string{"file", "directory"}},
-		{700 << 10, []string{"file", "directory"}}, // and its map, once, inside writeAtomic
+		{700 << 10, []string{"file", "directory"}},
 	} {
 		d := testDisk(t, DiskConfig{Fsync: true})
 		content := random(c.size, 1)
@@ -767,17 +767,25 @@ func TestMeddling(t *testing.T) {
 		open   error
 		have   int
 	}{
-		"file gone":     {func(t *testing.T, fl files) { must(t, os.Remove(fl.whole)) }, meta.ErrNotFound, 0},
-		"map gone":      {func(t *testing.T, fl files) { must(t, os.Remove(fl.chunkMap)) }, meta.ErrCorrupt, 0},
-		"map damaged":   {func(t *testing.T, fl files) { must(t, flipByte(fl.chunkMap, 3)) }, meta.ErrCorrupt, 0},
-		"map empty":     {func(t *testing.T, fl files) { must(t, os.Truncate(fl.chunkMap, 0)) }, meta.ErrCorrupt, 0},
+		"file gone":   {func(t *testing.T, fl files) { must(t, os.Remove(fl.whole)) }, meta.ErrNotFound, 0},
+		"map gone":    {func(t *testing.T, fl files) { must(t, os.Remove(fl.chunkMap)) }, nil, 4},
+		"map damaged": {func(t *testing.T, fl files) { must(t, flipByte(fl.chunkMap, 3)) }, nil, 4},
+		"map empty":   {func(t *testing.T, fl files) { must(t, os.Truncate(fl.chunkMap, 0)) }, nil, 4},
+		"map and file damaged": {func(t *testing.T, fl files) {
+			must(t, flipByte(fl.chunkMap, 3))
+			must(t, flipByte(fl.whole, 3))
+		}, meta.ErrCorrupt, 0},
+		"partial without a map": {func(t *testing.T, fl files) {
+			must(t, os.Remove(fl.chunkMap))
+			must(t, os.Rename(fl.whole, fl.part))
+		}, meta.ErrCorrupt, 0},
 		"file cut":      {func(t *testing.T, fl files) { must(t, os.Truncate(fl.whole, 600<<10)) }, nil, 2},
 		"file empty":    {func(t *testing.T, fl files) { must(t, os.Truncate(fl.whole, 0)) }, nil, 0},
 		"file too long": {func(t *testing.T, fl files) { must(t, os.Truncate(fl.whole, 2<<20)) }, nil, 4},
 		"stray bitmap":  {func(t *testing.T, fl files) { must(t, os.WriteFile(fl.have, []byte{0}, 0o600)) }, nil, 4},
 		"stray partial": {func(t *testing.T, fl files) { must(t, os.WriteFile(fl.part, []byte{0}, 0o600)) }, nil, 4},
 		"made partial":  {func(t *testing.T, fl files) { must(t, os.Rename(fl.whole, fl.part)) }, nil, 4},
-		"bitmap too big": {func(t *testing.T, fl files) {
+		"bitmap too long": {func(t *testing.T, fl files) {
 			must(t, os.Rename(fl.whole, fl.part))
 			must(t, os.WriteFile(fl.have, []byte{255, 255}, 0o600))
 		}, nil, 4},
