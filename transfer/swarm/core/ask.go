@@ -164,6 +164,9 @@ func (c *Core) depth(p *peer) int {
 		return 0
 	}
 	d := c.cfg.Depth
+	if len(c.active) < c.cfg.FewPeers {
+		d++
+	}
 	if mean := c.mean(); mean > 0 {
 		d += int(2 * p.rate * p.rtt.Seconds() / mean)
 	}
@@ -183,7 +186,7 @@ func (c *Core) mean() float64 {
 func (c *Core) room() int {
 	limit := c.cfg.Outstanding
 	for _, p := range c.active {
-		limit += c.depth(p) - c.cfg.Depth
+		limit += c.depth(p) - 1
 	}
 	return limit - len(c.requests)
 }

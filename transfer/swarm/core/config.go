@@ -23,8 +23,9 @@ type Config struct {
 	// peer; default 512 and 16. More are answered with BUSY.
 	Queue, QueuePerPeer int
 	// Depth is how many requests one peer has at least, and DepthMax at most;
-	// between them the bandwidth-delay product decides. Default 2 and 64.
-	Depth, DepthMax int
+	// between them the bandwidth-delay product decides. With fewer than FewPeers to
+	// ask, each may have one more. Default 1, 64 and 4.
+	Depth, DepthMax, FewPeers int
 	// Outstanding is how many chunks are asked of all peers together, beyond the
 	// bandwidth-delay product; default 12.
 	Outstanding int
@@ -63,7 +64,8 @@ func (c Config) withDefaults() Config {
 	orDefault(&c.Slots, 4)
 	orDefault(&c.Queue, 512)
 	orDefault(&c.QueuePerPeer, 16)
-	orDefault(&c.Depth, 2)
+	orDefault(&c.Depth, 1)
+	orDefault(&c.FewPeers, 4)
 	orDefault(&c.DepthMax, 64)
 	orDefault(&c.Outstanding, 12)
 	orDefault(&c.WindowChunks, 32)

@@ -97,24 +97,39 @@ func (c *Core) sentTo(p *peer, ev Event) {
 	}
 }
 
-// serve gives free slots to waiting requests.
+// serve gives free slots to waiting requests: the oldest of a peer that gets the
+// least now, since two sends to one peer share its link while ours would fill another's.
 func (c *Core) serve() {
-	for i := 0; i < len(c.queue) && c.slots < c.cfg.Slots; {
-		u := c.queue[i]
-		if u.chunk < 0 {
-			if u.chunk = c.pick(u); u.chunk < 0 {
-				if c.Complete() {
-					c.queue = slices.Delete(c.queue, i, i+1)
-					u.peer.queued--
-					c.do(Effect{Kind: Busy, Peer: u.peer.id, Request: u.id, Chunk: -1})
-					continue
-				}
-				i++ // it waits for a chunk to relay
+	for c.slots < c.cfg.Slots {
+		best := -1
+		for i := 0; i < len(c.queue); i++ {
+			u := c.queue[i]
+			if best >= 0 && u.peer.serving >= c.queue[best].peer.serving {
 				continue
 			}
+			if u.chunk < 0 && c.pick(u) < 0 {
+				if !c.Complete() {
+					continue // it waits for a chunk to relay
+				}
+				c.queue = slices.Delete(c.queue, i, i+1)
+				u.peer.queued--
+				c.do(Effect{Kind: Busy, Peer: u.peer.id, Request: u.id, Chunk: -1})
+				i--
+				continue
+			}
+			if best = i; u.peer.serving == 0 {
+				break
+			}
 		}
-		c.queue = slices.Delete(c.queue, i, i+1)
+		if best < 0 {
+			return
+		}
+		u := c.queue[best]
+		c.queue = slices.Delete(c.queue, best, best+1)
 		u.peer.queued--
+		if u.chunk < 0 {
+			u.chunk = c.pick(u)
+		}
 		if !c.have.Has(u.chunk) { // lost while it waited
 			c.do(Effect{Kind: Busy, Peer: u.peer.id, Request: u.id, Chunk: u.chunk})
 			continue

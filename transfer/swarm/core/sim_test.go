@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
-	"testing"
 	"time"
 
 	"github.com/shoal-registry/shoal/transfer/swarm/core"
@@ -38,8 +37,7 @@ type simOptions struct {
 	corrupt  int // this host sends wrong bytes
 	frozen   int // this host stops sending and receiving
 	freezeAt time.Duration
-	readRate float64 // of each host's reader; 0: unlimited
-	relay    bool    // host 1 is a relaying server, the only one that knows the seed
+	relay    bool // host 1 is a relaying server, the only one that knows the seed
 	stagger  time.Duration
 }
 
@@ -62,9 +60,10 @@ type simHost struct {
 	haves    []int
 	flushAt  time.Duration
 	linked   map[int]bool
-	readers  int
 	bytes    int64
 	steps    int
+	wrong    int // chunks that were not what they should be
+	hedges   int
 }
 
 type simSend struct {
@@ -205,6 +204,9 @@ func (s *simulation) step(h *simHost, ev core.Event) {
 		case core.Dial:
 			s.after(2*s.opt.rtt, func() { s.link(h, peer) })
 		case core.Want:
+			if e.Hedge {
+				h.hedges++
+			}
 			send(core.Event{Kind: core.Asked, Request: e.Request, Chunk: e.Chunk})
 		case core.Pull:
 			send(core.Event{Kind: core.Pulled, Request: e.Request, From: e.From, Class: e.Class, Classes: e.Classes})
@@ -336,6 +338,7 @@ func (s *simulation) receive(x *simSend, size int) {
 			kind := core.Arrived
 			if x.from.bad {
 				kind = core.Corrupt
+				to.wrong++
 			} else {
 				s.arrivals[to.id][x.chunk]++
 			}
@@ -425,20 +428,3 @@ func lengths(total int64) []uint32 {
 }
 
 const mbit = 1e6 / 8
-
-func TestScratch(t *testing.T) {
-	for _, o := range []simOptions{
-		{hosts: 8, chunks: lengths(256 << 20), up: 100 * mbit, down: 100 * mbit},
-		{hosts: 16, chunks: lengths(256 << 20), up: 100 * mbit, down: 100 * mbit},
-		{hosts: 32, chunks: lengths(64 << 20), up: 50 * mbit, down: 50 * mbit},
-		{hosts: 100, chunks: lengths(100 << 20), up: 100 * mbit, down: 100 * mbit},
-		{hosts: 200, chunks: lengths(128 << 20), up: 100 * mbit, down: 100 * mbit},
-	} {
-		o.rtt = time.Millisecond
-		o.seed = 1
-		start := time.Now()
-		s := newSimulation(o)
-		r := s.run(time.Hour)
-		t.Logf("%3d hosts, %d chunks: %v (%v)", o.hosts, len(o.chunks), r, time.Since(start).Round(time.Millisecond))
-	}
-}

@@ -1,0 +1,419 @@
+package core_test
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/shoal-registry/shoal/transfer/swarm/core"
+)
+
+// wave is a launch wave over equal links of 1 ms.
+func wave(hosts int, bytes int64, rate float64) simOptions {
+	return simOptions{hosts: hosts, chunks: lengths(bytes), up: rate, down: rate, rtt: time.Millisecond, seed: 1}
+}
+
+func mustFinish(t *testing.T, r simResult) {
+	t.Helper()
+	if r.unfinished > 0 {
+		t.Errorf("%d hosts did not finish", r.unfinished)
+	}
+}
+
+// TestWaves holds the waves of the anchors against the bound, in virtual time.
+func TestWaves(t *testing.T) {
+	for _, c := range []struct {
+		simOptions
+		last, copies float64
+	}{
+		{wave(4, 64<<20, 100*mbit), 1.08, 1.1},
+		{wave(8, 256<<20, 100*mbit), 1.10, 1.1},
+		{wave(16, 256<<20, 100*mbit), 1.15, 1.1},
+		{wave(32, 64<<20, 50*mbit), 1.25, 1.2},
+		{wave(100, 100<<20, 100*mbit), 1.40, 1.3},
+		{wave(200, 128<<20, 100*mbit), 1.40, 1.3},
+	} {
+		t.Run(fmt.Sprintf("%d hosts", c.hosts), func(t *testing.T) {
+			t.Parallel()
+			s := newSimulation(c.simOptions)
+			r := s.run(10 * time.Minute)
+			t.Logf("%d chunks: %v", len(c.chunks), r)
+			mustFinish(t, r)
+			if got := ratio(r.last, r.bound); got > c.last {
+				t.Errorf("the last finishes at %.3f x the bound, want %.2f", got, c.last)
+			}
+			if r.copies > c.copies {
+				t.Errorf("the seed sent %.3f copies, want %.2f", r.copies, c.copies)
+			}
+			if r.waste > 0.05 {
+				t.Errorf("%.1f %% of what came was not needed", 100*r.waste)
+			}
+			twice := 0
+			for _, row := range s.arrivals[1:] {
+				for _, n := range row {
+					if n > 1 {
+						twice++
+					}
+				}
+			}
+			if share := float64(twice) / float64(c.hosts*len(c.chunks)); share > 0.03 {
+				t.Errorf("%.1f %% of the chunks came twice", 100*share)
+			}
+		})
+	}
+}
+
+func TestARunCanBeReplayed(t *testing.T) {
+	o := wave(20, 32<<20, 100*mbit)
+	first, second := newSimulation(o).run(time.Hour), newSimulation(o).run(time.Hour)
+	if first != second {
+		t.Errorf("two runs of one seed differ:\n%v\n%v", first, second)
+	}
+	o.seed++
+	if other := newSimulation(o).run(time.Hour); other.trace == first.trace {
+		t.Error("another seed makes the same run")
+	}
+}
+
+func TestACorruptPeerIsContained(t *testing.T) {
+	o := wave(24, 64<<20, 100*mbit)
+	o.corrupt = 5
+	s := newSimulation(o)
+	r := s.run(10 * time.Minute)
+	t.Log(r)
+	mustFinish(t, r)
+	// Shunned by the others, the liar still takes a whole copy from the seed.
+	if got := ratio(r.last, r.bound); got > 1.6 {
+		t.Errorf("the last finishes at %.3f x the bound", got)
+	}
+	for _, h := range s.hosts[1:] {
+		if !h.bad && h.linked[o.corrupt] && s.hosts[o.corrupt].upBytes > 0 && h.wrong >= 2 {
+			t.Errorf("host %d had %d wrong chunks and is still connected", h.id, h.wrong)
+		}
+		if h.wrong > 3 { // two, and one that was on its way
+			t.Errorf("host %d took %d wrong chunks", h.id, h.wrong)
+		}
+	}
+}
+
+func TestAFrozenPeerIsHedged(t *testing.T) {
+	o := wave(24, 64<<20, 100*mbit)
+	o.frozen = 7
+	o.freezeAt = 2 * time.Second
+	s := newSimulation(o)
+	r := s.run(10 * time.Minute)
+	t.Log(r)
+	mustFinish(t, r)
+	if got := ratio(r.last, r.bound); got > 1.4 {
+		t.Errorf("the last healthy host finishes at %.3f x the bound", got)
+	}
+	hedges := 0
+	for _, h := range s.hosts {
+		hedges += h.hedges
+	}
+	if hedges == 0 {
+		t.Error("nothing was hedged")
+	}
+}
+
+func TestARelayingServerIsASeed(t *testing.T) {
+	o := wave(16, 64<<20, 100*mbit)
+	o.relay = true
+	s := newSimulation(o)
+	r := s.run(10 * time.Minute)
+	t.Log(r)
+	mustFinish(t, r)
+	// The relay sends on what it receives: the agents end soon after one copy has come.
+	if got := ratio(r.last, r.bound); got > 1.35 {
+		t.Errorf("the last finishes at %.3f x the bound", got)
+	}
+	if r.copies > 1.02 {
+		t.Errorf("%.3f copies entered the region", r.copies)
+	}
+}
+
+func TestLateHostsCatchUp(t *testing.T) {
+	o := wave(30, 64<<20, 100*mbit)
+	o.stagger = 4 * time.Second
+	r := newSimulation(o).run(10 * time.Minute)
+	t.Log(r)
+	mustFinish(t, r)
+	if end := 4*time.Second + r.bound*14/10; r.last > end {
+		t.Errorf("the last ends at %v, later than %v", r.last, end)
+	}
+}
+
+// host drives one Core by hand.
+type host struct {
+	t *testing.T
+	*core.Core
+	now time.Duration
+}
+
+func newTestHost(t *testing.T, cfg core.Config, have ...int) *host {
+	if cfg.Chunks == nil {
+		cfg.Chunks = lengths(40 * 256 << 10)
+	}
+	set := core.NewBits(len(cfg.Chunks))
+	for _, i := range have {
+		set.Set(i)
+	}
+	return &host{t: t, Core: core.New(cfg, set)}
+}
+
+func (h *host) step(ev core.Event) []core.Effect {
+	return slices.Clone(h.Core.Step(h.now, ev))
+}
+
+// only returns the effects of a kind.
+func only(effects []core.Effect, kind core.EffectKind) []core.Effect {
+	return slices.DeleteFunc(effects, func(e core.Effect) bool { return e.Kind != kind })
+}
+
+func set(n int, chunks ...int) core.Bits {
+	b := core.NewBits(n)
+	for _, i := range chunks {
+		b.Set(i)
+	}
+	return b
+}
+
+func upTo(n int) []int {
+	out := make([]int, n)
+	for i := range out {
+		out[i] = i
+	}
+	return out
+}
+
+func TestTheSeedSendsEachChunkOnceBeforeAnyTwice(t *testing.T) {
+	h := newTestHost(t, core.Config{Server: true, Slots: 1}, upTo(40)...)
+	for p := range core.Peer(8) {
+		h.step(core.Event{Kind: core.PeerUp, Peer: p})
+	}
+	var order []int
+	for i := range 40 {
+		p := core.Peer(i % 8)
+		served := only(h.step(core.Event{Kind: core.Pulled, Peer: p, Request: core.Request(i + 1)}), core.Serve)
+		if len(served) != 1 {
+			t.Fatalf("pull %d: %+v", i, served)
+		}
+		order = append(order, served[0].Chunk)
+		h.step(core.Event{Kind: core.Sent, Peer: p, Request: core.Request(i + 1), OK: true})
+	}
+	if !slices.Equal(order, upTo(40)) {
+		t.Errorf("the seed sent %v", order)
+	}
+}
+
+func TestThePullersReaderAndClassDecideAmongEquals(t *testing.T) {
+	h := newTestHost(t, core.Config{Server: true}, upTo(40)...)
+	h.step(core.Event{Kind: core.PeerUp, Peer: 1})
+	served := only(h.step(core.Event{Kind: core.Pulled, Peer: 1, Request: 1, From: 30}), core.Serve)
+	if served[0].Chunk != 30 {
+		t.Errorf("served %d to a reader at 30", served[0].Chunk)
+	}
+	served = only(h.step(core.Event{Kind: core.Pulled, Peer: 1, Request: 2, From: 30, Class: 1, Classes: 4}), core.Serve)
+	if served[0].Chunk != 33 {
+		t.Errorf("served %d of class 1 of 4 to a reader at 30", served[0].Chunk)
+	}
+}
+
+func TestARelayKeepsAPullUntilItHasAChunk(t *testing.T) {
+	h := newTestHost(t, core.Config{Server: true})
+	h.step(core.Event{Kind: core.PeerUp, Peer: 1})
+	if e := h.step(core.Event{Kind: core.Pulled, Peer: 1, Request: 1}); len(e) != 0 {
+		t.Fatalf("an empty relay answers %+v", e)
+	}
+	e := h.step(core.Event{Kind: core.Arrived, Peer: 9, Chunk: 17})
+	if served := only(e, core.Serve); len(served) != 1 || served[0].Chunk != 17 {
+		t.Errorf("after the chunk came: %+v", e)
+	}
+}
+
+func TestACompletePullerIsRefused(t *testing.T) {
+	h := newTestHost(t, core.Config{Server: true}, upTo(40)...)
+	h.step(core.Event{Kind: core.PeerUp, Peer: 1, Have: set(40, upTo(40)...)})
+	e := h.step(core.Event{Kind: core.Pulled, Peer: 1, Request: 1})
+	if len(only(e, core.Busy)) != 1 {
+		t.Errorf("a puller without a need gets %+v", e)
+	}
+}
+
+func TestTwoBadChunksEndAPeer(t *testing.T) {
+	h := newTestHost(t, core.Config{})
+	h.step(core.Event{Kind: core.ReaderAt})
+	wants := only(h.step(core.Event{Kind: core.PeerUp, Peer: 1, Have: set(40, upTo(40)...)}), core.Want)
+	if len(wants) == 0 {
+		t.Fatal("nothing is asked of the peer")
+	}
+	again := only(h.step(core.Event{Kind: core.Corrupt, Peer: 1, Request: wants[0].Request, Chunk: wants[0].Chunk}), core.Want)
+	e := h.step(core.Event{Kind: core.Corrupt, Peer: 1, Request: again[0].Request, Chunk: again[0].Chunk})
+	if len(only(e, core.Ban)) != 1 {
+		t.Fatalf("after two bad chunks: %+v", e)
+	}
+	if e := h.step(core.Event{Kind: core.PeerUp, Peer: 1, Have: set(40, upTo(40)...)}); len(only(e, core.Ban)) != 1 {
+		t.Errorf("it comes back: %+v", e)
+	}
+}
+
+func TestALateAnswerIsAskedOfAnotherAndTheLoserCancelled(t *testing.T) {
+	h := newTestHost(t, core.Config{TailChunks: 1})
+	h.step(core.Event{Kind: core.ReaderAt, From: 0, To: 3})
+	all := set(40, upTo(40)...)
+	wants := only(h.step(core.Event{Kind: core.PeerUp, Peer: 1, Have: all}), core.Want)
+	late := wants[0]
+	h.step(core.Event{Kind: core.PeerUp, Peer: 2, Have: all})
+	at, ok := h.Next()
+	if !ok {
+		t.Fatal("no tick is wanted while a request is out")
+	}
+	h.now = at
+	hedges := only(h.step(core.Event{Kind: core.Tick}), core.Want)
+	i := slices.IndexFunc(hedges, func(e core.Effect) bool { return e.Chunk == late.Chunk && e.Peer == 2 && e.Hedge })
+	if i < 0 {
+		t.Fatalf("after the timeout: %+v", hedges)
+	}
+	e := h.step(core.Event{Kind: core.Arrived, Peer: 2, Request: hedges[i].Request, Chunk: late.Chunk})
+	cancels := only(e, core.Cancel)
+	if len(cancels) != 1 || cancels[0].Peer != 1 || cancels[0].Request != late.Request {
+		t.Errorf("the slower request: %+v", cancels)
+	}
+}
+
+func TestAFullQueueAnswersBusyWithReferrals(t *testing.T) {
+	h := newTestHost(t, core.Config{Slots: 1, Queue: 1, QueuePerPeer: 1}, upTo(40)...)
+	h.step(core.Event{Kind: core.PeerUp, Peer: 1})
+	h.step(core.Event{Kind: core.PeerUp, Peer: 2, Have: set(40, 5)})
+	h.step(core.Event{Kind: core.Asked, Peer: 1, Request: 1, Chunk: 3})
+	h.step(core.Event{Kind: core.Asked, Peer: 1, Request: 2, Chunk: 4})
+	busy := only(h.step(core.Event{Kind: core.Asked, Peer: 1, Request: 3, Chunk: 5}), core.Busy)
+	if len(busy) != 1 || busy[0].After <= 0 || !slices.Equal(busy[0].Peers, []core.Peer{2}) {
+		t.Errorf("the answer is %+v", busy)
+	}
+}
+
+func TestACancelledRequestIsNotServed(t *testing.T) {
+	h := newTestHost(t, core.Config{Slots: 1}, upTo(40)...)
+	h.step(core.Event{Kind: core.PeerUp, Peer: 1})
+	h.step(core.Event{Kind: core.Asked, Peer: 1, Request: 1, Chunk: 3})
+	h.step(core.Event{Kind: core.Asked, Peer: 1, Request: 2, Chunk: 4})
+	h.step(core.Event{Kind: core.Cancelled, Peer: 1, Request: 2})
+	if stop := only(h.step(core.Event{Kind: core.Cancelled, Peer: 1, Request: 1}), core.Stop); len(stop) != 1 {
+		t.Errorf("what is being sent: %+v", stop)
+	}
+	if e := only(h.step(core.Event{Kind: core.Sent, Peer: 1, Request: 1}), core.Serve); len(e) != 0 {
+		t.Errorf("a cancelled request is served: %+v", e)
+	}
+}
+
+func TestARangeIsFetchedAndNoMore(t *testing.T) {
+	h := newTestHost(t, core.Config{})
+	h.step(core.Event{Kind: core.PeerUp, Peer: 1, Have: set(40, upTo(40)...)})
+	pending := only(h.step(core.Event{Kind: core.ReaderAt, Reader: 1, From: 20, To: 23}), core.Want)
+	got := map[int]bool{}
+	for len(pending) > 0 {
+		e := pending[0]
+		got[e.Chunk] = true
+		effects := h.step(core.Event{Kind: core.Arrived, Peer: 1, Request: e.Request, Chunk: e.Chunk})
+		pending = append(pending[1:], only(effects, core.Want)...)
+	}
+	if len(got) != 3 || !got[20] || !got[21] || !got[22] || h.Missing() != 0 {
+		t.Errorf("fetched %v, %d missing", got, h.Missing())
+	}
+}
+
+func TestALostChunkIsFetchedAgain(t *testing.T) {
+	h := newTestHost(t, core.Config{}, upTo(40)...)
+	h.step(core.Event{Kind: core.ReaderAt})
+	h.step(core.Event{Kind: core.PeerUp, Peer: 1, Have: set(40, upTo(40)...)})
+	wants := only(h.step(core.Event{Kind: core.Lost, Chunk: 12}), core.Want)
+	if len(wants) == 0 || wants[0].Chunk != 12 {
+		t.Errorf("after the loss: %+v", wants)
+	}
+}
+
+// FuzzStep throws events in any order at a Core: it must not panic, ask for what is
+// here or serve what is not.
+func FuzzStep(f *testing.F) {
+	f.Add([]byte{1, 2, 3, 4, 5, 6, 7, 8, 9, 10})
+	f.Fuzz(func(t *testing.T, script []byte) {
+		h := newTestHost(t, core.Config{Chunks: []uint32{10, 10, 10, 10, 10}, Queue: 3, QueuePerPeer: 2, Members: 4, Degree: 2})
+		next := func() int {
+			if len(script) == 0 {
+				return 0
+			}
+			b := script[0]
+			script = script[1:]
+			return int(b)
+		}
+		for len(script) > 0 {
+			h.now += time.Duration(next()) * time.Millisecond
+			ev := core.Event{
+				Kind: core.EventKind(next() % 19), Peer: core.Peer(next() % 5), Request: core.Request(next() % 8),
+				Chunk: next()%7 - 1, Chunks: []int{next() % 6}, Server: next()%3 == 0, OK: next()%2 == 0,
+				From: next() % 6, To: next() % 6, Class: next() % 2, Classes: next() % 3, After: time.Duration(next()) * time.Millisecond,
+				Have: core.Bits{uint64(next())},
+			}
+			for _, e := range h.step(ev) {
+				switch e.Kind {
+				case core.Want:
+					if h.Has(e.Chunk) {
+						t.Fatalf("asks for chunk %d that is here", e.Chunk)
+					}
+				case core.Serve:
+					if !h.Has(e.Chunk) {
+						t.Fatalf("serves chunk %d that is not here", e.Chunk)
+					}
+				}
+			}
+			if h.Missing() < 0 {
+				t.Fatal("less than nothing is missing")
+			}
+		}
+	})
+}
+
+// BenchmarkStep is the cost of a decision: a chunk arrives at a member with 24
+// peers, is announced, and the next is asked for.
+func BenchmarkStep(b *testing.B) {
+	const n = 2064 // 5 GiB
+	chunks := make([]uint32, n)
+	for i := range chunks {
+		chunks[i] = 1 << 20
+	}
+	var c *core.Core
+	var pending []core.Effect
+	fresh := func() {
+		c = core.New(core.Config{Chunks: chunks, Seed: 1}, core.NewBits(n))
+		pending = pending[:0]
+		keep := func(effects []core.Effect) {
+			for _, e := range effects {
+				if e.Kind == core.Want {
+					pending = append(pending, e)
+				}
+			}
+		}
+		keep(c.Step(0, core.Event{Kind: core.ReaderAt}))
+		for p := range core.Peer(24) {
+			keep(c.Step(0, core.Event{Kind: core.PeerUp, Peer: p, Have: set(n, upTo(n)...)}))
+		}
+	}
+	fresh()
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		if len(pending) == 0 {
+			b.StopTimer()
+			fresh()
+			b.StartTimer()
+		}
+		e := pending[0]
+		pending = pending[1:]
+		for _, e := range c.Step(time.Duration(i)*time.Millisecond, core.Event{Kind: core.Arrived, Peer: e.Peer, Request: e.Request, Chunk: e.Chunk}) {
+			if e.Kind == core.Want {
+				pending = append(pending, e)
+			}
+		}
+	}
+}
