@@ -2,9 +2,13 @@ package swarm_test
 
 import (
 	"context"
+	"crypto/ed25519"
 	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"log/slog"
+	"math/big"
 	"os"
 	"strings"
 	"sync"
@@ -338,4 +342,15 @@ func await(t testing.TB, what string, cond func() bool) {
 			t.Fatalf("waited in vain until %s", what)
 		}
 	}
+}
+
+// selfSigned is a certificate for the yardstick of the benchmarks.
+func selfSigned() (tls.Certificate, error) {
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, public, private)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: private}, err
 }
