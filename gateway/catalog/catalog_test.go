@@ -373,6 +373,14 @@ func TestFreshness(t *testing.T) {
 		t.Errorf("%d strong rounds before a 404", n)
 	}
 	if n := rounds(func() {
+		_, asOf, err := w.Resolve(t.Context(), w.by, catalog.Package{Repo: app, Name: "none"}, "1.0")
+		if !errors.Is(err, meta.ErrNotFound) || w.Known(t.Context(), w.by, catalog.Package{Repo: app, Name: "none"}, asOf) || !w.Known(t.Context(), w.by, api, asOf) {
+			t.Error(err)
+		}
+	}); n != 1 {
+		t.Errorf("%d strong rounds to explain a 404", n)
+	}
+	if n := rounds(func() {
 		refs := []meta.Reference{layer}
 		for i := range 50 {
 			refs = append(refs, meta.Reference{Digest: digest.FromBytes([]byte{byte(i)}), Size: 1})

@@ -88,6 +88,15 @@ func (c *Catalog) Package(ctx context.Context, by Caller, pkg Package) (meta.Pac
 	return p, asOf, nil
 }
 
+// Known reports whether a package is there, as of an answer that the caller has:
+// to explain a miss, which has had its strong round, without another one. When it
+// cannot tell, it says yes.
+func (c *Catalog) Known(ctx context.Context, by Caller, pkg Package, at meta.AsOf) bool {
+	by.After = meta.Token{Epoch: at.Epoch, Index: at.Index}
+	_, _, err := askOnce(ctx, c, by, meta.Local, state.GetPackage{Repo: pkg.Repo, Package: pkg.Name})
+	return !errors.Is(err, meta.ErrNotFound)
+}
+
 // Aliases lists the live aliases of a package in byte order; none is no error.
 func (c *Catalog) Aliases(ctx context.Context, by Caller, pkg Package, page Page) ([]meta.Alias, meta.AsOf, error) {
 	return list(ctx, c, by, "aliases of "+pkg.String(), state.ListAliases{Repo: pkg.Repo, Package: pkg.Name, Page: page})

@@ -770,6 +770,28 @@ func conformData(t *testing.T, all *registry) {
 		cycle(t, i, mediaImage, "non-distributable")
 		remove(t, i)
 	})
+	t.Run("Docker Image and List", func(t *testing.T) {
+		const dockerImage, dockerList = "application/vnd.docker.distribution.manifest.v2+json", "application/vnd.docker.distribution.manifest.list.v2+json"
+		i := makeImage(t, "docker", 2, godigest.SHA256, obj{"mediaType": dockerImage})
+		cycle(t, i, dockerImage, "docker")
+		x := index(t, godigest.SHA256, obj{"mediaType": dockerList}, sub(i, dockerImage))
+		cycle(t, x, dockerList, "docker-list")
+		remove(t, x, i)
+	})
+	t.Run("Artifact Manifest", func(t *testing.T) {
+		const artifact = "application/vnd.oci.artifact.manifest.v1+json"
+		r := r.at(t, r.name)
+		subject := makeImage(t, "artifact subject", 0, godigest.SHA256, nil)
+		cycle(t, subject, mediaImage, "")
+		blob := []byte("an sbom")
+		b := encode(t, obj{"mediaType": artifact, "artifactType": "application/vnd.sbom", "blobs": []obj{describe("text/plain", r.pushBlob(blob), len(blob))}, "subject": sub(subject, mediaImage)})
+		i := image{manifest: b, digest: digest.FromBytes(b)}
+		cycle(t, i, artifact, "")
+		if list, _ := r.referrers(subject.digest); len(list) != 1 || list[0].ArtifactType != "application/vnd.sbom" || list[0].MediaType != artifact {
+			t.Errorf("referrers are %+v", list)
+		}
+		remove(t, i, subject)
+	})
 	t.Run("Custom Fields", func(t *testing.T) {
 		i := makeImage(t, "custom", 1, godigest.SHA256, obj{"org.example.extra": obj{"a": []int{1, 2}}})
 		cycle(t, i, mediaImage, "custom-fields")

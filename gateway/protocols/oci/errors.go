@@ -23,7 +23,6 @@ const (
 	codeManifestBlobUnknown = "MANIFEST_BLOB_UNKNOWN"
 	codeManifestInvalid     = "MANIFEST_INVALID"
 	codeManifestUnknown     = "MANIFEST_UNKNOWN"
-	codeManifestUnverified  = "MANIFEST_UNVERIFIED"
 	codeNameInvalid         = "NAME_INVALID"
 	codeNameUnknown         = "NAME_UNKNOWN"
 	codeSizeInvalid         = "SIZE_INVALID"

@@ -244,3 +244,12 @@ func TestToken(t *testing.T) {
 	}
 	r.expect(r.do("GET", "manifests/1.0", nil, header("Shoal-Token", "nonsense")), 400)
 }
+
+// A mount from a name that cannot be is a mount of nothing: the client uploads.
+func TestMountFromNowhere(t *testing.T) {
+	r := start(t, catalogtest.Options{})
+	d := string(r.pushBlob([]byte("here")))
+	for _, from := range []string{"acme", "acme/", "acme/UP..x", "../..", "acme/none/x", strings.Repeat("a", 3000), "acme/\x00"} {
+		r.at(t, "acme/to").expect(r.at(t, "acme/to").do("POST", "blobs/uploads/", nil, query("mount", d), query("from", from)), 202)
+	}
+}

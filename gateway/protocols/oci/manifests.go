@@ -27,18 +27,18 @@ const maxTags = 64
 func (p *Protocol) find(ctx context.Context, c *call, ref reference) (v meta.Version, asOf meta.AsOf, err error) {
 	if ref.tag != "" {
 		a, asOf, err := p.catalog.Resolve(ctx, c.by, c.pkg, ref.tag)
-		return a.Version, asOf, p.unknown(ctx, c, ref, err)
+		return a.Version, asOf, p.unknown(ctx, c, ref, asOf, err)
 	}
 	v, asOf, err = p.catalog.Version(ctx, c.by, c.pkg, string(ref.digest))
-	return v, asOf, p.unknown(ctx, c, ref, err)
+	return v, asOf, p.unknown(ctx, c, ref, asOf, err)
 }
 
-// unknown tells an unknown manifest from an unknown name.
-func (p *Protocol) unknown(ctx context.Context, c *call, ref reference, err error) error {
+// unknown tells an unknown manifest from an unknown name; at is when it was so.
+func (p *Protocol) unknown(ctx context.Context, c *call, ref reference, at meta.AsOf, err error) error {
 	if !errors.Is(err, meta.ErrNotFound) {
 		return err
 	}
-	if _, _, err := p.catalog.Package(ctx, c.by, c.pkg); errors.Is(err, meta.ErrNotFound) {
+	if !p.catalog.Known(ctx, c.by, c.pkg, at) {
 		return nameUnknown(c.name)
 	}
 	return &problem{code: codeManifestUnknown, detail: map[string]string{"name": c.name, "reference": ref.String()},
@@ -235,7 +235,7 @@ func (p *Protocol) deleteManifest(ctx context.Context, c *call) error {
 		token, err = p.catalog.DeleteVersion(ctx, c.by, c.pkg, string(ref.digest))
 	}
 	if err != nil {
-		return p.unknown(ctx, c, ref, err)
+		return p.unknown(ctx, c, ref, meta.AsOf{}, err)
 	}
 	c.Committed(token)
 	c.W.Header().Set("Content-Length", "0")

@@ -75,10 +75,8 @@ func (p *Protocol) mount(ctx context.Context, c *call, mount, from string) (done
 	}
 	var source *meta.RepoRef
 	if from != "" {
-		repo, _, err := splitName(from)
-		if err != nil {
-			return false, nil
-		}
+		// A name that cannot be has no blobs; the catalog finds none there.
+		repo, _, _ := splitName(from)
 		source = &repo
 	}
 	token, err := p.catalog.Mount(ctx, c.by, c.Repo, source, d)
