@@ -323,7 +323,7 @@ func TestPages(t *testing.T) {
 func TestCluster(t *testing.T) {
 	f, ctx := start(t), t.Context()
 	s := must[client.Status](t)(f.Status(ctx))
-	if s.Cluster != "test" || s.Leader != self || s.Node != self || len(s.Regions) != 3 || len(s.Servers) != 1 || !s.Servers[0].Leader || !s.Servers[0].Voter || s.Index == 0 {
+	if s.Cluster != "test" || !s.QuorumKnown || s.Leader != self || s.Node != self || len(s.Regions) != 3 || len(s.Servers) != 1 || !s.Servers[0].Leader || !s.Servers[0].Voter || s.Index == 0 {
 		t.Errorf("%+v", s)
 	}
 	regions := must[[]client.Region](t)(f.Regions(ctx))

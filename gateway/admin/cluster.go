@@ -50,7 +50,7 @@ func (a *API) status(c *protocol.Call) error {
 		s.AgeSeconds = asOf.Age.Seconds()
 	}
 	if a.Quorum != nil {
-		s.Leader = a.Quorum.Leader()
+		s.QuorumKnown, s.Leader = true, a.Quorum.Leader()
 	}
 	nodes, err := a.roster(c, "", "")
 	if err != nil {

@@ -88,6 +88,9 @@ type Status struct {
 	AgeSeconds float64 `json:"age_seconds"`
 	Mode       string  `json:"mode"`
 	Stale      bool    `json:"stale,omitempty"`
+	// QuorumKnown says that the node sees the Raft group: agents do not, and then
+	// Leader, Voter, Voters and SafeToLose say nothing.
+	QuorumKnown bool `json:"quorum_known"`
 	// Leader is "" while none is known.
 	Leader  meta.NodeID `json:"leader,omitempty"`
 	Regions []Region    `json:"regions"`
