@@ -232,7 +232,7 @@ func (s *source) ensure(ctx context.Context) error {
 }
 
 func (s *source) ensureChunk(ctx context.Context, i int) error {
-	p, err := s.c.piece(ctx, s, i)
+	p, err := s.c.piece(ctx, s, i, nil)
 	if err != nil {
 		return err
 	}
@@ -249,14 +249,25 @@ type piece struct {
 
 var pieceBuffers [5]sync.Pool // of *[]byte of chunk.MinBytes << k, and overhead
 
-// piece loads chunk i of s within the memory that Readers may use.
-func (c *Content) piece(ctx context.Context, s *source, i int) (piece, error) {
+// piece loads chunk i of s within the memory that Readers may use. If that is scarce
+// and wanted not nil, it waits for a signal there before it queues for memory: what
+// is read ahead gives way to what a client waits for.
+func (c *Content) piece(ctx context.Context, s *source, i int, wanted <-chan struct{}) (piece, error) {
 	length := int64(s.m.Chunks[i].Stored)
 	var counted int64
 	if length > freeBytes {
 		counted = length
-		if err := c.memory.Acquire(ctx, counted); err != nil {
-			return piece{}, err
+		if !c.memory.TryAcquire(counted) {
+			if wanted != nil {
+				select {
+				case <-wanted:
+				case <-ctx.Done():
+					return piece{}, ctx.Err()
+				}
+			}
+			if err := c.memory.Acquire(ctx, counted); err != nil {
+				return piece{}, err
+			}
 		}
 	}
 	k := 0
@@ -308,6 +319,7 @@ type Reader struct {
 type ahead struct {
 	next   int // index that pieces yields next
 	pieces chan piece
+	wanted chan struct{} // has a signal while somebody waits for pieces
 	stop   context.CancelFunc
 }
 
@@ -457,20 +469,25 @@ func (r *Reader) next(i int) (piece, error) {
 		r.startAhead(i)
 	}
 	if r.ahead == nil {
-		return r.produce(r.ctx, i)
+		return r.produce(r.ctx, i, nil)
 	}
 	r.ahead.next++
+	r.ahead.wanted <- struct{}{}
 	p, ok := <-r.ahead.pieces
+	select {
+	case <-r.ahead.wanted:
+	default: // taken
+	}
 	if !ok { // it has loaded the last chunk, or failed before
 		r.ahead = nil
-		return r.produce(r.ctx, i)
+		return r.produce(r.ctx, i, nil)
 	}
 	return p, p.err
 }
 
-// produce loads and checks chunk i.
-func (r *Reader) produce(ctx context.Context, i int) (piece, error) {
-	p, err := r.src.c.piece(ctx, r.src, i)
+// produce loads and checks chunk i; wanted is as for piece.
+func (r *Reader) produce(ctx context.Context, i int, wanted <-chan struct{}) (piece, error) {
+	p, err := r.src.c.piece(ctx, r.src, i, wanted)
 	if err != nil {
 		return piece{}, err
 	}
@@ -483,13 +500,13 @@ func (r *Reader) produce(ctx context.Context, i int) (piece, error) {
 
 func (r *Reader) startAhead(from int) {
 	ctx, stop := context.WithCancel(r.ctx)
-	a := &ahead{next: from, pieces: make(chan piece, 1), stop: stop}
+	a := &ahead{next: from, pieces: make(chan piece, 1), wanted: make(chan struct{}, 1), stop: stop}
 	r.ahead = a
 	// The source is the goroutine's until the channel is closed.
 	go func() {
 		defer close(a.pieces)
 		for i := from; i < r.src.m.Len(); i++ {
-			p, err := r.produce(ctx, i)
+			p, err := r.produce(ctx, i, a.wanted)
 			if err != nil {
 				p = piece{err: err}
 			}
