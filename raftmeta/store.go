@@ -86,10 +86,10 @@ func OpenStore(cfg StoreConfig) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{cfg: cfg, machine: machine, view: replicated{machine: machine, seeds: cfg.Servers}}
+	s := &Store{cfg: cfg, machine: machine, view: replicated{machine: machine}}
 	if s.node, err = consensus.New(consensus.Config{
 		Dir: filepath.Join(cfg.Dir, "raft"), Self: cfg.Self, Cluster: cfg.Cluster, Host: cfg.Host,
-		Machine: &s.view, Roster: &s.view, Timing: timing, Fatal: cfg.Fatal, Learned: cfg.Learned,
+		Machine: &s.view, Roster: &s.view, Seeds: cfg.Servers, Timing: timing, Fatal: cfg.Fatal, Learned: cfg.Learned,
 		Log: cfg.Log, Metrics: cfg.Metrics,
 	}); err != nil {
 		return nil, errors.Join(err, machine.Close())
@@ -283,7 +283,6 @@ func (s *Store) Hash(ctx context.Context) (index uint64, sum [32]byte, err error
 // replicated is the state machine as consensus drives it, and the roster in it.
 type replicated struct {
 	machine *state.Machine
-	seeds   []meta.Node
 
 	known   atomic.Pointer[constants] // nil: to be read again
 	changes atomic.Uint64             // how often it was, counted before known is cleared
@@ -367,8 +366,8 @@ func constantsOf(v *state.View) (*constants, error) {
 // Servers implements consensus.Roster.
 func (r *replicated) Servers() []meta.Node {
 	c, err := r.read()
-	if err != nil || len(c.servers) == 0 {
-		return r.seeds
+	if err != nil {
+		return nil // nobody is admitted, nothing changes; the disk will tell others
 	}
 	return c.servers
 }

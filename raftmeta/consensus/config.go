@@ -57,7 +57,10 @@ type Config struct {
 	Host    host.Host   // the raft host; its address book knows the servers
 	Machine Machine
 	Roster  Roster
-	Timing  Timing // Profiles["site"]
+	// Seeds are servers that may connect until the first read round has succeeded,
+	// while this server replays a past in which they were not there yet.
+	Seeds  []meta.Node
+	Timing Timing // Profiles["site"]
 
 	// Commit is how long a command may wait for a quorum; 5 s.
 	Commit time.Duration

@@ -36,7 +36,7 @@ func planMembers(configured []raft.Server, roster []meta.Node, self meta.NodeID)
 	}
 	for _, s := range configured {
 		switch id := meta.NodeID(s.ID); {
-		case slices.ContainsFunc(roster, func(node meta.Node) bool { return node.ID == id }):
+		case holds(roster, id):
 		case id == self:
 			p.Leave = true
 		default:
@@ -197,13 +197,14 @@ type learned struct {
 }
 
 // admits reports whether a peer may ask and command: a server of the roster, or one
-// that a server of the roster knows while this one lags behind.
+// that is known otherwise while this one lags behind.
 func (n *Node) admits(id peer.ID) bool {
 	node := meta.NodeID(id.String())
-	if slices.ContainsFunc(n.cfg.Roster.Servers(), func(s meta.Node) bool { return s.ID == node }) {
-		return true
-	}
-	return n.hasLearned(node)
+	return holds(n.cfg.Roster.Servers(), node) || n.ahead(node)
+}
+
+func holds(nodes []meta.Node, id meta.NodeID) bool {
+	return slices.ContainsFunc(nodes, func(n meta.Node) bool { return n.ID == id })
 }
 
 // admitsRaft is the gate of Raft itself, which authenticates nobody: a server of
@@ -214,10 +215,15 @@ func (n *Node) admitsRaft(id peer.ID) bool {
 	}
 	servers := n.servers()
 	return len(servers) == 0 || slices.ContainsFunc(servers, func(s raft.Server) bool { return string(s.ID) == id.String() }) ||
-		n.hasLearned(meta.NodeID(id.String()))
+		n.ahead(meta.NodeID(id.String()))
 }
 
-func (n *Node) hasLearned(id meta.NodeID) bool {
+// ahead reports whether id is a server of a later state than this server's own: a
+// seed while no round has succeeded yet, or one that another server named.
+func (n *Node) ahead(id meta.NodeID) bool {
+	if holds(n.cfg.Seeds, id) && n.rounds.freshest().began.IsZero() {
+		return true
+	}
 	n.learned.mu.Lock()
 	defer n.learned.mu.Unlock()
 	_, ok := n.learned.nodes[id]
@@ -250,9 +256,12 @@ func (n *Node) learn(ctx context.Context) error {
 				continue
 			}
 		}
-		roster := n.cfg.Roster.Servers()
+		known := n.cfg.Roster.Servers()
+		if len(known) == 0 {
+			known = n.cfg.Seeds
+		}
 		var group sync.WaitGroup
-		for _, s := range roster {
+		for _, s := range known {
 			if s.ID == n.cfg.Self {
 				continue
 			}
@@ -288,7 +297,7 @@ func (n *Node) learnFrom(a *answer) {
 		n.learned.nodes = map[meta.NodeID]meta.Node{}
 		for _, s := range a.Servers {
 			n.learned.nodes[s.ID] = s
-			if !slices.ContainsFunc(known, func(k meta.Node) bool { return k.ID == s.ID }) {
+			if !holds(known, s.ID) {
 				fresh = append(fresh, s)
 			}
 		}

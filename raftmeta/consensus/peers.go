@@ -52,6 +52,7 @@ type peerState struct {
 	heard  time.Time // guarded by peers.mu, as are the two below
 	want   uint64    // highest index that somebody waits for it to apply
 	asking bool      // a question with Wait is out
+	lost   broadcast // it does not answer: nobody waits any longer
 }
 
 func (p *peers) of(id meta.NodeID) *peerState {
@@ -117,33 +118,30 @@ func (p *peers) list() []Peer {
 
 // WaitVisible waits until every server heard from in the last 5 s has applied
 // index, at most 500 ms, and reports whether all have. At most one question a peer
-// is out; who comes meanwhile joins the next.
+// is out; who comes meanwhile joins the next. One whose connection fails counts as
+// not heard from until it is heard again.
 func (n *Node) WaitVisible(ctx context.Context, index uint64) bool {
 	ctx, cancel := context.WithTimeout(ctx, visibleLimit)
 	defer cancel()
-	var waits []<-chan struct{}
+	type wait struct{ done, lost <-chan struct{} }
+	var waits []wait
 	n.peers.mu.Lock()
 	for id, s := range n.peers.all {
 		if time.Since(s.heard) > heardWithin {
 			continue
 		}
 		done, stop := s.applied.reached(index)
-		select {
-		case <-done:
-			continue
-		default:
-		}
 		defer stop()
-		waits = append(waits, done)
-		s.want = max(s.want, index)
-		if !s.asking {
+		waits = append(waits, wait{done, s.lost.changed()})
+		if s.want = max(s.want, index); !s.asking && s.applied.get() < index {
 			s.asking = n.spawn(func(ctx context.Context) { n.askApplied(ctx, id, s) })
 		}
 	}
 	n.peers.mu.Unlock()
-	for _, done := range waits {
+	for _, w := range waits {
 		select {
-		case <-done:
+		case <-w.done:
+		case <-w.lost:
 		case <-ctx.Done():
 			return false
 		}
@@ -169,11 +167,12 @@ func (n *Node) askApplied(ctx context.Context, id meta.NodeID, s *peerState) {
 			n.peers.heard(id, a.Applied)
 		}
 		n.peers.mu.Lock()
-		if err != nil || a.Applied < want {
-			// Those who wait for this one have waited long enough by now.
-			if s.want == want {
-				s.want = 0
-			}
+		if err != nil {
+			s.heard = time.Time{}
+			s.lost.fire()
+		}
+		if (err != nil || a.Applied < want) && s.want == want {
+			s.want = 0 // those who wanted it have waited long enough
 		}
 		n.peers.mu.Unlock()
 	}
