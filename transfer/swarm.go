@@ -12,8 +12,8 @@ func Swarm(s *swarm.Swarm) Fetcher { return swarmFetcher{s} }
 
 type swarmFetcher struct{ *swarm.Swarm }
 
-func (f swarmFetcher) Fetch(ctx context.Context, root digest.CID, storedBytes int64) (Session, error) {
-	session, err := f.Swarm.Fetch(ctx, root, swarm.Hints{StoredBytes: storedBytes})
+func (f swarmFetcher) Fetch(ctx context.Context, root digest.CID, _ int64) (Session, error) {
+	session, err := f.Swarm.Fetch(ctx, root)
 	if err != nil {
 		return nil, err // not a nil *swarm.Session in an interface
 	}

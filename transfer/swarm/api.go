@@ -78,9 +78,6 @@ type Config struct {
 	Store      store.Store
 	Finder     Finder
 	Authorizer Authorizer
-	// Wanted, when set, is called when a peer with a valid grant asks for a root
-	// that is not here, so that a server can begin to fetch it. It must not block.
-	Wanted func(root digest.CID)
 	// Log is silent when nil, Metrics unregistered when nil.
 	Log     *slog.Logger
 	Metrics prometheus.Registerer
@@ -130,9 +127,4 @@ func def[T int | int64 | time.Duration](v *T, d T) {
 	if *v <= 0 {
 		*v = d
 	}
-}
-
-// Hints are what a caller knows of a blob before its map is known; zero is unknown.
-type Hints struct {
-	StoredBytes int64
 }

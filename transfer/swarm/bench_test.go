@@ -25,7 +25,7 @@ func BenchmarkTransfer(b *testing.B) {
 	b.SetBytes(int64(len(content)))
 	b.ReportAllocs()
 	for b.Loop() {
-		session, err := agent.Fetch(context.Background(), root, swarm.Hints{})
+		session, err := agent.Fetch(context.Background(), root)
 		if err != nil {
 			b.Fatal(err)
 		}

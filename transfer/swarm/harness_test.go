@@ -97,7 +97,6 @@ func region(name meta.RegionName) settle { return func(c *swarm.Config) { c.Self
 func limits(l swarm.Limits) settle       { return func(c *swarm.Config) { c.Limits = l } }
 func holding(s store.Store) settle       { return func(c *swarm.Config) { c.Store = s } }
 func finding(f swarm.Finder) settle      { return func(c *swarm.Config) { c.Finder = f } }
-func wanting(f func(digest.CID)) settle  { return func(c *swarm.Config) { c.Wanted = f } }
 func (w *town) add(with ...settle) *node { w.t.Helper(); return w.addOn(newHost(w.t), with...) }
 func (w *town) logs() *slog.Logger {
 	if os.Getenv("SWARM_LOG") == "" {
@@ -263,7 +262,7 @@ func within(t testing.TB) context.Context {
 
 // fetch reads the whole of root in order at n, as a client would.
 func (n *node) fetch(ctx context.Context, root digest.CID) ([]byte, error) {
-	session, err := n.Fetch(ctx, root, swarm.Hints{})
+	session, err := n.Fetch(ctx, root)
 	if err != nil {
 		return nil, err
 	}

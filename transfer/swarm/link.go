@@ -512,9 +512,6 @@ func (l *link) join(ctx context.Context, j *wire.Join) {
 			l.send(wire.Message{Busy: &wire.Busy{Channel: j.Channel, After: unavailable.RetryAfter}})
 			return
 		case m == nil:
-			if s.cfg.Wanted != nil && errors.Is(err, meta.ErrNotFound) {
-				s.cfg.Wanted(j.Root)
-			}
 			refuse("absent", absentRetry)
 			return
 		}

@@ -406,6 +406,35 @@ func (m *membership) wrote(i int) {
 	delete(m.waiters, i)
 }
 
+// reconcile compares what is believed to be here with the store, which may have
+// lost chunks; false when the blob itself is gone. Any goroutine may call it.
+func (m *membership) reconcile(ctx context.Context) bool {
+	select {
+	case <-m.opened:
+	default:
+		return true
+	}
+	m.mu.Lock()
+	believed := m.have.Clone()
+	m.mu.Unlock()
+	blob, err := m.s.cfg.Store.Open(ctx, m.root)
+	if err != nil {
+		return !errors.Is(err, meta.ErrNotFound) && !errors.Is(err, meta.ErrCorrupt)
+	}
+	defer closeBlob(blob)
+	have := blob.Have()
+	for i := range believed.Len() {
+		if believed.Has(i) && !have.Has(i) {
+			m.mu.Lock()
+			m.have.Clear(i)
+			m.mu.Unlock()
+			m.post(func() { m.lost(i) })
+		}
+	}
+	return true
+}
+
+// lost notes that chunk i cannot be read any more.
 func (m *membership) lost(i int) {
 	if m.core == nil {
 		return

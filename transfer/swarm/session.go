@@ -87,10 +87,6 @@ func (s *Session) Wait(ctx context.Context, i int) error {
 	}
 }
 
-// Damaged says that chunk i, waited for before, cannot be read from the store; it
-// is fetched again.
-func (s *Session) Damaged(i int) { s.m.post(func() { s.m.lost(i) }) }
-
 // Done is closed when every chunk has come or the fetch has failed; Err tells which.
 func (s *Session) Done() <-chan struct{} { return s.m.done }
 

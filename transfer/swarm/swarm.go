@@ -164,34 +164,57 @@ func (s *Swarm) accept(st network.Stream, serve func(context.Context, network.St
 // Fetch joins the one fetch of root, or starts it, and returns a hold on it. The
 // fetch goes on while a hold is open; the holder must Close it. A hold wants every
 // chunk in order from 0; Prefer changes that. Fetch does not wait for the
-// map: Session.Blob does. When the most roots are being fetched it waits for one to end.
+// map: Session.Blob does. When the most roots are being fetched it waits for one to
+// end. Chunks that the store has lost since are fetched again.
 //
 // Errors: ctx's; meta.ErrUnavailable when the swarm has stopped; of the store.
-func (s *Swarm) Fetch(ctx context.Context, root digest.CID, hints Hints) (*Session, error) {
+func (s *Swarm) Fetch(ctx context.Context, root digest.CID) (*Session, error) {
 	select {
 	case <-s.started:
 	case <-ctx.Done():
 		return nil, fmt.Errorf("fetch %s: %w", root, ctx.Err())
 	}
+	for {
+		session, err := s.hold(ctx, root)
+		if err != nil {
+			return nil, fmt.Errorf("fetch %s: %w", root, err)
+		}
+		if session.m.reconcile(ctx) {
+			return session, nil
+		}
+		_ = session.Close() // never fails
+		s.retire(session.m)
+	}
+}
+
+// hold returns a hold on the fetch of root, which it starts when there is none.
+func (s *Swarm) hold(ctx context.Context, root digest.CID) (*Session, error) {
 	if session := s.join(root); session != nil {
 		return session, nil
 	}
 	if err := s.fetching.Acquire(ctx, 1); err != nil {
-		return nil, fmt.Errorf("fetch %s: wait for other fetches: %w", root, err)
+		return nil, fmt.Errorf("wait for other fetches: %w", err)
 	}
 	blob, err := s.cfg.Store.Open(ctx, root)
-	if err != nil && !errors.Is(err, meta.ErrNotFound) && !errors.Is(err, meta.ErrCorrupt) {
-		s.fetching.Release(1)
-		return nil, fmt.Errorf("fetch %s: %w", root, err)
-	}
-	if err != nil {
+	switch {
+	case errors.Is(err, meta.ErrNotFound), errors.Is(err, meta.ErrCorrupt):
 		blob = nil
+	case err != nil:
+		s.fetching.Release(1)
+		return nil, err
 	}
-	session, err := s.attach(root, blob)
-	if err != nil {
-		return nil, fmt.Errorf("fetch %s: %w", root, err)
+	return s.attach(root, blob)
+}
+
+// retire ends a membership whose blob was removed from the store; the next Fetch
+// begins anew.
+func (s *Swarm) retire(m *membership) {
+	s.mu.Lock()
+	if s.byRoot[m.root] == m {
+		delete(s.byRoot, m.root)
 	}
-	return session, nil
+	s.mu.Unlock()
+	m.post(func() { m.fail(fmt.Errorf("fetch %s: its blob was removed: %w", m.root, meta.ErrNotFound)) })
 }
 
 // join returns a hold on a fetch that runs, nil when there is none.
@@ -307,7 +330,7 @@ func (s *Swarm) banned(id peer.ID) bool {
 //
 // Errors: ctx's; of the fetch.
 func (s *Swarm) Map(ctx context.Context, root digest.CID) ([]byte, error) {
-	session, err := s.Fetch(ctx, root, Hints{})
+	session, err := s.Fetch(ctx, root)
 	if err != nil {
 		return nil, err
 	}

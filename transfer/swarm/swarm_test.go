@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -121,7 +122,7 @@ func TestAReaderStreamsWhileTheRestIsOnItsWay(t *testing.T) {
 	content := random(20 * chunk.MinBytes)
 	root := w.put(seed, content)
 	agent := w.add()
-	session, err := agent.Fetch(within(t), root, swarm.Hints{})
+	session, err := agent.Fetch(within(t), root)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,7 +158,7 @@ func TestAnIncompleteServerRelays(t *testing.T) {
 	content := random(12 * chunk.MinBytes)
 	root := w.put(origin, content)
 	relay := w.add(server)
-	hold, err := relay.Fetch(within(t), root, swarm.Hints{})
+	hold, err := relay.Fetch(within(t), root)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -173,7 +174,7 @@ func TestAnIncompleteServerRelays(t *testing.T) {
 		a := w.add()
 		list = append(list, a)
 		agents.Go(func() {
-			session, err := a.Fetch(within(t), root, swarm.Hints{})
+			session, err := a.Fetch(within(t), root)
 			if err != nil {
 				t.Error(err)
 				return
@@ -290,7 +291,7 @@ func TestRangesOfAnArrivingBlob(t *testing.T) {
 	seed := w.add(server)
 	root := w.put(seed, content)
 	agent := w.add()
-	session, err := agent.Fetch(within(t), root, swarm.Hints{})
+	session, err := agent.Fetch(within(t), root)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -318,7 +319,7 @@ func TestAHundredSessionsShareOneFetch(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range 100 {
 		wg.Go(func() {
-			session, err := agent.Fetch(within(t), root, swarm.Hints{})
+			session, err := agent.Fetch(within(t), root)
 			if err != nil {
 				t.Error(err)
 				return
@@ -374,7 +375,7 @@ func TestAWrongMapFromTheFinderIsNotTaken(t *testing.T) {
 	seed := w.add(server)
 	root := w.put(seed, content)
 	w.maps[root] = mapOf(t, random(1000)).Encode()
-	session, err := w.add().Fetch(within(t), root, swarm.Hints{})
+	session, err := w.add().Fetch(within(t), root)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -408,33 +409,53 @@ func TestAPartialBlobResumes(t *testing.T) {
 	}
 }
 
-func TestAServerIsToldWhatIsWanted(t *testing.T) {
+func TestAServerThatGetsTheBlobLaterServesItThen(t *testing.T) {
 	w := newTown(t)
 	content := random(3 * chunk.MinBytes)
-	asked := make(chan digest.CID, 100)
-	lacking := w.add(server, wanting(func(root digest.CID) {
-		select {
-		case asked <- root:
-		default:
-		}
-	}))
+	lacking := w.add(server)
 	m := mapOf(t, content)
 	root := m.Root()
 	w.maps[root] = m.Encode()
 	w.join(root, lacking.self)
 	agent := w.add()
-	session, err := agent.Fetch(within(t), root, swarm.Hints{})
+	session, err := agent.Fetch(within(t), root)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer session.Close()
-	if got := <-asked; got != root {
-		t.Errorf("asked for %s", got)
-	}
+	await(t, "the server has refused", func() bool {
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		return strings.Contains(session.Wait(ctx, 0).Error(), "absent")
+	})
 	w.put(lacking, content)
 	if got, err := read(within(t), session, 0, -1); err != nil || !bytes.Equal(got, content) {
 		t.Errorf("%d bytes, %v", len(got), err)
 	}
+}
+
+func TestWhatTheStoreLostIsFetchedAgain(t *testing.T) {
+	w := newTown(t)
+	content := random(3 * chunk.MinBytes)
+	seed := w.add(server)
+	root := w.put(seed, content)
+	memory := store.NewMemory()
+	agent := w.add(holding(memory))
+	want(t, agent, root, content)
+	// Its membership lingers and believes to have all.
+	memory.Damage(root, 1)
+	blob, err := memory.Open(within(t), root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := blob.ReadChunk(within(t), 1, nil); !errors.Is(err, meta.ErrCorrupt) {
+		t.Fatalf("the damaged chunk: %v", err)
+	}
+	want(t, agent, root, content)
+	if err := memory.Remove(within(t), root); err != nil {
+		t.Fatal(err)
+	}
+	want(t, agent, root, content)
 }
 
 func TestAFetchWithoutPeersSaysWhy(t *testing.T) {
@@ -442,7 +463,7 @@ func TestAFetchWithoutPeersSaysWhy(t *testing.T) {
 	m := mapOf(t, random(1000))
 	w.maps[m.Root()] = m.Encode()
 	agent := w.add()
-	session, err := agent.Fetch(within(t), m.Root(), swarm.Hints{})
+	session, err := agent.Fetch(within(t), m.Root())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -467,7 +488,7 @@ func TestARefusedFetchFails(t *testing.T) {
 		w.mu.Lock()
 		w.refuse = kind
 		w.mu.Unlock()
-		session, err := agent.Fetch(within(t), digest.Sum(random(8)), swarm.Hints{})
+		session, err := agent.Fetch(within(t), digest.Sum(random(8)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -530,7 +551,7 @@ func TestStopFailsWhatRuns(t *testing.T) {
 	m := mapOf(t, random(1000))
 	w.maps[m.Root()] = m.Encode()
 	agent := w.add()
-	session, err := agent.Fetch(within(t), m.Root(), swarm.Hints{})
+	session, err := agent.Fetch(within(t), m.Root())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -539,7 +560,7 @@ func TestStopFailsWhatRuns(t *testing.T) {
 		t.Errorf("the error is %v", err)
 	}
 	_ = session.Close()
-	if _, err := agent.Fetch(within(t), m.Root(), swarm.Hints{}); !errors.Is(err, meta.ErrUnavailable) {
+	if _, err := agent.Fetch(within(t), m.Root()); !errors.Is(err, meta.ErrUnavailable) {
 		t.Errorf("a fetch after the stop: %v", err)
 	}
 }
@@ -664,7 +685,7 @@ func TestGrantsAreRenewedOnTheStream(t *testing.T) {
 	seed := w.add(server, holding(g))
 	root := w.put(seed, content)
 	agent := w.add()
-	session, err := agent.Fetch(within(t), root, swarm.Hints{})
+	session, err := agent.Fetch(within(t), root)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -686,7 +707,7 @@ func TestWhatWasNotAskedForEndsTheLink(t *testing.T) {
 	m := mapOf(t, random(1000))
 	w.maps[m.Root()] = m.Encode()
 	agent := w.add()
-	session, err := agent.Fetch(within(t), m.Root(), swarm.Hints{})
+	session, err := agent.Fetch(within(t), m.Root())
 	if err != nil {
 		t.Fatal(err)
 	}
