@@ -68,6 +68,9 @@ type Mirror struct {
 	// touched has the index of the last change of a scope: an answer that is older
 	// is not given again.
 	touched *simplelru.LRU[scope, uint64]
+	// since is the index from which changes are heard of: an older answer is not
+	// given again either, what changed after it may have been missed.
+	since   uint64
 	repos   map[meta.RepoRef]bool // of which the aliases are followed
 	news    bool                  // repos grew since the feed was subscribed
 	flights map[string]*flight
@@ -175,7 +178,7 @@ var followed = []feed.Kind{
 func (m *Mirror) changes(ctx context.Context, after uint64) iter.Seq2[feed.Change, error] {
 	return func(yield func(feed.Change, error) bool) {
 		for {
-			filter, since := m.subscribe(), time.Now()
+			filter, began := m.subscribe(after), time.Now()
 			again := false
 			for c, err := range m.config.Upstream.Follow(ctx, after, filter) {
 				if err != nil {
@@ -188,7 +191,7 @@ func (m *Mirror) changes(ctx context.Context, after uint64) iter.Seq2[feed.Chang
 				}
 				if c.Kind == feed.KindProgress {
 					after = max(after, c.Index)
-					if again = m.dependsOnMore() && time.Since(since) > resubscribeEvery; again {
+					if again = m.dependsOnMore() && time.Since(began) > resubscribeEvery; again {
 						break
 					}
 				}
@@ -200,10 +203,10 @@ func (m *Mirror) changes(ctx context.Context, after uint64) iter.Seq2[feed.Chang
 	}
 }
 
-func (m *Mirror) subscribe() feed.Filter {
+func (m *Mirror) subscribe(after uint64) feed.Filter {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.news = false
+	m.since, m.news = after, false
 	f := feed.Filter{Kinds: followed, Region: m.config.Region}
 	for r := range m.repos {
 		f.Repos = append(f.Repos, r)
@@ -318,6 +321,9 @@ func (m *Mirror) serves(a *answer, f meta.Freshness, now time.Time) bool {
 		if changed, ok := m.touched.Peek(s); ok && changed > a.asOf.Index {
 			return false
 		}
+	}
+	if a.asOf.Index < m.since {
+		return false
 	}
 	if kept := now.Sub(a.came); kept < 0 || kept > reuse || !a.follows(f.After) {
 		return false

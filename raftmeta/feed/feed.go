@@ -118,14 +118,14 @@ type Source interface {
 }
 
 // Follow yields the changes after an index as they are applied, and KindProgress
-// whenever it has caught up. It ends with ctx, by the reader's break, or at the
+// whenever it has caught up, at the latest before it first waits. It ends with ctx, by the reader's break, or at the
 // first error, which it yields.
 //
 // Errors: ErrCompacted; what src returns; of ctx.
 func Follow(ctx context.Context, src Source, after uint64) iter.Seq2[Change, error] {
 	const readAtOnce = 512
 	return func(yield func(Change, error) bool) {
-		for {
+		for said := false; ; {
 			changes, upTo, err := src.Changes(after, readAtOnce)
 			if err != nil {
 				yield(Change{}, fmt.Errorf("follow the feed after %d: %w", after, err))
@@ -136,11 +136,15 @@ func Follow(ctx context.Context, src Source, after uint64) iter.Seq2[Change, err
 					return
 				}
 			}
-			if upTo > after {
-				after = upTo
-				if len(changes) < readAtOnce && !yield(Change{Kind: KindProgress, Index: upTo}, nil) {
+			caughtUp := len(changes) < readAtOnce
+			if caughtUp && (upTo > after || !said) {
+				said = true
+				if !yield(Change{Kind: KindProgress, Index: upTo}, nil) {
 					return
 				}
+			}
+			if upTo > after {
+				after = upTo
 				continue
 			}
 			if err := src.Wait(ctx, after+1); err != nil {
