@@ -11,9 +11,10 @@ import (
 // hotCache keeps verified chunks in memory, least recently used out first. The
 // slices in it are never written again, so readers share them without counting.
 //
-// A chunk read from disk is only kept when it was missed before: one reader that
-// passes through a large blob then neither allocates nor empties the cache. Small
-// chunks and chunks just received are kept at once.
+// A chunk read from disk is only kept when it was missed a short while before, within
+// twice the cache's size of other misses: readers that pass through large blobs then
+// neither allocate nor empty the cache. Small chunks and chunks just received are kept
+// at once.
 type hotCache struct {
 	hits, misses atomic.Int64
 
@@ -22,9 +23,15 @@ type hotCache struct {
 	bytes    int64
 	byKey    map[hotKey]*list.Element // of *hotChunk
 	order    *list.List
-	missed   map[hotKey]struct{}
-	ring     []hotKey // of missed, oldest at ringAt once full
-	ringAt   int
+	// missed are the recent misses, oldest first in queue.
+	missed      map[hotKey]struct{}
+	queue       *list.List // of hotMiss
+	missedBytes int64
+}
+
+type hotMiss struct {
+	key    hotKey
+	length int
 }
 
 type hotKey struct {
@@ -38,13 +45,13 @@ type hotChunk struct {
 }
 
 const (
-	hotRing     = 1024     // misses remembered
+	hotMisses   = 4096     // misses remembered
 	hotSmall    = 64 << 10 // chunks up to this are kept on the first miss
 	hotOverhead = 256      // counted for each chunk besides its bytes
 )
 
 func newHotCache(maxBytes int64) *hotCache {
-	return &hotCache{maxBytes: maxBytes, byKey: map[hotKey]*list.Element{}, order: list.New(), missed: map[hotKey]struct{}{}}
+	return &hotCache{maxBytes: maxBytes, byKey: map[hotKey]*list.Element{}, order: list.New(), missed: map[hotKey]struct{}{}, queue: list.New()}
 }
 
 // get returns the chunk or nil; then keep says whether the caller should read it into
@@ -68,12 +75,12 @@ func (c *hotCache) get(root digest.CID, i, length int) (data []byte, keep bool) 
 	if _, again := c.missed[key]; again {
 		return nil, true
 	}
-	if len(c.ring) < hotRing {
-		c.ring = append(c.ring, key)
-	} else {
-		delete(c.missed, c.ring[c.ringAt])
-		c.ring[c.ringAt] = key
-		c.ringAt = (c.ringAt + 1) % hotRing
+	c.queue.PushBack(hotMiss{key, length})
+	c.missedBytes += int64(length)
+	for c.queue.Len() > hotMisses || c.missedBytes > 2*c.maxBytes {
+		oldest := c.queue.Remove(c.queue.Front()).(hotMiss)
+		delete(c.missed, oldest.key)
+		c.missedBytes -= int64(oldest.length)
 	}
 	c.missed[key] = struct{}{}
 	return nil, false
