@@ -23,19 +23,24 @@ import (
 // DefaultCopies is how many servers of a region keep a blob, when it has as many.
 const DefaultCopies = 2
 
-// Rank orders a region's servers by how much they are root's holders: by descending
-// BLAKE3(root, server), Thaler and Ravishankar's highest random weight. The servers
-// keep their order in the argument; a name given twice counts once.
+// weight is how much server is a holder of root: BLAKE3(root, server), the highest
+// random weight of Thaler and Ravishankar. buf is scratch memory.
+func weight(root digest.CID, server meta.NodeID, buf *[]byte) digest.CID {
+	*buf = append(append((*buf)[:0], root[:]...), server...)
+	return digest.Sum(*buf)
+}
+
+// Rank orders a region's servers by how much they are root's holders, most first.
+// Their order in the argument does not matter; a name given twice counts once.
 func Rank(root digest.CID, servers []meta.NodeID) []meta.NodeID {
 	type weighed struct {
 		server meta.NodeID
 		weight digest.CID
 	}
 	all := make([]weighed, len(servers))
-	var b []byte
+	var buf []byte
 	for i, s := range servers {
-		b = append(append(b[:0], root[:]...), s...)
-		all[i] = weighed{s, digest.Sum(b)}
+		all[i] = weighed{s, weight(root, s, &buf)}
 	}
 	slices.SortFunc(all, func(x, y weighed) int {
 		return cmp.Or(bytes.Compare(y.weight[:], x.weight[:]), cmp.Compare(x.server, y.server))
@@ -45,6 +50,22 @@ func Rank(root digest.CID, servers []meta.NodeID) []meta.NodeID {
 		out[i] = w.server
 	}
 	return slices.Compact(out)
+}
+
+// rankOf returns the place of self in Rank, or -1. servers are sorted and distinct.
+func rankOf(self meta.NodeID, root digest.CID, servers []meta.NodeID, buf *[]byte) int {
+	if _, in := slices.BinarySearch(servers, self); !in {
+		return -1
+	}
+	own := weight(root, self, buf)
+	rank := 0
+	for _, s := range servers {
+		w := weight(root, s, buf)
+		if c := bytes.Compare(w[:], own[:]); c > 0 || c == 0 && s < self {
+			rank++
+		}
+	}
+	return rank
 }
 
 // Holders returns the servers that keep root: the first copies of Rank, or all when
@@ -87,9 +108,11 @@ func Plan(q Question, demands iter.Seq[meta.Replica]) (copies []Copy, wake time.
 	if want == 0 {
 		want = DefaultCopies
 	}
+	servers := slices.Compact(slices.Sorted(slices.Values(q.Servers)))
+	var buf []byte
 	var h leastUrgent
 	for d := range demands {
-		rank := slices.Index(Rank(d.Root, q.Servers), q.Self)
+		rank := rankOf(q.Self, d.Root, servers, &buf)
 		if rank < 0 {
 			continue
 		}

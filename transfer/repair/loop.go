@@ -7,6 +7,7 @@ import (
 	"iter"
 	"log/slog"
 	"math/rand/v2"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -19,10 +20,10 @@ import (
 )
 
 const (
-	pageDemands  = 1000             // asked of the metadata at once
-	planMost     = 1024             // copies planned ahead
-	rememberMost = 1 << 16          // outcomes remembered; a forgotten one is found out again
-	relistEvery  = 30 * time.Second // without news, in case news were lost
+	pageDemands  = 1000                  // asked of the metadata at once
+	planMost     = 1024                  // copies planned ahead
+	rememberMost = 1 << 16               // outcomes remembered; a forgotten one is found out again
+	relistEvery  = 30 * time.Second      // without news, in case news were lost
 	settleDelay  = 20 * time.Millisecond // demands come in bursts: one listing for all of a push
 	listPause    = 5 * time.Second       // most that listing waits because lists are long
 	trustIdle    = 30 * time.Second      // until a copy that needed nothing is looked at again
@@ -350,10 +351,12 @@ func (l *Loop) conclude(ctx context.Context, r result) (again time.Time) {
 		trust := trustIdle
 		if !r.idle {
 			trust = trustCopy
+		}
+		l.known.Add(root, outcome{again: now.Add(trust)})
+		if !r.idle {
 			l.metrics.outcomes.WithLabelValues("verified").Inc()
 			l.tell(meta.Replica{Root: root, State: meta.ReplicaVerified})
 		}
-		l.known.Add(root, outcome{again: now.Add(trust)})
 		return time.Time{}
 	}
 	if ctx.Err() != nil {
@@ -365,13 +368,15 @@ func (l *Loop) conclude(ctx context.Context, r result) (again time.Time) {
 	o.attempts++
 	o.again = now.Add(delay/2 + rand.N(delay/2+1))
 	// A source may only be on its way; a wrong content or a full disk is news at once.
-	if !o.reported && (o.attempts >= failAfter || errors.Is(r.err, meta.ErrCorrupt) || errors.Is(r.err, meta.ErrNoSpace)) {
-		o.reported = true
+	report := !o.reported && (o.attempts >= failAfter || errors.Is(r.err, meta.ErrCorrupt) || errors.Is(r.err, meta.ErrNoSpace))
+	o.reported = o.reported || report
+	l.known.Add(root, o)
+	if report {
 		l.log.Warn("a copy cannot be made, trying on", "root", root.String(), "digest", r.demand.Digest, "error", r.err)
 		reason := r.err.Error()
-		l.tell(meta.Replica{Root: root, State: meta.ReplicaFailed, Reason: reason[:min(len(reason), reasonBytes)]})
+		reason = strings.ToValidUTF8(reason[:min(len(reason), reasonBytes)], "")
+		l.tell(meta.Replica{Root: root, State: meta.ReplicaFailed, Reason: reason})
 	}
-	l.known.Add(root, o)
 	return o.again
 }
 

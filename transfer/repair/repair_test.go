@@ -1,0 +1,470 @@
+package repair
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/goleak"
+
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/transfer/place"
+	"github.com/shoal-registry/shoal/verify/digest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// cluster is the metadata of one region and the contents of its servers, as a Loop
+// sees them.
+type cluster struct {
+	mu       sync.Mutex
+	demands  []meta.Replica
+	copies   map[digest.CID][]meta.Replica
+	changed  []func()
+	reports  []meta.Replica
+	ensured  []digest.CID
+	running  int
+	most     int
+	ensure   func(ctx context.Context, b meta.Blob) error
+	listErr  error
+	watchErr error
+	report   error
+	lists    int
+}
+
+func newCluster() *cluster { return &cluster{copies: map[digest.CID][]meta.Replica{}} }
+
+func (c *cluster) demand(i int, class meta.Class) digest.CID {
+	root := digest.Sum(fmt.Appendf(nil, "root %d", i))
+	c.mu.Lock()
+	c.demands = append(c.demands, meta.Replica{
+		Root: root, Region: "eu", State: meta.ReplicaPending, Class: class, StoredBytes: 10,
+		Digest: digest.FromBytes(root[:]), Demand: meta.TimeOf(time.Now()),
+	})
+	changed := slices.Clone(c.changed)
+	c.mu.Unlock()
+	for _, f := range changed {
+		f()
+	}
+	return root
+}
+
+func (c *cluster) Pending(_ context.Context, region meta.RegionName, after digest.CID, limit int) ([]meta.Replica, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lists++
+	if c.listErr != nil {
+		return nil, c.listErr
+	}
+	var out []meta.Replica
+	skip := !after.IsZero()
+	for _, d := range c.demands {
+		if skip {
+			skip = d.Root != after
+			continue
+		}
+		if d.State != meta.ReplicaVerified && len(out) < limit {
+			out = append(out, d)
+		}
+	}
+	return out, nil
+}
+
+func (c *cluster) Copies(_ context.Context, root digest.CID) ([]meta.Replica, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.copies[root]), nil
+}
+
+func (c *cluster) Watch(ctx context.Context, _ meta.RegionName, changed func()) error {
+	c.mu.Lock()
+	err := c.watchErr
+	c.watchErr = nil
+	if err == nil {
+		c.changed = append(c.changed, changed)
+	}
+	c.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// Report settles demands as the metadata does: two verified copies, or all servers.
+func (c *cluster) Report(_ context.Context, replicas []meta.Replica) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.report != nil {
+		err := c.report
+		c.report = nil
+		return err
+	}
+	if len(replicas) == 0 || len(replicas) > 1000 {
+		return meta.ErrInvalid
+	}
+	for _, r := range replicas {
+		c.reports = append(c.reports, r)
+		known := c.copies[r.Root]
+		if k := slices.IndexFunc(known, func(o meta.Replica) bool { return o.Server == r.Server }); k >= 0 {
+			known[k] = r
+		} else {
+			c.copies[r.Root] = append(known, r)
+		}
+		c.settle(r.Root)
+	}
+	for _, f := range c.changed {
+		f()
+	}
+	return nil
+}
+
+func (c *cluster) settle(root digest.CID) {
+	verified := 0
+	for _, r := range c.copies[root] {
+		if r.State == meta.ReplicaVerified {
+			verified++
+		}
+	}
+	for i := range c.demands {
+		if c.demands[i].Root == root {
+			c.demands[i].State = meta.ReplicaPending
+			if verified >= 2 {
+				c.demands[i].State = meta.ReplicaVerified
+			}
+		}
+	}
+}
+
+func (c *cluster) Ensure(ctx context.Context, b meta.Blob) error {
+	c.mu.Lock()
+	c.ensured = append(c.ensured, b.Root)
+	c.running++
+	c.most = max(c.most, c.running)
+	ensure := c.ensure
+	c.mu.Unlock()
+	var err error
+	if ensure != nil {
+		err = ensure(ctx, b)
+	}
+	c.mu.Lock()
+	c.running--
+	c.mu.Unlock()
+	return err
+}
+
+func (c *cluster) count(root digest.CID) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := 0
+	for _, r := range c.ensured {
+		if r == root {
+			n++
+		}
+	}
+	return n
+}
+
+func (c *cluster) reported(root digest.CID) []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var out []string
+	for _, r := range c.reports {
+		if r.Root == root {
+			out = append(out, strings.TrimSuffix(fmt.Sprintf("%s %s %s", r.Server, r.State, r.Reason), " "))
+		}
+	}
+	return out
+}
+
+var twoServers = []meta.NodeID{"a", "b"}
+
+// start runs a Loop of server self until the test ends.
+func start(t *testing.T, c *cluster, self meta.NodeID, all []meta.NodeID, change ...func(*Config)) *Loop {
+	t.Helper()
+	cfg := Config{
+		Self: self, Region: "eu", Demands: c, Reporter: c, Content: c,
+		Servers: func() []meta.NodeID { return all }, Metrics: prometheus.NewPedanticRegistry(),
+	}
+	for _, f := range change {
+		f(&cfg)
+	}
+	l, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- l.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	return l
+}
+
+// after lets virtual time pass.
+func after(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+func TestMakesCopies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster()
+		early := c.demand(1, meta.ClassStandard) // before the Loop starts
+		start(t, c, "a", twoServers)
+		start(t, c, "b", twoServers)
+		after(time.Second)
+		late := c.demand(2, meta.ClassCritical)
+		after(time.Second) // by news, long before the next listing
+		for _, root := range []digest.CID{early, late} {
+			got := c.reported(root)
+			slices.Sort(got)
+			if want := []string{"a verified", "b verified"}; !slices.Equal(got, want) {
+				t.Errorf("reported %v, want %v", got, want)
+			}
+		}
+		after(time.Hour) // and then nothing more
+		if len(c.ensured) != 4 || len(c.reports) != 4 {
+			t.Errorf("%d copies, %d reports", len(c.ensured), len(c.reports))
+		}
+	})
+}
+
+// Only the holders fetch, and a copy that somebody else has counts.
+func TestOnlyHoldersFetch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := []meta.NodeID{"a", "b", "c", "d"}
+		c := newCluster()
+		var roots []digest.CID
+		for i := range 50 {
+			roots = append(roots, c.demand(i, meta.ClassStandard))
+		}
+		for _, s := range all {
+			start(t, c, s, all)
+		}
+		after(10 * time.Second)
+		for _, root := range roots {
+			if n := c.count(root); n != 2 {
+				t.Errorf("%d copies of %s", n, root)
+			}
+			for _, r := range c.copies[root] {
+				if !slices.Contains(place.Holders(root, all, 2), r.Server) {
+					t.Errorf("%s is no holder", r.Server)
+				}
+			}
+		}
+	})
+}
+
+// When a holder does not come, the next server stands in for it.
+func TestStandsIn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := []meta.NodeID{"a", "b", "c"}
+		c := newCluster()
+		root := c.demand(1, meta.ClassStandard)
+		ranked := place.Rank(root, all)
+		start(t, c, ranked[0], all)
+		start(t, c, ranked[2], all) // ranked[1] is down
+		after(119 * time.Second)
+		if n := c.count(root); n != 1 {
+			t.Errorf("%d copies before the stand-in time", n)
+		}
+		after(2 * time.Second)
+		if n := c.count(root); n != 2 {
+			t.Errorf("%d copies after the stand-in time", n)
+		}
+	})
+}
+
+func TestCriticalFirstAndBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster()
+		c.ensure = func(ctx context.Context, _ meta.Blob) error {
+			time.Sleep(time.Second)
+			return nil
+		}
+		for i := range 20 {
+			c.demand(i, meta.ClassCold)
+		}
+		start(t, c, "a", []meta.NodeID{"a"}, func(cfg *Config) { cfg.Workers = 2 })
+		after(1500 * time.Millisecond)
+		urgent := c.demand(100, meta.ClassCritical) // overtakes what waits
+		after(2 * time.Second)
+		if k := slices.Index(c.ensured, urgent); k < 0 || k > 6 {
+			t.Errorf("the critical one came at place %d", k)
+		}
+		after(20 * time.Second)
+		if len(c.ensured) != 21 || c.most != 2 {
+			t.Errorf("%d copies, at most %d at once", len(c.ensured), c.most)
+		}
+	})
+}
+
+func TestRetries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster()
+		var failing error = &meta.UnavailableError{Reason: "no_server"}
+		c.ensure = func(context.Context, meta.Blob) error {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return failing
+		}
+		root := c.demand(1, meta.ClassStandard)
+		start(t, c, "a", []meta.NodeID{"a"})
+		after(300 * time.Millisecond)
+		if got := c.reported(root); len(got) != 0 {
+			t.Errorf("reported at once: %v", got)
+		}
+		after(time.Hour)
+		if got := c.reported(root); len(got) != 1 || !strings.HasPrefix(got[0], "a failed no server has a verified copy: unavailable") {
+			t.Errorf("reported %v, want one failure", got)
+		}
+		// Back off, to a bound: about 12 + 60/5 attempts in an hour, not thousands.
+		if n := c.count(root); n < 15 || n > 45 {
+			t.Errorf("%d attempts in an hour", n)
+		}
+		c.mu.Lock()
+		failing = nil
+		c.mu.Unlock()
+		after(retryMost + time.Second)
+		if got := c.reported(root); len(got) != 2 || got[1] != "a verified" {
+			t.Errorf("reported %v", got)
+		}
+	})
+}
+
+func TestCorruptAndFullAreReportedAtOnce(t *testing.T) {
+	for _, kind := range []error{meta.ErrCorrupt, meta.ErrNoSpace} {
+		synctest.Test(t, func(t *testing.T) {
+			c := newCluster()
+			c.ensure = func(context.Context, meta.Blob) error {
+				return fmt.Errorf("%s: %w", strings.Repeat("ü", 600), kind)
+			}
+			root := c.demand(1, meta.ClassStandard)
+			start(t, c, "a", []meta.NodeID{"a"})
+			after(100 * time.Millisecond)
+			got := c.reports
+			if len(got) != 1 || got[0].Root != root || got[0].State != meta.ReplicaFailed || len(got[0].Reason) > reasonBytes {
+				t.Errorf("%v: reported %v", kind, got)
+			}
+			if reason := got[0].Reason; strings.ToValidUTF8(reason, "") != reason {
+				t.Error("the reason is cut within a letter")
+			}
+		})
+	}
+}
+
+// What breaks on the way is tried again: listings, watches, reports.
+func TestSurvivesTheMetadata(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster()
+		c.listErr, c.watchErr, c.report = errors.New("no quorum"), errors.New("broken"), errors.New("no quorum")
+		root := c.demand(1, meta.ClassStandard)
+		start(t, c, "a", []meta.NodeID{"a"})
+		after(5 * time.Second)
+		if c.lists > 10 {
+			t.Errorf("%d listings in 5 s of trouble", c.lists)
+		}
+		c.mu.Lock()
+		c.listErr = nil
+		c.mu.Unlock()
+		after(5 * time.Second)
+		if got := c.reported(root); len(got) != 1 || got[0] != "a verified" {
+			t.Errorf("reported %v", got)
+		}
+	})
+}
+
+// A damaged copy is reported failed and made again, also when that happens while it
+// is being made.
+func TestDamaged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster()
+		root := c.demand(1, meta.ClassStandard)
+		a := start(t, c, "a", twoServers)
+		start(t, c, "b", twoServers)
+		after(time.Second)
+		a.Damaged(root)
+		after(time.Second)
+		got := slices.DeleteFunc(c.reported(root), func(s string) bool { return strings.HasPrefix(s, "b") })
+		if want := []string{"a verified", "a failed the copy was found damaged", "a verified"}; !slices.Equal(got, want) {
+			t.Errorf("reported %v, want %v", got, want)
+		}
+
+		held := make(chan struct{})
+		c.mu.Lock()
+		c.ensure = func(context.Context, meta.Blob) error {
+			<-held
+			return nil
+		}
+		c.mu.Unlock()
+		other := c.demand(2, meta.ClassStandard)
+		after(time.Second)
+		a.Damaged(other)
+		synctest.Wait()
+		close(held)
+		after(5 * time.Second)
+		got = slices.DeleteFunc(c.reported(other), func(s string) bool { return strings.HasPrefix(s, "b") })
+		if len(got) < 3 || got[len(got)-1] != "a verified" || !strings.Contains(got[len(got)-2], "failed") {
+			t.Errorf("reported %v", got)
+		}
+	})
+}
+
+// A restart finds out what the metadata knows already and does not fetch it again.
+func TestRestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster()
+		var roots []digest.CID
+		for i := range 30 {
+			root := c.demand(i, meta.ClassStandard)
+			roots = append(roots, root)
+			c.copies[root] = []meta.Replica{{Root: root, Region: "eu", Server: "a", State: meta.ReplicaVerified}}
+		}
+		start(t, c, "a", twoServers) // b is down, so all stay pending
+		after(10 * time.Minute)
+		if len(c.ensured) != 0 || len(c.reports) != 0 {
+			t.Errorf("%d copies, %d reports", len(c.ensured), len(c.reports))
+		}
+		start(t, c, "b", twoServers)
+		after(10 * time.Second)
+		slices.SortFunc(c.ensured, func(x, y digest.CID) int { return cmp.Compare(x.Hex(), y.Hex()) })
+		if n := len(slices.Compact(c.ensured)); n != len(roots) {
+			t.Errorf("b made %d of %d", n, len(roots))
+		}
+	})
+}
+
+// More than a page, more than a plan, more than a report.
+func TestBacklog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster()
+		const n = 3*planMost + 17
+		for i := range n {
+			c.demand(i, meta.ClassStandard)
+		}
+		start(t, c, "a", []meta.NodeID{"a"}, func(cfg *Config) { cfg.Workers = 64 })
+		after(time.Minute)
+		if len(c.reports) != n {
+			t.Errorf("%d of %d reported", len(c.reports), n)
+		}
+	})
+}
+
+func TestNewRefuses(t *testing.T) {
+	if _, err := New(Config{}); !errors.Is(err, meta.ErrInvalid) {
+		t.Errorf("err = %v", err)
+	}
+}
