@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"io"
 	"net"
+	"sync"
 	"testing"
 	"time"
 
@@ -92,4 +93,42 @@ func BenchmarkPlainTLS(b *testing.B) {
 	}
 	_ = l.Close()
 	<-served
+}
+
+// BenchmarkWave is a server and six agents that fetch 64 MiB at once, all in this
+// process: MB/s delivered to all agents together.
+func BenchmarkWave(b *testing.B) {
+	const agents = 6
+	content := random(256 * chunk.MinBytes)
+	b.SetBytes(agents * int64(len(content)))
+	for b.Loop() {
+		b.StopTimer()
+		w := newTown(b)
+		seed := w.add(server)
+		root := w.put(seed, content)
+		nodes := []*node{seed}
+		for range agents {
+			nodes = append(nodes, w.add())
+		}
+		var wg sync.WaitGroup
+		b.StartTimer()
+		for _, n := range nodes[1:] {
+			wg.Go(func() {
+				session, err := n.Fetch(context.Background(), root)
+				if err != nil {
+					b.Error(err)
+					return
+				}
+				defer session.Close()
+				<-session.Done()
+			})
+		}
+		wg.Wait()
+		b.StopTimer()
+		b.ReportMetric(float64(seed.bytes("sent", ""))/float64(len(content)), "seed-copies")
+		for _, n := range nodes {
+			n.kill()
+		}
+		b.StartTimer()
+	}
 }

@@ -83,6 +83,9 @@ type membership struct {
 	mapParts     []byte
 	mapTotal     uint64
 	mapSince     time.Time
+	serving      bool     // counted in s.servingRoots
+	fetching     bool     // counted in s.fetchingRoots
+	shared       [2]int32 // the counts that the core knows
 	pexDue       bool
 	pexAt        time.Time
 }
@@ -201,6 +204,7 @@ func (m *membership) run(ctx context.Context) {
 			flushing = true
 			flush.Reset(haveEvery)
 		}
+		m.share()
 		if m.core != nil {
 			if at, ok := m.core.Next(); ok {
 				tick.Reset(at - time.Since(m.start))
@@ -223,6 +227,30 @@ func (m *membership) run(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// share keeps the counts of roots that are served and fetched, and tells the core
+// of a change. Cores of other roots learn of it at their next event.
+func (m *membership) share() {
+	if m.core == nil {
+		return
+	}
+	m.tally(&m.serving, m.core.Serving() > 0, &m.s.servingRoots)
+	m.tally(&m.fetching, m.core.Missing() > 0, &m.s.fetchingRoots)
+	if now := [2]int32{m.s.servingRoots.Load(), m.s.fetchingRoots.Load()}; now != m.shared {
+		m.shared = now
+		m.step(core.Event{Kind: core.Shared, Serving: int(now[0]), Fetching: int(now[1])})
+	}
+}
+
+func (m *membership) tally(was *bool, is bool, count *atomic.Int32) {
+	switch {
+	case is && !*was:
+		count.Add(1)
+	case !is && *was:
+		count.Add(-1)
+	}
+	*was = is
 }
 
 // announced reports whether the Finder is to know of this member: while it fetches,
@@ -263,6 +291,8 @@ func (m *membership) ended() bool {
 
 // end lets the members go and frees the blob once nothing uses it.
 func (m *membership) end(ctx context.Context) {
+	m.tally(&m.serving, false, &m.s.servingRoots)
+	m.tally(&m.fetching, false, &m.s.fetchingRoots)
 	for _, p := range m.members {
 		if p.link == nil {
 			continue

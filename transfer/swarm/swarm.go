@@ -58,10 +58,12 @@ type Swarm struct {
 
 	seq      atomic.Uint64 // of Hello
 	channels atomic.Uint32
-	fetching *semaphore.Weighted // one a root that is fetched
-	inBytes  *semaphore.Weighted // chunks being received
-	outBytes *semaphore.Weighted // chunks being sent
-	started  chan struct{}       // closed by Run
+	// How many roots are served, and fetched, this moment: they share the slots.
+	servingRoots, fetchingRoots atomic.Int32
+	fetching                    *semaphore.Weighted // one a root that is fetched
+	inBytes                     *semaphore.Weighted // chunks being received
+	outBytes                    *semaphore.Weighted // chunks being sent
+	started                     chan struct{}       // closed by Run
 
 	mu        sync.Mutex
 	start     func(func(context.Context)) // runs it in Run's group; nil before and after

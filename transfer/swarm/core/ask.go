@@ -184,7 +184,7 @@ func (c *Core) mean() float64 {
 
 // room is how many chunks may be asked of all peers together.
 func (c *Core) room() int {
-	limit := c.cfg.Outstanding
+	limit := max(c.cfg.Outstanding/c.fetchingRoots, min(c.cfg.Outstanding, c.cfg.FewPeers))
 	for _, p := range c.active {
 		limit += c.depth(p) - 1
 	}

@@ -118,6 +118,8 @@ type Core struct {
 	serving []*upload
 	slots   int           // of serving, those not stuck
 	send    time.Duration // usual time to send a chunk
+
+	servingRoots, fetchingRoots int // of this node, with this one
 }
 
 // New returns a Core for a blob whose chunks this member has as have says.
@@ -128,7 +130,7 @@ func New(cfg Config, have Bits) *Core {
 		cfg: cfg, rand: rand.New(rand.NewPCG(cfg.Seed, 0x73686f616c)), count: n,
 		have: NewBits(n), wanted: NewBits(n), flying: NewBits(n), agents: NewBits(n),
 		flights: make([]uint8, n), avail: make([]uint16, n), others: make([]uint16, n),
-		sent: make([]uint32, n), peers: map[Peer]*peer{},
+		sent: make([]uint32, n), peers: map[Peer]*peer{}, servingRoots: 1, fetchingRoots: 1,
 	}
 	for i := range n {
 		if have.Has(i) {
@@ -145,6 +147,9 @@ func (c *Core) Complete() bool { return c.haveCount == c.count }
 
 // Missing counts the wanted chunks that are not here.
 func (c *Core) Missing() int { return c.missing }
+
+// Serving counts the requests of peers that are being answered or wait.
+func (c *Core) Serving() int { return len(c.queue) + len(c.serving) }
 
 // Has reports whether chunk i is here.
 func (c *Core) Has(i int) bool { return c.have.Has(i) }
@@ -202,6 +207,8 @@ func (c *Core) Step(now time.Duration, ev Event) []Effect {
 		c.cancelled(p, ev)
 	case Sent:
 		c.sentTo(p, ev)
+	case Shared:
+		c.servingRoots, c.fetchingRoots = max(ev.Serving, 1), max(ev.Fetching, 1)
 	}
 	c.connect()
 	c.fill()

@@ -56,6 +56,9 @@ const (
 	// Sent: the answer to Peer's Request left this member, whole or not (OK). The
 	// slot is free.
 	Sent
+	// Shared: this node now serves Serving roots and fetches Fetching roots, which
+	// share its slots and what may be asked for.
+	Shared
 )
 
 // Event is one thing that happened; see EventKind for the fields each uses. Slices
@@ -78,6 +81,8 @@ type Event struct {
 	Reader         uint32
 	From, To       int
 	Class, Classes int
+
+	Serving, Fetching int
 }
 
 // EffectKind says what to do.

@@ -100,7 +100,8 @@ func (c *Core) sentTo(p *peer, ev Event) {
 // serve gives free slots to waiting requests: the oldest of a peer that gets the
 // least now, since two sends to one peer share its link while ours would fill another's.
 func (c *Core) serve() {
-	for c.slots < c.cfg.Slots {
+	slots := (c.cfg.Slots + c.servingRoots - 1) / c.servingRoots
+	for c.slots < slots {
 		best := -1
 		for i := 0; i < len(c.queue); i++ {
 			u := c.queue[i]

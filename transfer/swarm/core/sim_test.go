@@ -21,13 +21,14 @@ type simulation struct {
 	opt    simOptions
 	rand   *rand.Rand
 
-	arrivals [][]int // host, chunk: how often received whole
+	arrivals [][]int // host, chunk of any root: how often received whole
 	trace    uint64  // hash of all that happened
 }
 
 type simOptions struct {
 	hosts    int // without the seed
 	chunks   []uint32
+	roots    int     // blobs of those chunks, fetched at once; 0: one
 	up, down float64 // bytes/s of every host
 	seedUp   float64 // of the seed; 0: as up
 	rtt      time.Duration
@@ -46,19 +47,16 @@ const sendWindow = 8
 
 type simHost struct {
 	id       int
-	core     *core.Core
+	roots    []*simRoot
 	up, down float64
 	sends    []*simSend
 	turn     int
 	upBusy   bool
 	downAt   time.Duration // when the downlink is free
 	upBytes  int64
-	tick     time.Duration
 	finished time.Duration
 	bad      bool
 	frozen   bool
-	haves    []int
-	flushAt  time.Duration
 	linked   map[int]bool
 	bytes    int64
 	steps    int
@@ -66,8 +64,18 @@ type simHost struct {
 	hedges   int
 }
 
+// simRoot is a host's part in one blob.
+type simRoot struct {
+	*core.Core
+	index             int
+	tick              time.Duration
+	haves             []int
+	serving, fetching bool
+}
+
 type simSend struct {
 	from, to  *simHost
+	root      int
 	request   core.Request
 	chunk     int
 	left, air int
@@ -110,6 +118,7 @@ func newSimulation(opt simOptions) *simulation {
 	if opt.degree == 0 {
 		s.opt.degree = 24
 	}
+	s.opt.roots = max(opt.roots, 1)
 	n := len(opt.chunks)
 	for i := range opt.hosts + 1 {
 		cfg := core.Config{Chunks: opt.chunks, Server: i == 0 || opt.relay && i == 1, Seed: opt.seed<<16 + uint64(i)}
@@ -125,12 +134,16 @@ func newSimulation(opt simOptions) *simulation {
 				have.Set(c)
 			}
 		}
-		h := &simHost{id: i, core: core.New(cfg, have), up: opt.up, down: opt.down, linked: map[int]bool{}, bad: i > 0 && i == opt.corrupt}
+		h := &simHost{id: i, up: opt.up, down: opt.down, linked: map[int]bool{}, bad: i > 0 && i == opt.corrupt}
+		for r := range s.opt.roots {
+			cfg.Seed += uint64(r) << 32
+			h.roots = append(h.roots, &simRoot{Core: core.New(cfg, have), index: r})
+		}
 		if i == 0 && opt.seedUp > 0 {
 			h.up = opt.seedUp
 		}
 		s.hosts = append(s.hosts, h)
-		s.arrivals = append(s.arrivals, make([]int, n))
+		s.arrivals = append(s.arrivals, make([]int, n*s.opt.roots))
 	}
 	for _, h := range s.hosts[1:] {
 		start := time.Duration(0)
@@ -148,9 +161,9 @@ func newSimulation(opt simOptions) *simulation {
 func (s *simulation) server(id int) bool { return id == 0 || s.opt.relay && id == 1 }
 
 func (s *simulation) join(h *simHost) {
-	s.step(h, core.Event{Kind: core.ReaderAt, Reader: 1})
+	s.all(h, core.Event{Kind: core.ReaderAt, Reader: 1})
 	tell := func(id int) {
-		s.step(h, core.Event{Kind: core.PeerKnown, Peer: core.Peer(id), Server: s.server(id), Near: 2})
+		s.all(h, core.Event{Kind: core.PeerKnown, Peer: core.Peer(id), Server: s.server(id), Near: 2})
 	}
 	if !s.opt.relay || h.id == 1 {
 		tell(0)
@@ -171,24 +184,49 @@ func (s *simulation) join(h *simHost) {
 	}
 }
 
-// have returns the set of chunks of h as a member sees it.
-func (s *simulation) have(h *simHost) core.Bits {
+func (s *simulation) all(h *simHost, ev core.Event) {
+	for _, r := range h.roots {
+		s.step(h, r, ev)
+	}
+}
+
+// have returns the set of chunks of a root as a member sees it.
+func (s *simulation) have(r *simRoot) core.Bits {
 	b := core.NewBits(len(s.opt.chunks))
 	for i := range s.opt.chunks {
-		if h.core.Has(i) {
+		if r.Has(i) {
 			b.Set(i)
 		}
 	}
 	return b
 }
 
-func (s *simulation) step(h *simHost, ev core.Event) {
+// share tells the cores of a host how many of them serve and fetch.
+func (s *simulation) share(h *simHost) {
+	serving, fetching, changed := 0, 0, false
+	for _, r := range h.roots {
+		sv, ft := r.Serving() > 0, r.Missing() > 0
+		changed = changed || sv != r.serving || ft != r.fetching
+		r.serving, r.fetching = sv, ft
+		if sv {
+			serving++
+		}
+		if ft {
+			fetching++
+		}
+	}
+	if changed {
+		s.all(h, core.Event{Kind: core.Shared, Serving: serving, Fetching: fetching})
+	}
+}
+
+func (s *simulation) step(h *simHost, r *simRoot, ev core.Event) {
 	if h.frozen {
 		return
 	}
 	h.steps++
 	s.trace = (s.trace ^ uint64(s.now) ^ uint64(ev.Kind)<<56 ^ uint64(ev.Chunk)<<40 ^ uint64(h.id)<<24) * 1099511628211
-	effects := slices.Clone(h.core.Step(s.now, ev))
+	effects := slices.Clone(r.Step(s.now, ev))
 	half := s.opt.rtt / 2
 	for _, e := range effects {
 		peer := s.hosts[e.Peer]
@@ -196,7 +234,7 @@ func (s *simulation) step(h *simHost, ev core.Event) {
 			ev.Peer = core.Peer(h.id)
 			s.after(half, func() {
 				if h.linked[peer.id] {
-					s.step(peer, ev)
+					s.step(peer, peer.roots[r.index], ev)
 				}
 			})
 		}
@@ -215,17 +253,17 @@ func (s *simulation) step(h *simHost, ev core.Event) {
 		case core.Busy:
 			send(core.Event{Kind: core.Refused, Request: e.Request, After: e.After})
 		case core.Announce:
-			if len(h.haves) == 0 {
-				s.after(10*time.Millisecond, func() { s.flush(h) })
+			if len(r.haves) == 0 {
+				s.after(10*time.Millisecond, func() { s.flush(h, r) })
 			}
-			h.haves = append(h.haves, e.Chunk)
+			r.haves = append(r.haves, e.Chunk)
 		case core.Serve:
 			size := int(s.opt.chunks[e.Chunk])
-			h.sends = append(h.sends, &simSend{from: h, to: peer, request: e.Request, chunk: e.Chunk, left: size, total: size})
+			h.sends = append(h.sends, &simSend{from: h, to: peer, root: r.index, request: e.Request, chunk: e.Chunk, left: size, total: size})
 			s.pump(h)
 		case core.Stop:
 			for _, x := range h.sends {
-				if x.to == peer && x.request == e.Request {
+				if x.to == peer && x.root == r.index && x.request == e.Request {
 					x.stop = true
 				}
 			}
@@ -236,13 +274,16 @@ func (s *simulation) step(h *simHost, ev core.Event) {
 			h.finished = s.now
 		}
 	}
-	if at, ok := h.core.Next(); ok && (h.tick <= s.now || at < h.tick) {
-		h.tick = at
+	if at, ok := r.Next(); ok && (r.tick <= s.now || at < r.tick) {
+		r.tick = at
 		s.after(at-s.now, func() {
-			if h.tick == s.now {
-				s.step(h, core.Event{Kind: core.Tick})
+			if r.tick == s.now {
+				s.step(h, r, core.Event{Kind: core.Tick})
 			}
 		})
+	}
+	if len(h.roots) > 1 && ev.Kind != core.Shared {
+		s.share(h)
 	}
 }
 
@@ -252,7 +293,11 @@ func (s *simulation) link(a, b *simHost) {
 	}
 	a.linked[b.id], b.linked[a.id] = true, true
 	for _, x := range [][2]*simHost{{a, b}, {b, a}} {
-		s.step(x[0], core.Event{Kind: core.PeerUp, Peer: core.Peer(x[1].id), Server: s.server(x[1].id), Near: 2, RTT: s.opt.rtt, Have: s.have(x[1])})
+		for i, r := range x[0].roots {
+			s.step(x[0], r, core.Event{
+				Kind: core.PeerUp, Peer: core.Peer(x[1].id), Server: s.server(x[1].id), Near: 2, RTT: s.opt.rtt, Have: s.have(x[1].roots[i]),
+			})
+		}
 	}
 }
 
@@ -262,18 +307,18 @@ func (s *simulation) unlink(a, b *simHost) {
 	}
 	delete(a.linked, b.id)
 	delete(b.linked, a.id)
-	s.step(a, core.Event{Kind: core.PeerDown, Peer: core.Peer(b.id)})
-	s.step(b, core.Event{Kind: core.PeerDown, Peer: core.Peer(a.id)})
+	s.all(a, core.Event{Kind: core.PeerDown, Peer: core.Peer(b.id)})
+	s.all(b, core.Event{Kind: core.PeerDown, Peer: core.Peer(a.id)})
 }
 
-func (s *simulation) flush(h *simHost) {
-	haves := h.haves
-	h.haves = nil
+func (s *simulation) flush(h *simHost, r *simRoot) {
+	haves := r.haves
+	r.haves = nil
 	for id := range s.hosts {
 		if h.linked[id] && !h.frozen {
 			p := s.hosts[id]
 			s.after(s.opt.rtt/2, func() {
-				s.step(p, core.Event{Kind: core.PeerHas, Peer: core.Peer(h.id), Chunks: haves})
+				s.step(p, p.roots[r.index], core.Event{Kind: core.PeerHas, Peer: core.Peer(h.id), Chunks: haves})
 			})
 		}
 	}
@@ -294,7 +339,7 @@ func (s *simulation) pump(h *simHost) {
 			}
 			if !x.done {
 				x.done = true
-				s.step(h, core.Event{Kind: core.Sent, Peer: core.Peer(x.to.id), Request: x.request, OK: x.left == 0})
+				s.step(h, h.roots[x.root], core.Event{Kind: core.Sent, Peer: core.Peer(x.to.id), Request: x.request, OK: x.left == 0})
 			}
 			k = 0
 			if h.upBusy {
@@ -330,7 +375,7 @@ func (s *simulation) receive(x *simSend, size int) {
 	s.after(to.downAt-s.now, func() {
 		if !x.begun {
 			x.begun = true
-			s.step(to, core.Event{Kind: core.Coming, Peer: core.Peer(x.from.id), Request: x.request, Chunk: x.chunk})
+			s.step(to, to.roots[x.root], core.Event{Kind: core.Coming, Peer: core.Peer(x.from.id), Request: x.request, Chunk: x.chunk})
 		}
 		x.landed += size
 		to.bytes += int64(size)
@@ -340,9 +385,9 @@ func (s *simulation) receive(x *simSend, size int) {
 				kind = core.Corrupt
 				to.wrong++
 			} else {
-				s.arrivals[to.id][x.chunk]++
+				s.arrivals[to.id][x.root*len(s.opt.chunks)+x.chunk]++
 			}
-			s.step(to, core.Event{Kind: kind, Peer: core.Peer(x.from.id), Request: x.request, Chunk: x.chunk})
+			s.step(to, to.roots[x.root], core.Event{Kind: kind, Peer: core.Peer(x.from.id), Request: x.request, Chunk: x.chunk})
 		}
 		s.after(s.opt.rtt/2, func() {
 			x.air--
@@ -380,6 +425,7 @@ func (s *simulation) run(limit time.Duration) simResult {
 	for _, c := range s.opt.chunks {
 		total += int64(c)
 	}
+	total *= int64(s.opt.roots)
 	up := s.hosts[0].up
 	f, n := float64(total), float64(s.opt.hosts)
 	bound := max(f/up, f/s.opt.down, n*f/(up+n*s.opt.up))
@@ -392,7 +438,7 @@ func (s *simulation) run(limit time.Duration) simResult {
 			continue
 		}
 		received += h.bytes
-		if !h.core.Complete() {
+		if slices.ContainsFunc(h.roots, func(r *simRoot) bool { return !r.Complete() }) {
 			r.unfinished++
 			continue
 		}
