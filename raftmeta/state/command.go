@@ -256,22 +256,3 @@ func openEnvelope(b []byte) (o Origin, number uint16, body []byte, err error) {
 	}
 	return o, number, rest[n+int(size):], nil
 }
-
-// Stamp returns command with the leader's time in its origin, when it may enter the
-// log of a cluster at this level.
-//
-// Errors: of Decode, Check and CheckLevel.
-func Stamp(command []byte, at meta.Time, level uint32) ([]byte, error) {
-	o, c, err := Decode(command)
-	if err != nil {
-		return nil, err
-	}
-	if c == nil {
-		return nil, fmt.Errorf("a command of a type that this build does not know: %w", meta.ErrInvalid)
-	}
-	if err := CheckLevel(c, level); err != nil {
-		return nil, err
-	}
-	o.Time = at
-	return Encode(o, c)
-}

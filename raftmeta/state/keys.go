@@ -53,7 +53,6 @@ var (
 	keyFormat   = key{spaceMachine, 'f'} // the format's name
 	keyCluster  = key{spaceMachine, 'c'} // meta.Cluster
 	keyLevel    = key{spaceMachine, 'l'} // u64
-	keyClock    = key{spaceMachine, 't'} // u64: the latest leader's time
 	keyRequests = key{spaceMachine, 'r'} // window
 	keyFloor    = key{spaceMachine, 'e'} // u64: the feed is complete above this index
 )

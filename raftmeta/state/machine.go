@@ -57,7 +57,6 @@ type Machine struct {
 	mu          sync.Mutex
 	db          *database // nil when closed
 	index, term uint64    // applied
-	clock       meta.Time
 	moved       chan struct{}
 }
 
@@ -96,14 +95,9 @@ func (m *Machine) install(db *database) error {
 	if err != nil {
 		return err
 	}
-	clock, err := number(stored{db}, keyClock)
-	if err != nil {
-		return err
-	}
 	m.mu.Lock()
 	old := m.db
 	m.db = db
-	m.clock = meta.Time(clock)
 	m.advance(index, term)
 	m.mu.Unlock()
 	if old != nil {
@@ -149,26 +143,6 @@ func (m *Machine) Applied() (index, term uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.index, m.term
-}
-
-// Clock returns the latest leader's time in the state: a leader stamps none before
-// it, so that time never runs backwards in the log.
-func (m *Machine) Clock() meta.Time {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.clock
-}
-
-// Level returns the cluster level, 0 before Bootstrap.
-//
-// Errors: *StorageError, ErrClosed.
-func (m *Machine) Level() (uint32, error) {
-	v, err := m.View()
-	if err != nil {
-		return 0, err
-	}
-	level, err := number(v, keyLevel)
-	return uint32(level), errors.Join(err, v.Close())
 }
 
 // Flush makes durable what is applied when it is called.
@@ -247,12 +221,12 @@ func (m *Machine) ApplyBatch(entries []Entry) ([]Result, error) {
 
 func (m *Machine) applySome(entries []Entry) ([]Result, error) {
 	m.mu.Lock()
-	db, applied, term, clock := m.db, m.index, m.term, m.clock
+	db, applied, term := m.db, m.index, m.term
 	m.mu.Unlock()
 	if db == nil {
 		return nil, ErrClosed
 	}
-	b := &batch{db: db.DB, Batch: db.NewIndexedBatch(), clock: clock}
+	b := &batch{db: db.DB, Batch: db.NewIndexedBatch()}
 	defer func() { _ = b.Close() }() // After Commit it only frees memory.
 
 	results := make([]Result, len(entries))
@@ -273,17 +247,13 @@ func (m *Machine) applySome(entries []Entry) ([]Result, error) {
 		applied, term = e.Index, e.Term
 	}
 	value := binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, applied), term)
-	err := errors.Join(
-		b.Set(keyApplied, value, nil),
-		b.Set(keyClock, binary.BigEndian.AppendUint64(nil, uint64(b.clock)), nil))
-	if err != nil {
+	if err := b.Set(keyApplied, value, nil); err != nil {
 		return nil, &StorageError{Cause: err}
 	}
 	if err := b.Commit(pebble.NoSync); err != nil {
 		return nil, &StorageError{Cause: err}
 	}
 	m.mu.Lock()
-	m.clock = b.clock
 	m.advance(applied, term)
 	m.mu.Unlock()
 	return results, nil
@@ -292,8 +262,7 @@ func (m *Machine) applySome(entries []Entry) ([]Result, error) {
 // batch is a Pebble batch that can take back what a refused command wrote.
 type batch struct {
 	*pebble.Batch
-	db    *pebble.DB
-	clock meta.Time
+	db *pebble.DB
 }
 
 // apply applies one command. The error is fatal; a refusal is in the Result.
@@ -303,7 +272,6 @@ func (b *batch) apply(e Entry) (Result, error) {
 		return Result{}, err
 	}
 	r := Result{Index: e.Index}
-	b.clock = max(b.clock, origin.Time)
 	if command == nil {
 		return r, nil
 	}

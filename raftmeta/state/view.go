@@ -30,18 +30,6 @@ func (v *View) Close() error {
 	return errors.Join(err, v.db.release())
 }
 
-// Epoch returns the cluster's epoch, the first part of a meta.Token; 0 before
-// Bootstrap.
-//
-// Errors: *StorageError.
-func (v *View) Epoch() (uint64, error) {
-	c, err := load[meta.Cluster](v, keyCluster)
-	if err != nil || c == nil {
-		return 0, err
-	}
-	return c.Epoch, nil
-}
-
 // changes implements Machine.Changes.
 func (v *View) changes(after uint64, limit int) ([]feed.Change, uint64, error) {
 	floor, err := number(v, keyFloor)
