@@ -161,6 +161,20 @@ func (c *cluster) Ensure(ctx context.Context, b meta.Blob) error {
 	return err
 }
 
+// made returns the roots that were ensured, in order, and how many at most at once.
+func (c *cluster) made() ([]digest.CID, int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.ensured), c.most
+}
+
+// told returns all reports.
+func (c *cluster) told() []meta.Replica {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.reports)
+}
+
 func (c *cluster) count(root digest.CID) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -236,8 +250,8 @@ func TestMakesCopies(t *testing.T) {
 			}
 		}
 		after(time.Hour) // and then nothing more
-		if len(c.ensured) != 4 || len(c.reports) != 4 {
-			t.Errorf("%d copies, %d reports", len(c.ensured), len(c.reports))
+		if made, _ := c.made(); len(made) != 4 || len(c.told()) != 4 {
+			t.Errorf("%d copies, %d reports", len(made), len(c.told()))
 		}
 	})
 }
@@ -259,7 +273,8 @@ func TestOnlyHoldersFetch(t *testing.T) {
 			if n := c.count(root); n != 2 {
 				t.Errorf("%d copies of %s", n, root)
 			}
-			for _, r := range c.copies[root] {
+			copies, _ := c.Copies(t.Context(), root)
+			for _, r := range copies {
 				if !slices.Contains(place.Holders(root, all, 2), r.Server) {
 					t.Errorf("%s is no holder", r.Server)
 				}
@@ -302,12 +317,13 @@ func TestCriticalFirstAndBounded(t *testing.T) {
 		after(1500 * time.Millisecond)
 		urgent := c.demand(100, meta.ClassCritical) // overtakes what waits
 		after(2 * time.Second)
-		if k := slices.Index(c.ensured, urgent); k < 0 || k > 6 {
+		made, _ := c.made()
+		if k := slices.Index(made, urgent); k < 0 || k > 6 {
 			t.Errorf("the critical one came at place %d", k)
 		}
 		after(20 * time.Second)
-		if len(c.ensured) != 21 || c.most != 2 {
-			t.Errorf("%d copies, at most %d at once", len(c.ensured), c.most)
+		if made, most := c.made(); len(made) != 21 || most != 2 {
+			t.Errorf("%d copies, at most %d at once", len(made), most)
 		}
 	})
 }
@@ -355,7 +371,7 @@ func TestCorruptAndFullAreReportedAtOnce(t *testing.T) {
 			root := c.demand(1, meta.ClassStandard)
 			start(t, c, "a", []meta.NodeID{"a"})
 			after(100 * time.Millisecond)
-			got := c.reports
+			got := c.told()
 			if len(got) != 1 || got[0].Root != root || got[0].State != meta.ReplicaFailed || len(got[0].Reason) > reasonBytes {
 				t.Errorf("%v: reported %v", kind, got)
 			}
@@ -374,10 +390,10 @@ func TestSurvivesTheMetadata(t *testing.T) {
 		root := c.demand(1, meta.ClassStandard)
 		start(t, c, "a", []meta.NodeID{"a"})
 		after(5 * time.Second)
+		c.mu.Lock()
 		if c.lists > 10 {
 			t.Errorf("%d listings in 5 s of trouble", c.lists)
 		}
-		c.mu.Lock()
 		c.listErr = nil
 		c.mu.Unlock()
 		after(5 * time.Second)
@@ -435,13 +451,14 @@ func TestRestart(t *testing.T) {
 		}
 		start(t, c, "a", twoServers) // b is down, so all stay pending
 		after(10 * time.Minute)
-		if len(c.ensured) != 0 || len(c.reports) != 0 {
-			t.Errorf("%d copies, %d reports", len(c.ensured), len(c.reports))
+		if made, _ := c.made(); len(made) != 0 || len(c.told()) != 0 {
+			t.Errorf("%d copies, %d reports", len(made), len(c.told()))
 		}
 		start(t, c, "b", twoServers)
 		after(10 * time.Second)
-		slices.SortFunc(c.ensured, func(x, y digest.CID) int { return cmp.Compare(x.Hex(), y.Hex()) })
-		if n := len(slices.Compact(c.ensured)); n != len(roots) {
+		made, _ := c.made()
+		slices.SortFunc(made, func(x, y digest.CID) int { return cmp.Compare(x.Hex(), y.Hex()) })
+		if n := len(slices.Compact(made)); n != len(roots) {
 			t.Errorf("b made %d of %d", n, len(roots))
 		}
 	})
@@ -457,8 +474,8 @@ func TestBacklog(t *testing.T) {
 		}
 		start(t, c, "a", []meta.NodeID{"a"}, func(cfg *Config) { cfg.Workers = 64 })
 		after(time.Minute)
-		if len(c.reports) != n {
-			t.Errorf("%d of %d reported", len(c.reports), n)
+		if got := len(c.told()); got != n {
+			t.Errorf("%d of %d reported", got, n)
 		}
 	})
 }
