@@ -30,8 +30,9 @@ type StoreConfig struct {
 	Host    host.Host   // the raft host; its address book knows the servers
 	// Profile is a name in consensus.Profiles; "site". Timing, when set, is used
 	// instead.
-	Profile string
-	Timing  consensus.Timing
+	Profile   string
+	Timing    consensus.Timing
+	Snapshots consensus.Snapshots
 	// Bootstrap, on the first server of a cluster, is its first command. It changes
 	// nothing when the cluster exists.
 	Bootstrap *state.Bootstrap
@@ -89,7 +90,7 @@ func OpenStore(cfg StoreConfig) (*Store, error) {
 	s := &Store{cfg: cfg, machine: machine, view: replicated{machine: machine}}
 	if s.node, err = consensus.New(consensus.Config{
 		Dir: filepath.Join(cfg.Dir, "raft"), Self: cfg.Self, Cluster: cfg.Cluster, Host: cfg.Host,
-		Machine: &s.view, Roster: &s.view, Seeds: cfg.Servers, Timing: timing, Fatal: cfg.Fatal, Learned: cfg.Learned,
+		Machine: &s.view, Roster: &s.view, Seeds: cfg.Servers, Timing: timing, Snapshots: cfg.Snapshots, Fatal: cfg.Fatal, Learned: cfg.Learned,
 		Log: cfg.Log, Metrics: cfg.Metrics,
 	}); err != nil {
 		return nil, errors.Join(err, machine.Close())

@@ -333,6 +333,43 @@ func TestStoreJoinsUnderAnotherLeader(t *testing.T) {
 	fourth.do(ctx, state.CreateTenant{Name: "acme"})
 }
 
+// A server that joins when the log no longer reaches back gets the state itself.
+func TestStoreJoinsBySnapshot(t *testing.T) {
+	ctx := within(t)
+	first := newMember(t, "r1", nil)
+	first.cfg.Snapshots = consensus.Snapshots{Every: 20 * time.Millisecond, Entries: 16, Trailing: 1, SegmentBytes: 4 << 10}
+	first.start()
+	if err := first.store.Ready(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 40 {
+		first.do(ctx, state.CreateTenant{Name: meta.TenantName(fmt.Sprintf("t%d", i))})
+	}
+	await(ctx, t, "a snapshot", func() bool { return first.store.Status().Snapshot > 20 })
+	second := newMember(t, "r2", first)
+	introduce(first, second)
+	second.admit(ctx, first)
+	second.start()
+	if err := second.store.Ready(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := raftmeta.Ask(ctx, second.store, meta.Strong, state.GetTenant{Name: "t0"}); err != nil {
+		t.Error(err)
+	}
+	if n := second.store.Status().Snapshot; n == 0 {
+		t.Error("it came without a snapshot")
+	}
+	second.do(ctx, state.CreateTenant{Name: "after"})
+	second.halt()
+	second.start()
+	if err := second.store.Ready(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := raftmeta.Ask(ctx, second.store, meta.Strong, state.GetTenant{Name: "after"}); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestStoreWatch(t *testing.T) {
 	ctx := within(t)
 	all := newStores(ctx, t, 3)

@@ -43,6 +43,17 @@ var Profiles = map[string]Timing{
 	},
 }
 
+// Snapshots say how much of the log is kept. Zero fields take the default named
+// beside them.
+type Snapshots struct {
+	Every    time.Duration // looks whether one is due this often, to its double; 15 s
+	Entries  uint64        // new ones that make it due; 32,768
+	Trailing uint64        // entries that stay in the log behind it; 262,144
+	// SegmentBytes is the size of a file of the log; 64 MiB. Space comes back by whole
+	// files, and entries of the last one are still sent to those who lack them.
+	SegmentBytes int
+}
+
 // Roster is who belongs to the cluster.
 type Roster interface {
 	// Servers lists the server nodes, in any order.
@@ -74,12 +85,7 @@ type Config struct {
 	// not, which happens after a long absence; the node lets them connect.
 	Learned func([]meta.Node)
 
-	// SnapshotEvery is how often to look whether a snapshot is due, 15 s to its
-	// double; SnapshotEntries how many entries make it due, 32,768; Trailing how many
-	// entries stay in the log behind it, 262,144.
-	SnapshotEvery   time.Duration
-	SnapshotEntries uint64
-	Trailing        uint64
+	Snapshots Snapshots
 
 	Log     *slog.Logger
 	Metrics prometheus.Registerer // nil: none
@@ -114,9 +120,10 @@ func (c *Config) setDefaults() error {
 	setDefault(&c.Timing, Profiles["site"])
 	setDefault(&c.Commit, 5*time.Second)
 	setDefault(&c.Stall, 10*time.Second)
-	setDefault(&c.SnapshotEvery, 15*time.Second)
-	setDefault(&c.SnapshotEntries, 32_768)
-	setDefault(&c.Trailing, 262_144)
+	setDefault(&c.Snapshots.Every, 15*time.Second)
+	setDefault(&c.Snapshots.Entries, 32_768)
+	setDefault(&c.Snapshots.Trailing, 262_144)
+	setDefault(&c.Snapshots.SegmentBytes, 64<<20)
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}

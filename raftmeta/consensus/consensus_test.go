@@ -239,7 +239,7 @@ func TestVisibleEverywhereAfterAWait(t *testing.T) {
 
 func TestSnapshotReachesAFreshServer(t *testing.T) {
 	c := newCluster(t, 3, func(cfg *Config) {
-		cfg.SnapshotEvery, cfg.SnapshotEntries, cfg.Trailing = 20*time.Millisecond, 16, 8
+		cfg.Snapshots = Snapshots{Every: 20 * time.Millisecond, Entries: 16, Trailing: 8, SegmentBytes: 4 << 10}
 	})
 	for i := range 100 {
 		c.set(c.awaitLeader(), fmt.Sprint(i), fmt.Sprint(i))
@@ -257,6 +257,9 @@ func TestSnapshotReachesAFreshServer(t *testing.T) {
 	c.await("the fresh server has it all", func() bool { return fresh.machine.Get("99") == "99" })
 	if got := fresh.machine.Get("0"); got != "0" {
 		t.Errorf("what was in the snapshot: %q", got)
+	}
+	if fresh.node.Status().Snapshot == 0 {
+		t.Error("it came without a snapshot")
 	}
 	c.set(fresh, "new", "1")
 	// And it comes back from its own disk, with its machine as of the last flush.
@@ -295,7 +298,7 @@ func TestRestartReplays(t *testing.T) {
 
 func TestStateBehindItsSnapshotIsRefused(t *testing.T) {
 	c := newCluster(t, 1, func(cfg *Config) {
-		cfg.SnapshotEvery, cfg.SnapshotEntries, cfg.Trailing = 20*time.Millisecond, 4, 1
+		cfg.Snapshots = Snapshots{Every: 20 * time.Millisecond, Entries: 4, Trailing: 1}
 	})
 	s := c.servers[0]
 	for i := range 20 {

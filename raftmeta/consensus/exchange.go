@@ -36,7 +36,6 @@ type exchange[Q, A any] struct {
 	streams map[network.Stream]struct{} // being served
 	down    bool
 	group   sync.WaitGroup
-	ctx     context.Context //nolint:containedctx // of Run, for the streams that libp2p hands in
 }
 
 // line is a pooled stream.
@@ -56,12 +55,11 @@ const (
 // start takes questions until stop.
 func (x *exchange[Q, A]) start(ctx context.Context) {
 	x.mu.Lock()
-	x.ctx = ctx
 	x.idle = make(map[peer.ID][]*line[A])
 	x.serving = make(map[peer.ID]int)
 	x.streams = make(map[network.Stream]struct{})
 	x.mu.Unlock()
-	x.host.SetStreamHandler(x.protocol, x.serve)
+	x.host.SetStreamHandler(x.protocol, func(s network.Stream) { x.serve(ctx, s) })
 }
 
 // stop ends all streams and waits for their goroutines.
@@ -94,7 +92,7 @@ func (x *exchange[Q, A]) sweep() {
 }
 
 // serve answers the questions of one stream.
-func (x *exchange[Q, A]) serve(s network.Stream) {
+func (x *exchange[Q, A]) serve(ctx context.Context, s network.Stream) {
 	from := s.Conn().RemotePeer()
 	if !x.admits(from) {
 		_ = s.ResetWithError(network.StreamGated)
@@ -110,7 +108,7 @@ func (x *exchange[Q, A]) serve(s network.Stream) {
 	x.serving[from]++
 	x.streams[s] = struct{}{}
 	x.group.Add(1)
-	ctx, cancel := context.WithCancel(x.ctx)
+	ctx, cancel := context.WithCancel(ctx)
 	x.mu.Unlock()
 	defer func() {
 		cancel()

@@ -52,18 +52,9 @@ type Node struct {
 	stopping chan struct{} // closes when Run ends
 
 	mu    sync.Mutex
-	phase phase
-	group sync.WaitGroup  // of spawn
-	ctx   context.Context //nolint:containedctx // of Run, for spawn
+	begin func(func(context.Context)) // starts a goroutine in Run's time; nil outside it
+	group sync.WaitGroup              // of begin
 }
-
-type phase int
-
-const (
-	phaseBuilt phase = iota
-	phaseRun
-	phaseStopped
-)
 
 // errStopping says that this server goes down; another may know.
 var errStopping = fmt.Errorf("this server is stopping: %w", &meta.UnavailableError{Reason: "starting", RetryAfter: time.Second})
@@ -96,7 +87,7 @@ func New(cfg Config) (*Node, error) {
 	if n.snapshots, err = openSnapshots(filepath.Join(cfg.Dir, "snapshots"), cfg.Machine.Freeze); err != nil {
 		return nil, fmt.Errorf("open raft snapshots: %w", err)
 	}
-	w, err := wal.Open(walDir(cfg.Dir), wal.WithLogger(newRaftLogger(cfg.Log, "wal")))
+	w, err := wal.Open(walDir(cfg.Dir), wal.WithLogger(newRaftLogger(cfg.Log, "wal")), wal.WithSegmentSize(cfg.Snapshots.SegmentBytes))
 	if err != nil {
 		if errors.Is(err, wal.ErrCorrupt) {
 			err = fmt.Errorf("%w: %w", err, meta.ErrCorrupt)
@@ -188,8 +179,8 @@ func (n *Node) raftConfig() *raft.Config {
 	c.MaxAppendEntries = maxAppendEntries
 	c.BatchApplyCh = true
 	c.ShutdownOnRemove = false
-	c.TrailingLogs = n.cfg.Trailing
-	c.SnapshotInterval, c.SnapshotThreshold = n.cfg.SnapshotEvery, n.cfg.SnapshotEntries
+	c.TrailingLogs = n.cfg.Snapshots.Trailing
+	c.SnapshotInterval, c.SnapshotThreshold = n.cfg.Snapshots.Every, n.cfg.Snapshots.Entries
 	c.NoSnapshotRestoreOnStart = true // recover did
 	c.NoLegacyTelemetry = true
 	c.Logger = newRaftLogger(n.log, "raft")
@@ -218,7 +209,7 @@ func (n *Node) Run(ctx context.Context) error {
 	})
 	n.raft.RegisterObserver(observer)
 	n.mu.Lock()
-	n.phase, n.ctx = phaseRun, inner
+	n.begin = func(f func(context.Context)) { n.group.Go(func() { f(inner) }) }
 	n.mu.Unlock()
 	close(n.running)
 	n.commands.start(inner)
@@ -233,7 +224,7 @@ func (n *Node) Run(ctx context.Context) error {
 
 	n.handOver()
 	n.mu.Lock()
-	n.phase = phaseStopped
+	n.begin = nil
 	n.mu.Unlock()
 	n.stamp.Lock()
 	close(n.stopping)
@@ -279,11 +270,10 @@ func (n *Node) Close() error { return n.logs.wal.Close() }
 func (n *Node) spawn(f func(ctx context.Context)) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.phase != phaseRun {
+	if n.begin == nil {
 		return false
 	}
-	ctx := n.ctx
-	n.group.Go(func() { f(ctx) })
+	n.begin(f)
 	return true
 }
 

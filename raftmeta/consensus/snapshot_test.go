@@ -160,3 +160,40 @@ func TestSnapshotDescriptionCorrupt(t *testing.T) {
 		}
 	}
 }
+
+// A crash between the arrival of the leader's state and its restore: the next start
+// does it, and the log goes on behind it.
+func TestInstalledButNotRestored(t *testing.T) {
+	c := newCluster(t, 1, nil)
+	s := c.servers[0]
+	c.set(s, "a", "old")
+	s.halt()
+	later := newRegisters()
+	later.index, later.values["a"] = 50, "installed"
+	frozen, err := later.Freeze()
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, err := openSnapshots(filepath.Join(s.dir, "snapshots"), s.machine.Freeze)
+	if err != nil {
+		t.Fatal(err)
+	}
+	self := raft.Configuration{Servers: []raft.Server{{ID: raftID(s.id), Address: raftAddress(s.id)}}}
+	sink, err := store.Create(1, 50, 3, self, 1, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := frozen.WriteTo(sink); err != nil {
+		t.Fatal(err)
+	}
+	if err := sink.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s.start()
+	if got, err := s.get(c.ctx, "a"); err != nil || got != "installed" {
+		t.Fatalf("%q, %v", got, err)
+	}
+	if out := c.set(s, "a", "new"); out.Index <= 50 {
+		t.Errorf("written at %d", out.Index)
+	}
+}
