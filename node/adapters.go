@@ -176,7 +176,7 @@ func (d demands) Watch(ctx context.Context, region meta.RegionName, changed func
 		if err != nil {
 			return err
 		}
-		if change.Kind == feed.KindDemand && change.Region == region {
+		if change.Region == region && (change.Kind == feed.KindDemand || change.Kind == feed.KindReplica && change.Deleted) {
 			changed()
 		}
 	}

@@ -87,8 +87,10 @@ func (n *Node) buildServer(ctx context.Context) error {
 	n.parts.Add("roster", func(ctx context.Context) error { return followRoster(ctx, roster, records, log) })
 
 	// Bytes.
+	var replicas *repair.Loop // made below; nothing is read before Run
 	disk, err := store.OpenDisk(store.DiskConfig{
-		Dir: n.blobsDir(), Fsync: true, HotBytes: int64(n.cfg.HotBytes), Reserve: int64(n.cfg.Reserve),
+		OnCorrupt: func(root digest.CID, _ int) { replicas.Damaged(root) },
+		Dir:       n.blobsDir(), Fsync: true, HotBytes: int64(n.cfg.HotBytes), Reserve: int64(n.cfg.Reserve),
 		Log: log, Metrics: n.metrics,
 	})
 	if err != nil {
@@ -141,7 +143,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 		return err
 	}
 	n.parts.Add("background fetches", func(ctx context.Context) error { return background.run(ctx, bytes.Ensure) })
-	replicas, err := repair.New(repair.Config{
+	replicas, err = repair.New(repair.Config{
 		Self: me.ID, Region: me.Region,
 		Demands: demands{records}, Reporter: reporter{records, me.ID}, Content: bytes,
 		Servers: func() []meta.NodeID { return n.regionServers(me.Region) },
