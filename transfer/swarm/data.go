@@ -23,6 +23,11 @@ const (
 	// maxIncoming bounds the data streams of one peer; a few more than it may use, as
 	// old ones end.
 	maxIncoming = 2 * dataStreams
+	// nearEnough is the round trip up to which chunks are confirmed by the receiver.
+	// The system takes megabytes to send at once; without that a slot would be free
+	// long before its chunk has left, and choices would be made too early. Over
+	// longer ways it would cost more than it is worth.
+	nearEnough = 20 * time.Millisecond
 )
 
 // buffers holds chunk buffers by the power of two that fits, from 256 KiB up.
@@ -110,7 +115,7 @@ func (l *link) receive(ctx context.Context, st network.Stream, h wire.Header) er
 	s := l.s
 	m := s.channel(h.Channel)
 	if m == nil {
-		return discard(st, int64(h.Bytes)) // the fetch has ended
+		return discard(st, h) // the fetch has ended
 	}
 	blob, fit := m.expect(l, h)
 	if fit != nil {
@@ -118,7 +123,7 @@ func (l *link) receive(ctx context.Context, st network.Stream, h wire.Header) er
 	}
 	if blob == nil { // cancelled, the peer could not know
 		s.metrics.received.WithLabelValues("unwanted").Inc()
-		return discard(st, int64(h.Bytes))
+		return discard(st, h)
 	}
 	defer m.io.Done()
 	request, chunk := core.Request(h.Request), int(h.Chunk)
@@ -141,6 +146,10 @@ func (l *link) receive(ctx context.Context, st network.Stream, h wire.Header) er
 		}
 		b = b[n:]
 	}
+	if err := confirm(st, h); err != nil {
+		fail(core.Failed)
+		return err
+	}
 	s.metrics.bytes(l.info(), s.near(l.info()), "received", int64(h.Bytes))
 	if !m.pending(h.Request) { // another peer was faster
 		s.metrics.received.WithLabelValues("unwanted").Inc()
@@ -162,8 +171,19 @@ func (l *link) receive(ctx context.Context, st network.Stream, h wire.Header) er
 	return nil
 }
 
-func discard(st network.Stream, n int64) error {
-	for n > 0 {
+// confirm tells the sender that the bytes have come, if it wants to know.
+func confirm(st network.Stream, h wire.Header) error {
+	if !h.Confirm {
+		return nil
+	}
+	_ = st.SetWriteDeadline(time.Now().Add(progress))
+	_, err := st.Write([]byte{wire.Confirmed})
+	return err
+}
+
+// discard reads a chunk that is not wanted.
+func discard(st network.Stream, h wire.Header) error {
+	for n := int64(h.Bytes); n > 0; {
 		_ = st.SetReadDeadline(time.Now().Add(progress))
 		k, err := io.CopyN(io.Discard, st, min(pieceBytes, n))
 		if err != nil {
@@ -171,7 +191,7 @@ func discard(st network.Stream, n int64) error {
 		}
 		n -= k
 	}
-	return nil
+	return confirm(st, h)
 }
 
 // upload sends a chunk and reports whether it left. It waits for one of the peer's
@@ -252,6 +272,14 @@ func transmitOn(st network.Stream, h wire.Header, b []byte, stop *atomic.Bool) (
 			return moved, err
 		}
 		b = b[n:]
+	}
+	if !h.Confirm {
+		return true, nil
+	}
+	_ = st.SetReadDeadline(time.Now().Add(progress))
+	var answer [1]byte
+	if _, err := io.ReadFull(st, answer[:]); err != nil || answer[0] != wire.Confirmed {
+		return true, fmt.Errorf("chunk was not confirmed: %w", err)
 	}
 	return true, nil
 }

@@ -663,7 +663,7 @@ func (m *membership) serve(p *member, e core.Effect) {
 	}
 	stop := new(atomic.Bool)
 	l := p.link
-	h := wire.Header{Channel: p.channel, Request: uint32(e.Request), Chunk: uint32(e.Chunk), Bytes: m.blob.Map().Chunks[e.Chunk].Stored}
+	h := wire.Header{Channel: p.channel, Request: uint32(e.Request), Chunk: uint32(e.Chunk), Bytes: m.blob.Map().Chunks[e.Chunk].Stored, Confirm: time.Duration(l.rtt.Load()) < nearEnough}
 	m.io.Add(1)
 	if !m.s.spawn(func(ctx context.Context) {
 		defer m.io.Done()

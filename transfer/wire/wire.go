@@ -281,15 +281,24 @@ type Header struct {
 	Channel, Request uint32
 	// Chunk is its number in the map, Bytes its stored length, which follows.
 	Chunk, Bytes uint32
+	// Confirm asks the receiver to write Confirmed to the stream when it has read
+	// the bytes. So the sender knows when they left its buffers and the link.
+	Confirm bool
 }
+
+// Confirmed is the byte that answers Header.Confirm.
+const Confirmed = 0x06
 
 // headerMagic starts each header.
 const headerMagic = 0x5C
 
-// Put writes h, big-endian: u8 0x5C, u8 version, u16 0, u32 channel, u32 request,
+// Put writes h, big-endian: u8 0x5C, u8 version, u16 flags (bit 0: Confirm), u32 channel, u32 request,
 // u32 chunk, u32 bytes, 12 bytes 0.
 func (h Header) Put(b *[HeaderBytes]byte) {
 	*b = [HeaderBytes]byte{headerMagic, Version}
+	if h.Confirm {
+		b[3] = 1
+	}
 	binary.BigEndian.PutUint32(b[4:], h.Channel)
 	binary.BigEndian.PutUint32(b[8:], h.Request)
 	binary.BigEndian.PutUint32(b[12:], h.Chunk)
@@ -306,6 +315,7 @@ func ParseHeader(b *[HeaderBytes]byte) (Header, error) {
 		Request: binary.BigEndian.Uint32(b[8:]),
 		Chunk:   binary.BigEndian.Uint32(b[12:]),
 		Bytes:   binary.BigEndian.Uint32(b[16:]),
+		Confirm: b[3]&1 != 0,
 	}
 	want := [HeaderBytes]byte{}
 	h.Put(&want)
