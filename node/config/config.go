@@ -393,7 +393,8 @@ func (c Config) Check() error {
 
 // AdvertiseHost returns the host that others reach this node by: --advertise,
 // else the host of listen unless it is a wildcard, else the address from which
-// the route to toward ("host:port") leaves, else loopback.
+// the route to toward ("host:port") leaves, else that of the route to anywhere.
+// Loopback, which leads others to themselves, is for machines with nothing else.
 func (c Config) AdvertiseHost(listen, toward string) string {
 	if c.Advertise != "" {
 		return c.Advertise
@@ -403,13 +404,24 @@ func (c Config) AdvertiseHost(listen, toward string) string {
 			return host
 		}
 	}
-	if toward != "" {
+	// The documentation prefixes (RFC 5737, RFC 3849) stand for anywhere.
+	for _, to := range []string{toward, "192.0.2.1:9", "[2001:db8::1]:9"} {
+		if to == "" {
+			continue
+		}
 		// A UDP "connection" sends nothing; it only asks the kernel for the route.
-		if conn, err := net.DialTimeout("udp", toward, time.Second); err == nil {
+		if conn, err := net.DialTimeout("udp", to, time.Second); err == nil {
 			defer conn.Close()
 			if a, ok := conn.LocalAddr().(*net.UDPAddr); ok {
 				return a.IP.String()
 			}
+		}
+	}
+	// A network without a default route.
+	addresses, _ := net.InterfaceAddrs()
+	for _, a := range addresses {
+		if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() {
+			return n.IP.String()
 		}
 	}
 	return "127.0.0.1"

@@ -1,6 +1,7 @@
 package config_test
 
 import (
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -117,6 +118,37 @@ func TestBytes(t *testing.T) {
 	for _, in := range []string{"", "-1", "x", "1PiBs"} {
 		if got, err := config.ParseBytes(in); err == nil {
 			t.Errorf("ParseBytes(%q) = %d, want an error", in, got)
+		}
+	}
+}
+
+// The first server of a cluster knows nobody to ask the way to. An address of
+// loopback in the roster would lead every other node to itself.
+func TestAdvertiseHost(t *testing.T) {
+	anywhere := "127.0.0.1"
+	addresses, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := map[string]bool{}
+	for _, a := range addresses {
+		if n, ok := a.(*net.IPNet); ok {
+			own[n.IP.String()] = true
+			if n.IP.IsGlobalUnicast() {
+				anywhere = ""
+			}
+		}
+	}
+	for _, c := range []struct{ advertise, listen, toward, want string }{
+		{"first.example", "0.0.0.0:5000", "", "first.example"},
+		{"", "10.0.0.7:5000", "", "10.0.0.7"},
+		{"", "0.0.0.0:5000", "127.0.0.1:5000", "127.0.0.1"},
+		{"", "0.0.0.0:5000", "", anywhere},
+		{"", ":5000", "no such host:1", anywhere},
+	} {
+		got := config.Config{Advertise: c.advertise}.AdvertiseHost(c.listen, c.toward)
+		if c.want != "" && got != c.want || c.want == "" && (!own[got] || net.ParseIP(got).IsLoopback()) {
+			t.Errorf("AdvertiseHost(%q, %q) with --advertise %q = %q, want %q", c.listen, c.toward, c.advertise, got, c.want)
 		}
 	}
 }
