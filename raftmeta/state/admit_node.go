@@ -116,6 +116,7 @@ func (c AdmitNode) apply(t *tx) (any, error) {
 // addNode adds a node to the roster, a server to its region too.
 func (t *tx) addNode(n *meta.Node) error {
 	t.putNode(n)
+	t.mark(keyMembers(n.Region).last(string(n.ID)))
 	if n.Role != meta.RoleServer {
 		return nil
 	}

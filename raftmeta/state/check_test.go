@@ -3,6 +3,7 @@ package state
 import (
 	"bytes"
 	"fmt"
+	"slices"
 
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/verify/digest"
@@ -120,6 +121,19 @@ func audit(v *View) error {
 					}
 				}
 			}
+		case spaceNodes:
+			n, err := decode[meta.Node]([]byte(k), value)
+			if err != nil {
+				return err
+			}
+			want[string(keyMembers(n.Region).last(string(n.ID)))] = true
+			region, err := load[regionRecord](v, keyRegion(n.Region))
+			if err != nil {
+				return err
+			}
+			if listed := region != nil && slices.Contains(region.Servers, n.ID); listed != (n.Role == meta.RoleServer) {
+				return fmt.Errorf("%s is a %s and the servers of its region are %+v", n.ID, n.Role, region)
+			}
 		case spaceReplicas:
 			r, err := decode[meta.Replica]([]byte(k), value)
 			if err != nil {
@@ -131,7 +145,7 @@ func audit(v *View) error {
 		}
 	}
 	for k, value := range have {
-		index := k[0] == spaceQueue || k[0] == spaceUploads || k[0] == spaceRoots
+		index := k[0] == spaceQueue || k[0] == spaceMembers || k[0] == spaceUploads || k[0] == spaceRoots
 		if k[0] == spaceTenant {
 			_, rest, _ := cutPart([]byte(k[1:]))
 			switch rest[0] {

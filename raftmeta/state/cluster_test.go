@@ -2,6 +2,7 @@ package state
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -104,6 +105,33 @@ func TestRoster(t *testing.T) {
 	b := newBench(t)
 	if got := ask(b, ListNodes{Role: meta.RoleServer, Region: "eu"}); len(got) != 2 {
 		t.Errorf("servers of eu are %+v", got)
+	}
+	token := meta.JoinToken{ID: "agents", Role: meta.RoleAgent, Region: "eu", Uses: 3, Expires: meta.TimeOf(b.now.Add(time.Hour))}
+	b.must(CreateJoinToken{Token: token})
+	for _, id := range []meta.NodeID{"b", "f", "a"} {
+		b.must(AdmitNode{TokenSecretHash: "agents", Node: meta.Node{ID: id, Role: meta.RoleAgent, Region: "eu"}})
+	}
+	for _, test := range []struct {
+		q    ListNodes
+		want string
+	}{
+		{ListNodes{}, "a ap-1 b eu-1 eu-2 f us-1"},
+		{ListNodes{Page: Page{After: "b", Limit: 2}}, "eu-1 eu-2"},
+		{ListNodes{Role: meta.RoleServer}, "ap-1 eu-1 eu-2 us-1"},
+		{ListNodes{Role: meta.RoleServer, Page: Page{After: "eu-1"}}, "eu-2 us-1"},
+		{ListNodes{Role: meta.RoleServer, Page: Page{After: "eu-1x", Limit: 1}}, "eu-2"},
+		{ListNodes{Role: meta.RoleServer, Region: "us"}, "us-1"},
+		{ListNodes{Region: "eu"}, "a b eu-1 eu-2 f"},
+		{ListNodes{Role: meta.RoleAgent, Region: "eu", Page: Page{After: "a"}}, "b f"},
+		{ListNodes{Region: "mars"}, ""},
+	} {
+		var got []string
+		for _, n := range ask(b, test.q) {
+			got = append(got, string(n.ID))
+		}
+		if strings.Join(got, " ") != test.want {
+			t.Errorf("%+v lists %v, want %s", test.q, got, test.want)
+		}
 	}
 	if got := ask(b, ListRegions{}); len(got) != 3 || !got[2].Primary {
 		t.Errorf("regions are %+v", got)

@@ -123,25 +123,21 @@ func (t *tx) undemand(root digest.CID) error {
 // regionsOf returns the regions that owe a copy of what the repository's versions
 // use, by its class.
 func (t *tx) regionsOf(repo *meta.Repository) ([]meta.RegionName, error) {
-	regions := []meta.RegionName{repo.Home}
+	owing := []meta.RegionName{repo.Home}
 	switch repo.Class {
 	case meta.ClassStandard:
 		if repo.Second != "" {
-			regions = append(regions, repo.Second)
+			owing = append(owing, repo.Second)
 		}
 	case meta.ClassCritical:
-		for p, err := range t.scan(within(key{spaceRegions})) {
-			if err != nil {
-				return nil, err
-			}
-			r, err := decode[regionRecord](p.key, p.value)
+		for r, err := range regions(t) {
 			if err != nil {
 				return nil, err
 			}
 			if r.Region.Primary && r.Region.Name != repo.Home {
-				regions = append(regions, r.Region.Name)
+				owing = append(owing, r.Region.Name)
 			}
 		}
 	}
-	return regions, nil
+	return owing, nil
 }

@@ -23,6 +23,7 @@ const (
 	spaceRoots    = 'o' // root, context -> digest of the blob
 	spaceUploads  = 'u' // unclaimed since, kind, repository, name -> nothing
 	spaceNodes    = 'n' // node -> meta.Node
+	spaceMembers  = 'k' // region, node -> nothing: the nodes of a region
 	spaceRegions  = 'g' // region -> regionRecord
 	spaceTokens   = 'j' // token id -> meta.JoinToken
 	spaceRequests = 'x' // request id -> result
@@ -132,12 +133,13 @@ func keyQueued(r meta.Replica) key {
 }
 func keyRoots(root digest.CID) key { return append(key{spaceRoots}, root[:]...) }
 
-func keyNode(id meta.NodeID) key         { return key{spaceNodes}.last(string(id)) }
-func keyRegion(name meta.RegionName) key { return key{spaceRegions}.last(string(name)) }
-func keyToken(id string) key             { return key{spaceTokens}.last(id) }
-func keyRequest(id string) key           { return key{spaceRequests}.last(id) }
-func keyWindow(seq uint64) key           { return key{spaceWindow}.u64(seq) }
-func keyFeed(index uint64) key           { return key{spaceFeed}.u64(index) }
+func keyNode(id meta.NodeID) key            { return key{spaceNodes}.last(string(id)) }
+func keyMembers(region meta.RegionName) key { return key{spaceMembers}.part(string(region)) }
+func keyRegion(name meta.RegionName) key    { return key{spaceRegions}.last(string(name)) }
+func keyToken(id string) key                { return key{spaceTokens}.last(id) }
+func keyRequest(id string) key              { return key{spaceRequests}.last(id) }
+func keyWindow(seq uint64) key              { return key{spaceWindow}.u64(seq) }
+func keyFeed(index uint64) key              { return key{spaceFeed}.u64(index) }
 
 // clock orders instants; those before 1970 are one.
 func clock(t meta.Time) uint64 { return uint64(max(t, 0)) }

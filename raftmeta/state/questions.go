@@ -2,6 +2,7 @@ package state
 
 import (
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 
@@ -411,7 +412,7 @@ func (q GetNode) Answer(v *View) (meta.Node, error) {
 	return value(n, err)
 }
 
-// ListNodes lists the roster; zero values list all. Page.After is a node's id.
+// ListNodes lists the roster by id; zero values list all. Page.After is a node's id.
 type ListNodes struct {
 	Role   meta.Role       `cbor:"1,keyasint,omitempty"`
 	Region meta.RegionName `cbor:"2,keyasint,omitempty"`
@@ -419,11 +420,74 @@ type ListNodes struct {
 }
 
 // Answer implements Question.
-func (q ListNodes) Answer(v *View) ([]meta.Node, error) {
-	prefix := key{spaceNodes}
-	return list(v, within(prefix).behind(prefix, q.Page.After), q.Page, func(n *meta.Node) bool {
-		return (q.Role == "" || n.Role == q.Role) && (q.Region == "" || n.Region == q.Region)
-	})
+func (q ListNodes) Answer(v *View) (a []meta.Node, _ error) {
+	limit, err := q.Page.limit()
+	if err != nil {
+		return nil, err
+	}
+	ids, err := q.ids(v)
+	if err != nil {
+		return nil, err
+	}
+	for id, err := range ids {
+		if err != nil {
+			return nil, err
+		}
+		n, err := findNode(v, id)
+		if err != nil {
+			return nil, err
+		}
+		if q.Role != "" && n.Role != q.Role {
+			continue
+		}
+		if a = append(a, *n); len(a) == limit {
+			break
+		}
+	}
+	return a, nil
+}
+
+// ids yields the nodes behind the page's start from the smallest index that has
+// all that are asked for: servers are few, and a region's nodes not all.
+func (q ListNodes) ids(v *View) (iter.Seq2[meta.NodeID, error], error) {
+	if q.Role != meta.RoleServer {
+		prefix := key{spaceNodes}
+		if q.Region != "" {
+			prefix = keyMembers(q.Region)
+		}
+		return func(yield func(meta.NodeID, error) bool) {
+			for p, err := range v.scan(within(prefix).behind(prefix, q.Page.After)) {
+				id := meta.NodeID("")
+				if err == nil {
+					id = meta.NodeID(p.key[len(prefix):])
+				}
+				if !yield(id, err) {
+					return
+				}
+			}
+		}, nil
+	}
+	var servers []meta.NodeID
+	for r, err := range regions(v) {
+		if err != nil {
+			return nil, err
+		}
+		if q.Region == "" || q.Region == r.Region.Name {
+			servers = append(servers, r.Servers...)
+		}
+	}
+	slices.Sort(servers)
+	from, found := slices.BinarySearch(servers, meta.NodeID(q.Page.After))
+	if found {
+		from++
+	}
+	return func(yield func(meta.NodeID, error) bool) {
+		for _, id := range servers[from:] {
+			if !yield(id, nil) {
+				return
+			}
+		}
+	}, nil
 }
 
 // ListRegions lists all regions.
@@ -431,11 +495,7 @@ type ListRegions struct{}
 
 // Answer implements Question.
 func (ListRegions) Answer(v *View) (a []meta.Region, _ error) {
-	for p, err := range v.scan(within(key{spaceRegions})) {
-		if err != nil {
-			return nil, err
-		}
-		r, err := decode[regionRecord](p.key, p.value)
+	for r, err := range regions(v) {
 		if err != nil {
 			return nil, err
 		}

@@ -194,6 +194,21 @@ type regionRecord struct {
 	Servers []meta.NodeID `cbor:"2,keyasint,omitempty"`
 }
 
+// regions yields all regions by name.
+func regions(r reader) iter.Seq2[*regionRecord, error] {
+	return func(yield func(*regionRecord, error) bool) {
+		for p, err := range r.scan(within(key{spaceRegions})) {
+			var record *regionRecord
+			if err == nil {
+				record, err = decode[regionRecord](p.key, p.value)
+			}
+			if !yield(record, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
 // draftRecord heads a reference list that was written ahead.
 type draftRecord struct {
 	Parts      uint32    `cbor:"1,keyasint,omitempty"`

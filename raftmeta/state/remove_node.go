@@ -37,6 +37,7 @@ func (c RemoveNode) apply(t *tx) (any, error) {
 		}
 	}
 	t.del(keyNode(n.ID))
+	t.del(keyMembers(n.Region).last(string(n.ID)))
 	t.emit(feed.Change{Kind: feed.KindNode, Node: n.ID, Region: n.Region, Deleted: true})
 	return nil, nil
 }
@@ -44,11 +45,7 @@ func (c RemoveNode) apply(t *tx) (any, error) {
 // removeServer takes a server from its region and its copy of the root key.
 func (t *tx) removeServer(n *meta.Node) error {
 	servers := 0
-	for p, err := range t.scan(within(key{spaceRegions})) {
-		if err != nil {
-			return err
-		}
-		r, err := decode[regionRecord](p.key, p.value)
+	for r, err := range regions(t) {
 		if err != nil {
 			return err
 		}

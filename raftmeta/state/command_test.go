@@ -1,0 +1,180 @@
+package state
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+)
+
+// TestWireNames pins what is in logs and between nodes: a number or name never
+// changes, and none is used again.
+func TestWireNames(t *testing.T) {
+	var commands []string
+	for _, number := range slices.Sorted(maps.Keys(kinds)) {
+		commands = append(commands, fmt.Sprint(number, " ", kinds[number].name))
+	}
+	want := "1 Tick, 2 Bootstrap, 3 SetLevel, 10 CreateTenant, 11 CreateRepository, 12 SetRepository, 13 RemoveRepository, " +
+		"20 LinkBlob, 21 MountBlob, 22 UnlinkBlob, 23 ExpireUploads, 24 StageReferences, " +
+		"30 Publish, 31 MoveAlias, 32 DeleteAlias, 33 DeleteVersion, 34 SetLabels, " +
+		"40 AdmitNode, 41 UpdateNode, 42 RemoveNode, 43 CreateJoinToken, 44 PutRegion, 45 SealRootKey, " +
+		"50 ReportReplicas, 51 DemandReplica"
+	if got := strings.Join(commands, ", "); got != want {
+		t.Errorf("commands are\n%s\nwant\n%s", got, want)
+	}
+	want = "Attachments BlobByRoot FindLink GetBlob GetCluster GetFile GetJoinToken GetNode GetPackage GetRepository GetTenant " +
+		"GetVersion AliasHistory ListAliases ListFiles ListNodes ListPackages ListReferences ListRegions ListRepositories " +
+		"ListTenants ListVersions PendingReplicas Replicas Resolve"
+	names := strings.Fields(want)
+	slices.Sort(names)
+	if got := slices.Sorted(maps.Keys(Questions)); !slices.Equal(got, names) {
+		t.Errorf("questions are\n%v\nwant\n%v", got, names)
+	}
+}
+
+func TestQuestionsTravel(t *testing.T) {
+	b := newBench(t)
+	for name := range Questions {
+		q, err := DecodeQuestion(name, []byte{0xa0})
+		if err != nil || q.Name() != name {
+			t.Fatalf("%s without arguments is %v: %v", name, q, err)
+		}
+		v, err := b.View()
+		if err != nil {
+			t.Fatal(err)
+		}
+		// Whatever is asked, the answer has a kind, or is one.
+		if err := q.Run(v); err != nil && meta.KindOf(err) == "" {
+			t.Errorf("%s: %v has no kind", name, err)
+		}
+		if err := v.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := DecodeQuestion("GetEverything", []byte{0xa0}); !errors.Is(err, meta.ErrInvalid) {
+		t.Errorf("an unknown question: %v", err)
+	}
+	if _, err := DecodeQuestion("GetTenant", []byte("no")); !errors.Is(err, meta.ErrInvalid) {
+		t.Errorf("what is no question: %v", err)
+	}
+	if _, err := try(b, ListTenants{Page: Page{Limit: maxPage + 1}}); !errors.Is(err, meta.ErrInvalid) {
+		t.Errorf("a page over the limit: %v", err)
+	}
+}
+
+// TestCheck has for each command what it refuses before it reaches the log.
+func TestCheck(t *testing.T) {
+	badRepo := meta.RepoRef{Tenant: "Acme", Name: "app"}
+	d := blob("x").Digest
+	repository := func(change func(*meta.Repository)) CreateRepository {
+		r := app()
+		change(&r)
+		return CreateRepository{Repository: r}
+	}
+	blobWith := func(change func(*LinkBlob)) LinkBlob {
+		c := link("x", "eu-1")
+		change(&c)
+		return c
+	}
+	version := func(change func(*Publish)) Publish {
+		p := image("x")
+		change(&p)
+		return p
+	}
+	node := func(change func(*meta.Node)) AdmitNode {
+		n := server("n", "eu")
+		change(&n)
+		return AdmitNode{TokenSecretHash: "t", Node: n}
+	}
+	long := strings.Repeat("x", 2000)
+	for _, c := range []Command{
+		Bootstrap{},
+		Bootstrap{Cluster: meta.Cluster{ID: "c"}, Node: server("a", "eu"), Region: meta.Region{Name: "us"}},
+		SetLevel{}, SetLevel{Level: Level + 1},
+		CreateTenant{}, CreateTenant{Name: "-"}, CreateTenant{Name: meta.PublicContext},
+		repository(func(r *meta.Repository) { r.Ref = badRepo }),
+		repository(func(r *meta.Repository) { r.Ref.Tenant = meta.PublicContext }),
+		repository(func(r *meta.Repository) { r.Format = "" }),
+		repository(func(r *meta.Repository) { r.Kind = "x" }),
+		repository(func(r *meta.Repository) { r.Class = "x" }),
+		repository(func(r *meta.Repository) { r.Visibility = "" }),
+		repository(func(r *meta.Repository) { r.Environment = long }),
+		repository(func(r *meta.Repository) { r.Home = "" }),
+		repository(func(r *meta.Repository) { r.Second = r.Home }),
+		SetRepository{Ref: badRepo}, RemoveRepository{Ref: badRepo},
+		blobWith(func(c *LinkBlob) { c.Repo = badRepo }),
+		blobWith(func(c *LinkBlob) { c.Digest = blob("y").Digest }),
+		blobWith(func(c *LinkBlob) { c.Blob.Digest = "sha256:short" }),
+		blobWith(func(c *LinkBlob) { c.Blob.SHA512 = c.Blob.Digest }),
+		blobWith(func(c *LinkBlob) { c.Blob.Context = "globex" }),
+		blobWith(func(c *LinkBlob) { c.Blob.PlainBytes = -1 }),
+		blobWith(func(c *LinkBlob) { c.Blob.Root = [32]byte{} }),
+		MountBlob{From: badRepo, To: appRef, Digest: d}, MountBlob{From: appRef, To: badRepo, Digest: d}, MountBlob{From: appRef, To: appRef},
+		UnlinkBlob{Repo: appRef}, UnlinkBlob{Repo: badRepo, Digest: d},
+		ExpireUploads{}, ExpireUploads{Limit: 1001},
+		StageReferences{Repo: appRef, Draft: "d"},
+		StageReferences{Repo: appRef, References: []meta.Reference{{Digest: d}}},
+		StageReferences{Repo: appRef, Draft: "d", References: []meta.Reference{{Digest: "x"}}},
+		StageReferences{Repo: appRef, Draft: "d", Part: maxDraftParts, References: []meta.Reference{{Digest: d}}},
+		version(func(p *Publish) { p.Version.Repo = badRepo }),
+		version(func(p *Publish) { p.Version.Package = "" }),
+		version(func(p *Publish) { p.Version.Name = long }),
+		version(func(p *Publish) { p.Version.State = meta.StateDeleted }),
+		version(func(p *Publish) { p.Version.Size = -1 }),
+		version(func(p *Publish) { p.Version.Digest = "sha256:short" }),
+		version(func(p *Publish) { p.Version.Subject = "x" }),
+		version(func(p *Publish) {
+			p.Version.Draft, p.Version.References = "d", []meta.Reference{{Digest: d}}
+		}),
+		version(func(p *Publish) { p.Files = nil }),
+		version(func(p *Publish) { p.Files = append(p.Files, p.Files[0]) }),
+		version(func(p *Publish) { p.Files[0].Path = "../x" }),
+		version(func(p *Publish) { p.Files[0].Digest = "" }),
+		version(func(p *Publish) { p.Blobs[0].Repo.Name = "other" }),
+		version(func(p *Publish) { p.Aliases = []string{""} }),
+		version(func(p *Publish) { p.Aliases = make([]string, maxAliases+1) }),
+		version(func(p *Publish) { p.Version.Labels = meta.Labels{"": ""} }),
+		MoveAlias{Repo: appRef, Package: "p", Version: "v"}, MoveAlias{Repo: badRepo, Package: "p", Version: "v", Name: "a"},
+		DeleteAlias{Repo: appRef, Package: "p"}, DeleteAlias{Repo: appRef, Name: "a"},
+		DeleteVersion{Repo: appRef, Package: "p"},
+		SetLabels{Repo: appRef}, SetLabels{Repo: appRef, Package: "p", Version: long}, SetLabels{Repo: appRef, Package: "p", Labels: meta.Labels{long: ""}},
+		AdmitNode{Node: server("n", "eu")},
+		node(func(n *meta.Node) { n.ID = "" }),
+		node(func(n *meta.Node) { n.Role = "guest" }),
+		node(func(n *meta.Node) { n.Region = "" }),
+		node(func(n *meta.Node) { n.Swarm = make([]string, 17) }),
+		node(func(n *meta.Node) { n.Zone = long }),
+		node(func(n *meta.Node) { n.Gateway = long }),
+		node(func(n *meta.Node) { n.Read = []string{"x"} }),
+		UpdateNode{}, RemoveNode{},
+		CreateJoinToken{}, CreateJoinToken{Token: meta.JoinToken{ID: "t", Role: meta.RoleAgent, Region: "eu", Expires: 1}},
+		CreateJoinToken{Token: meta.JoinToken{ID: "t", Role: meta.RoleAgent, Region: "eu", Uses: 1}},
+		CreateJoinToken{Token: meta.JoinToken{ID: "t", Role: meta.RoleAgent, Region: "eu", Uses: 1, Expires: 1, Read: []string{"x"}}},
+		PutRegion{}, SealRootKey{Node: "n"},
+		ReportReplicas{}, ReportReplicas{Replicas: make([]meta.Replica, MaxReportedReplicas+1)},
+		ReportReplicas{Replicas: []meta.Replica{{Root: blob("x").Root, State: meta.ReplicaVerified}}},
+		ReportReplicas{Replicas: []meta.Replica{{Root: blob("x").Root, Server: "s"}}},
+		DemandReplica{Region: "eu"}, DemandReplica{Root: blob("x").Root},
+	} {
+		if _, err := Encode(Origin{}, c); !errors.Is(err, meta.ErrInvalid) {
+			t.Errorf("%T %+v: %v", c, c, err)
+		}
+	}
+}
+
+func TestEncodeBounds(t *testing.T) {
+	p := image("x")
+	p.Version.Annotations = map[string]string{"long": strings.Repeat("x", MaxCommandBytes)}
+	if _, err := Encode(Origin{}, p); !errors.Is(err, meta.ErrTooLarge) {
+		t.Errorf("a long command: %v", err)
+	}
+	for _, o := range []Origin{{RequestID: strings.Repeat("x", 200)}, {Trace: strings.Repeat("x", 8<<10)}} {
+		if _, err := Encode(o, Tick{}); !errors.Is(err, meta.ErrInvalid) {
+			t.Errorf("a long origin: %v", err)
+		}
+	}
+}
