@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -142,6 +143,15 @@ func setDefault[V comparable](v *V, def V) {
 	if *v == zero {
 		*v = def
 	}
+}
+
+// ended says why ctx did: out of time is a lack of quorum to who waits for one.
+func ended(ctx context.Context) error {
+	err := context.Cause(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("%w: %w", noQuorum(), err)
+	}
+	return err
 }
 
 func noQuorum() error {

@@ -413,3 +413,27 @@ func TestBrokenMachineStopsTheNode(t *testing.T) {
 		t.Fatal("nobody was told")
 	}
 }
+
+func TestCallersPatience(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 3, nil)
+	l := c.awaitLeader()
+	for _, f := range c.followers() {
+		f.halt()
+	}
+	c.await("the leader steps down", func() bool { return l.node.Leader() == "" })
+	var unavailable *meta.UnavailableError
+	short, cancel := context.WithTimeout(c.ctx, 50*time.Millisecond)
+	defer cancel()
+	if _, err := l.set(short, "a", "1"); !errors.As(err, &unavailable) || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("out of time: %v", err)
+	}
+	if _, err := l.node.Read(short, meta.Strong); !errors.As(err, &unavailable) {
+		t.Errorf("out of time: %v", err)
+	}
+	gone, cancel := context.WithCancel(c.ctx)
+	cancel()
+	if _, err := l.set(gone, "a", "1"); !errors.Is(err, context.Canceled) || errors.Is(err, meta.ErrUnavailable) {
+		t.Errorf("given up: %v", err)
+	}
+}

@@ -8,7 +8,7 @@
 //
 //   - node.go    opens, runs and stops the parts; leadership
 //   - log.go     raft-wal with a checksum an entry and a watchdog
-//   - snapshot.go, archive.go  checkpoints by hard link, sent as one stream
+//   - snapshot.go  descriptions of what is durable; the state as one stream
 //   - machine.go the machine under Raft: batches, watermark, recent results
 //   - stream.go  Raft's transport over libp2p; exchange.go question and answer
 //   - propose.go commands, from the leader or forwarded to it

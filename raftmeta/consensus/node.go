@@ -282,6 +282,11 @@ func (n *Node) started(ctx context.Context) error {
 	select {
 	case <-n.running:
 		return nil
+	default:
+	}
+	select {
+	case <-n.running:
+		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("this server has not started: %w", &meta.UnavailableError{Reason: "starting", RetryAfter: time.Second})
 	}

@@ -60,7 +60,7 @@ func (e *refusedError) Unwrap() error { return e.err }
 //
 // Errors: what Machine.Stamp refuses; *meta.UnavailableError with no_quorum when
 // the command was not applied in time; *meta.UnknownOutcomeError when it may have
-// been; of ctx, wrapped in one of the two.
+// been; context.Canceled, bare or in the latter.
 func (n *Node) Propose(ctx context.Context, command []byte) (Outcome, error) {
 	start := time.Now()
 	out, err := n.propose(ctx, command)
@@ -106,9 +106,9 @@ func (n *Node) propose(ctx context.Context, command []byte) (Outcome, error) {
 		select {
 		case <-ctx.Done():
 			if unknown != nil {
-				return Outcome{}, &meta.UnknownOutcomeError{Cause: context.Cause(ctx)}
+				return Outcome{}, &meta.UnknownOutcomeError{Cause: ended(ctx)}
 			}
-			return Outcome{}, context.Cause(ctx)
+			return Outcome{}, ended(ctx)
 		case <-changed:
 		case <-time.After(pause):
 		}
@@ -208,7 +208,7 @@ func (n *Node) commitStamped(ctx context.Context, command []byte) (Outcome, erro
 	select {
 	case err = <-done:
 	case <-ctx.Done():
-		return Outcome{}, &meta.UnknownOutcomeError{Cause: context.Cause(ctx)}
+		return Outcome{}, &meta.UnknownOutcomeError{Cause: ended(ctx)}
 	case <-n.stopping:
 		return Outcome{}, &meta.UnknownOutcomeError{Cause: errStopping}
 	}

@@ -69,7 +69,7 @@ func (r *rounds) join(ctx context.Context) (time.Time, error) {
 	case <-rd.done:
 		return rd.began, rd.err
 	case <-ctx.Done():
-		return time.Time{}, ctx.Err()
+		return time.Time{}, ended(ctx)
 	case <-r.n.stopping:
 		return time.Time{}, errStopping
 	}
@@ -289,7 +289,7 @@ func (n *Node) waitApplied(ctx context.Context, index uint64) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, roundLimit, noQuorum())
 	defer cancel()
 	if err := n.replica.applied.wait(ctx, index); err != nil {
-		return context.Cause(ctx)
+		return ended(ctx)
 	}
 	return nil
 }
