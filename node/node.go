@@ -276,6 +276,19 @@ func (n *Node) renew(record func() meta.Node) func(context.Context) ([][]byte, e
 	}
 }
 
+// reissue is renew on a server, which has the authority itself.
+func (n *Node) reissue(server *join.Server, record func() meta.Node) func(context.Context) ([][]byte, error) {
+	return func(ctx context.Context) ([][]byte, error) {
+		said := record()
+		reply, err := server.Reissue(ctx, join.Request{Node: said, Hosts: join.HostsOf(said.Gateway, n.cfg.Gateway)})
+		if err != nil {
+			return nil, err
+		}
+		_, err = n.adopt(reply)
+		return reply.Chain, err
+	}
+}
+
 func (n *Node) renewalFailed(err error) {
 	n.log.Warn("the node's certificate was not renewed yet", "error", err)
 }

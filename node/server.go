@@ -185,7 +185,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	n.parts.Add("certificate", func(ctx context.Context) error { return n.cred.Run(ctx, n.renew(record), n.renewalFailed) })
+	n.parts.Add("certificate", func(ctx context.Context) error { return n.cred.Run(ctx, n.reissue(admission, record), n.renewalFailed) })
 	n.parts.Add("expiry of uploads", n.expireUploads)
 	n.parts.Add("readiness", func(ctx context.Context) error {
 		// A server that restarts has caught up when it answers a strong read.

@@ -86,8 +86,12 @@ func Enter(ctx context.Context, base string, token trust.JoinToken, key *trust.K
 }
 
 // Renew asks the server at base for a new certificate and tells it the node's
-// present addresses.
+// present addresses. A node whose certificate has expired proves possession of
+// its key again, as an admitted node does that joins.
 func Renew(ctx context.Context, base string, credential *trust.Credential, req Request) (Reply, error) {
+	if credential.Expired(time.Now()) {
+		return Enter(ctx, base, trust.JoinToken{RootHash: credential.Root().Hash()}, credential.Key(), req)
+	}
 	reply, err := post(ctx, base, RenewPath, trust.ClientTLS(credential), codec.Encode(req))
 	if err != nil {
 		return Reply{}, fmt.Errorf("renew the certificate through %s: %w", base, err)
@@ -160,7 +164,7 @@ func (s *Server) Renew(w http.ResponseWriter, r *http.Request) {
 		if !ok || id.ID != req.Node.ID {
 			return Reply{}, fmt.Errorf("renew: the certificate is not the node's: %w", meta.ErrDenied)
 		}
-		return s.renew(ctx, req)
+		return s.Reissue(ctx, req)
 	})
 }
 
@@ -228,7 +232,9 @@ func (s *Server) enter(ctx context.Context, message signed) (Reply, error) {
 	return s.reply(ctx, cluster, node, req.Hosts, state.AdmitNode{TokenSecretHash: hash, Node: node})
 }
 
-func (s *Server) renew(ctx context.Context, req Request) (Reply, error) {
+// Reissue is Renew for this server itself, which needs no certificate to ask for
+// one: after a long stop its own has expired, and so has every other server's.
+func (s *Server) Reissue(ctx context.Context, req Request) (Reply, error) {
 	cluster, _, err := raftmeta.Ask(ctx, s.Metadata, meta.Strong, state.GetCluster{})
 	if err != nil {
 		return Reply{}, err
