@@ -29,6 +29,8 @@ import (
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 )
 
+const maxRegions = 9
+
 // Options say what to run.
 type Options struct {
 	Dir     string
@@ -67,8 +69,8 @@ type Cluster struct {
 // Open takes the directory, chooses ports that are not yet chosen and writes
 // them down. It starts nothing.
 func Open(opts Options) (*Cluster, error) {
-	if opts.Regions < 1 || opts.Regions > 9 {
-		return nil, fmt.Errorf("%d regions: a local cluster has 1 to 9: %w", opts.Regions, meta.ErrInvalid)
+	if opts.Regions < 1 || opts.Regions > maxRegions {
+		return nil, fmt.Errorf("%d regions: a local cluster has 1 to %d: %w", opts.Regions, maxRegions, meta.ErrInvalid)
 	}
 	if opts.Agents < 0 || opts.Agents > 64 {
 		return nil, fmt.Errorf("%d agents: a local cluster has 0 to 64: %w", opts.Agents, meta.ErrInvalid)
@@ -109,10 +111,25 @@ func (c *Cluster) configure() error {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	// The servers of before are the quorum: with fewer nothing would ever be ready.
+	servers := 0
+	for i := range maxRegions {
+		joined, err := node.Joined(filepath.Join(c.opts.Dir, serverName(i)))
+		if err != nil {
+			return err
+		}
+		if joined {
+			servers = i + 1
+		}
+	}
+	if servers > c.opts.Regions {
+		return fmt.Errorf("%s holds a cluster of %d regions, which needs its servers: run it with --regions %d, or choose another --data: %w",
+			c.opts.Dir, servers, servers, meta.ErrInvalid)
+	}
 	var free freePorts
 	defer free.release()
 	for i := range c.opts.Regions + c.opts.Agents {
-		name, role := fmt.Sprintf("server-%d", i+1), meta.RoleServer
+		name, role := serverName(i), meta.RoleServer
 		if i >= c.opts.Regions {
 			name, role = fmt.Sprintf("agent-%d", i-c.opts.Regions+1), meta.RoleAgent
 		}
@@ -159,6 +176,8 @@ func (c *Cluster) configure() error {
 	}
 	return node.WriteFileAtomic(file, raw, 0o600)
 }
+
+func serverName(i int) string { return fmt.Sprintf("server-%d", i+1) }
 
 func (c *Cluster) region(i int) meta.RegionName {
 	if i >= c.opts.Regions {

@@ -140,6 +140,17 @@ func TestOneProcessADirectory(t *testing.T) {
 	}
 }
 
+// Without its other servers a cluster has no quorum and would never be ready.
+func TestFewerRegionsThanBefore(t *testing.T) {
+	opts := local.Options{Dir: t.TempDir(), Regions: 2}
+	_, stop := start(t, opts)
+	stop()
+	opts.Gateway, opts.Regions = "127.0.0.1:0", 1
+	if _, err := local.Open(opts); !errors.Is(err, meta.ErrInvalid) || !strings.Contains(err.Error(), "--regions 2") {
+		t.Errorf("got %v, want a refusal that says --regions 2", err)
+	}
+}
+
 func TestOptionsAreBounded(t *testing.T) {
 	for _, opts := range []local.Options{{Regions: 0}, {Regions: 10}, {Regions: 1, Agents: -1}, {Regions: 1, Agents: 65}} {
 		opts.Dir, opts.Gateway = t.TempDir(), "127.0.0.1:0"
