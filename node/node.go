@@ -94,6 +94,9 @@ func New(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *Node, err
 		return nil, fmt.Errorf("%s: the key is of node %s, the identity of %s: %w", cfg.Data, n.key.ID(), n.id.Node.ID, meta.ErrCorrupt)
 	case n.id != nil && n.id.Node.Role != cfg.Role:
 		return nil, fmt.Errorf("%s is the data directory of a %s: %w", cfg.Data, n.id.Node.Role, meta.ErrInvalid)
+	case n.id != nil && cfg.Role == meta.RoleServer && n.id.Node.Region != cfg.Region:
+		return nil, fmt.Errorf("%s is the data directory of a server of region %s, not %s: a server never moves, add another and remove this one: %w",
+			cfg.Data, n.id.Node.Region, cfg.Region, meta.ErrInvalid)
 	case n.id == nil && !cfg.Bootstrap && (cfg.Join == "" || cfg.Token == ""):
 		return nil, fmt.Errorf("this %s belongs to no cluster yet: give --join URL --token TOKEN, from `shoal token join` on a server%s",
 			cfg.Role, map[bool]string{true: ", or --bootstrap to begin a cluster"}[cfg.Role == meta.RoleServer])

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"path/filepath"
@@ -291,17 +292,24 @@ func (n *Node) nearest(_ context.Context, home meta.RegionName) meta.RegionName 
 	return slices.Min(regions)
 }
 
-// tellAddresses puts right what the roster says of where this server is.
+// tellAddresses puts right what the roster says of where this server is, trying
+// again while there is no leader to tell.
 func (n *Node) tellAddresses(ctx context.Context, record meta.Node) error {
-	known, _, err := raftmeta.Ask(ctx, n.metadata, meta.Local, state.GetNode{ID: record.ID})
-	if err != nil {
-		return err
+	for {
+		known, _, err := raftmeta.Ask(ctx, n.metadata, meta.Local, state.GetNode{ID: record.ID})
+		if err == nil && !sameAddresses(known, record) {
+			_, err = n.doer.Do(ctx, state.Origin{Principal: "node:" + string(record.ID)}, state.UpdateNode{Node: record})
+		}
+		if !errors.Is(err, meta.ErrUnavailable) {
+			return err
+		}
+		n.log.Warn("the cluster was not told of this server's addresses yet, trying again", "error", err)
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
-	if sameAddresses(known, record) {
-		return nil
-	}
-	_, err = n.doer.Do(ctx, state.Origin{Principal: "node:" + string(record.ID)}, state.UpdateNode{Node: record})
-	return err
 }
 
 func sameAddresses(a, b meta.Node) bool {

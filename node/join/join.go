@@ -48,7 +48,7 @@ type Request struct {
 	// Secret is the token's; empty in a renewal.
 	Secret string `cbor:"1,keyasint,omitempty"`
 	// Node holds ID, Role, Zone, Rack, addresses and Seal; region and read
-	// patterns come from the token.
+	// patterns come from the token. A region that is given must be the token's.
 	Node meta.Node `cbor:"2,keyasint,omitempty"`
 	// Hosts are the names and addresses that the gateway's certificate is for.
 	Hosts []string `cbor:"3,keyasint,omitempty"`
@@ -226,6 +226,9 @@ func (s *Server) enter(ctx context.Context, message signed) (Reply, error) {
 		return Reply{}, fmt.Errorf("the join token is unknown, spent or expired, make one with `shoal token join`: %w", meta.ErrDenied)
 	} else if err != nil {
 		return Reply{}, err
+	}
+	if req.Node.Region != "" && req.Node.Region != token.Region {
+		return Reply{}, fmt.Errorf("the join token is for region %s, the node says %s: %w", token.Region, req.Node.Region, meta.ErrDenied)
 	}
 	node := req.Node
 	node.Region, node.Read = token.Region, token.Read

@@ -164,3 +164,18 @@ func TestExpiredCertificatesAreRenewed(t *testing.T) {
 		t.Errorf("a removed node: %v, want ErrDenied", err)
 	}
 }
+
+// Who says another region than the token learns so before the token is spent.
+func TestRegionIsTheTokens(t *testing.T) {
+	c := begin(t, time.Now())
+	token, key := c.token(meta.RoleServer, "us"), c.key()
+	record := meta.Node{ID: key.ID(), Role: meta.RoleServer, Region: "eu", Seal: key.Recipient()}
+	if _, err := join.Enter(t.Context(), c.url, token, key, join.Request{Node: record}); !errors.Is(err, meta.ErrDenied) {
+		t.Errorf("a token for us admitted a server of eu: %v", err)
+	}
+	record.Region = "us"
+	reply, err := join.Enter(t.Context(), c.url, token, key, join.Request{Node: record})
+	if err != nil || reply.Node.Region != "us" {
+		t.Errorf("the right region: %+v, %v", reply.Node, err)
+	}
+}
