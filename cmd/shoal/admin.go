@@ -44,7 +44,7 @@ func collect[T any](seq iter.Seq2[T, error]) ([]T, error) {
 }
 
 func newTenant() *cobra.Command {
-	root := &cobra.Command{Use: "tenant", Short: "Tenants: owners of repositories"}
+	root := group("tenant", "Tenants: owners of repositories")
 	create := &cobra.Command{
 		Use: "create NAME", Short: "Create a tenant", Args: cobra.ExactArgs(1),
 		Example: "  shoal tenant create acme",
@@ -76,7 +76,7 @@ func newTenant() *cobra.Command {
 }
 
 func newRepo() *cobra.Command {
-	root := &cobra.Command{Use: "repo", Short: "Repositories: what a tenant publishes to"}
+	root := group("repo", "Repositories: what a tenant publishes to")
 	root.AddCommand(newRepoCreate(), newRepoList(), newRepoSet(), newRepoRemove())
 	return root
 }
@@ -200,7 +200,7 @@ func newRepoRemove() *cobra.Command {
 }
 
 func newRegion() *cobra.Command {
-	root := &cobra.Command{Use: "region", Short: "Regions: failure and latency domains"}
+	root := group("region", "Regions: failure and latency domains")
 	list := &cobra.Command{Use: "list", Short: "List the regions, and which loss the cluster survives", Args: cobra.NoArgs, Example: "  shoal region list"}
 	remove := &cobra.Command{
 		Use: "remove NAME", Short: "Take all nodes of a region out of the cluster", Args: cobra.ExactArgs(1),
@@ -243,7 +243,7 @@ func regionTable(cmd *cobra.Command, regions []client.Region) {
 }
 
 func newTrust() *cobra.Command {
-	root := &cobra.Command{Use: "trust", Short: "The cluster's trust root"}
+	root := group("trust", "The cluster's trust root")
 	show := &cobra.Command{Use: "show", Short: "Show the root certificate and its hash", Args: cobra.NoArgs, Example: "  shoal trust show"}
 	root.AddCommand(adminVerb(show, func(ctx context.Context, c *client.Client, out *output, _ []string) error {
 		t, err := c.Trust(ctx)
@@ -259,7 +259,7 @@ func newTrust() *cobra.Command {
 }
 
 func newToken() *cobra.Command {
-	root := &cobra.Command{Use: "token", Short: "Tokens that let nodes join"}
+	root := group("token", "Tokens that let nodes join")
 	var (
 		n          client.NewJoinToken
 		role, area string

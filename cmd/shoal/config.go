@@ -11,7 +11,7 @@ import (
 )
 
 func newConfig() *cobra.Command {
-	cmd := &cobra.Command{Use: "config", Short: "Look at a node's configuration"}
+	cmd := group("config", "Look at a node's configuration")
 	cmd.AddCommand(newConfigExplain())
 	return cmd
 }

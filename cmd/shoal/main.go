@@ -7,6 +7,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -47,4 +48,22 @@ Try it:
 		newStatus(), newDoctor(), newConfig(), newLogin(), newVersion(),
 	)
 	return root
+}
+
+// group makes the command that holds verbs, as `shoal repo` does. Cobra would
+// answer a verb that it lacks with the help and success.
+func group(use, short string) *cobra.Command {
+	return &cobra.Command{
+		Use: use, Short: short, SuggestionsMinimumDistance: 2,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return cmd.Help()
+			}
+			text := fmt.Sprintf("unknown command %q for %q", args[0], cmd.CommandPath())
+			if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+				text += fmt.Sprintf(", did you mean %q?", near[0])
+			}
+			return errors.New(text)
+		},
+	}
 }
