@@ -3,6 +3,7 @@ package e2e
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -73,6 +74,7 @@ func startCluster(t *testing.T, regions, agents int, serverFlags ...string) *clu
 			}
 		}
 	}
+	c.awaitVoters(t)
 	for i := range agents {
 		region := c.servers[i%regions]
 		m := c.member("agent", fmt.Sprintf("agent-%s-%d", region.node.Region, i/regions+1), "")
@@ -81,6 +83,41 @@ func startCluster(t *testing.T, regions, agents int, serverFlags ...string) *clu
 		c.launch(t, m)
 	}
 	return c
+}
+
+// awaitVoters waits until all servers that shall vote do (1, 3 or 5 of them), which a
+// new one does when it has kept up for a moment. Before that the cluster does not
+// survive what a test may kill.
+func (c *cluster) awaitVoters(t *testing.T) {
+	t.Helper()
+	var alive []*proc.Process
+	for _, s := range c.servers {
+		alive = append(alive, s.process)
+	}
+	if err := proc.Await(limit(t, time.Minute), "votes for all servers", func(ctx context.Context) error {
+		out, err := c.verb(ctx, c.servers[0], "status", "--json")
+		if err != nil {
+			return err
+		}
+		var status struct {
+			Servers []struct{ Voter bool }
+		}
+		if err := json.Unmarshal([]byte(out), &status); err != nil {
+			return fmt.Errorf("status: %w in %s", err, out)
+		}
+		voters := 0
+		for _, s := range status.Servers {
+			if s.Voter {
+				voters++
+			}
+		}
+		if want := min(5, (len(c.servers)+1)/2*2-1); voters != want {
+			return fmt.Errorf("%d of %d servers vote, not %d", voters, len(c.servers), want)
+		}
+		return nil
+	}, alive...); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func (c *cluster) members() []*member {
@@ -94,12 +131,16 @@ func (c *cluster) member(role, name, region string) *member {
 // shoal runs a client verb against a server as administrator.
 func (c *cluster) shoal(t *testing.T, at *member, args ...string) string {
 	t.Helper()
-	out, err := proc.Run(limit(t, time.Minute), nil, binary,
-		[]string{"SHOAL_SERVER=http://" + at.gateway(), "SHOAL_TOKEN=" + c.token, "HOME=" + c.dir}, args...)
+	out, err := c.verb(limit(t, time.Minute), at, args...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return out
+}
+
+func (c *cluster) verb(ctx context.Context, at *member, args ...string) (string, error) {
+	env := []string{"SHOAL_SERVER=http://" + at.gateway(), "SHOAL_TOKEN=" + c.token, "HOME=" + c.dir}
+	return proc.Run(ctx, nil, binary, env, args...)
 }
 
 func (c *cluster) joinToken(t *testing.T, role, region string) string {
@@ -118,8 +159,7 @@ func (c *cluster) joinToken(t *testing.T, role, region string) string {
 // createRepo makes tenant acme, when it is new, and a repository of it.
 func (c *cluster) createRepo(t *testing.T, name string, flags ...string) {
 	t.Helper()
-	_, _ = proc.Run(limit(t, time.Minute), nil, binary, // an error would only say that it is there
-		[]string{"SHOAL_SERVER=http://" + c.servers[0].gateway(), "SHOAL_TOKEN=" + c.token, "HOME=" + c.dir}, "tenant", "create", "acme")
+	_, _ = c.verb(limit(t, time.Minute), c.servers[0], "tenant", "create", "acme") // an error would only say that it is there
 	c.shoal(t, c.servers[0], append([]string{"repo", "create", "acme/" + name, "--format", "oci", "--home", "r1"}, flags...)...)
 }
 

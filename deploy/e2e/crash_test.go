@@ -117,6 +117,8 @@ func (c *cluster) leader(ctx context.Context, t *testing.T, dead *member) *membe
 			alive = append(alive, s.process)
 		}
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, time.Minute, errors.New("a minute without a leader"))
+	defer cancel()
 	if err := proc.Await(ctx, "a leader", func(ctx context.Context) error {
 		for _, s := range c.servers {
 			if s == dead {
@@ -281,7 +283,7 @@ func TestKillTheLeader(t *testing.T) {
 		failovers = append(failovers, time.Since(start).Seconds())
 		leader.again()
 		c.launch(t, leader)
-		if (i+1)%10 == 0 {
+		if (i+1)%5 == 0 {
 			t.Logf("%d kills, %d acknowledged, %d retries", i+1, l.count(), p.retries.Load())
 		}
 	}

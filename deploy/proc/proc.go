@@ -229,14 +229,18 @@ func parseCPU(stat string) (time.Duration, error) {
 func Await(ctx context.Context, what string, check func(context.Context) error, alive ...*Process) error {
 	ticker := time.NewTicker(20 * time.Millisecond)
 	defer ticker.Stop()
+	var last error // of a check that was not cut short
 	for {
 		err := check(ctx)
 		if err == nil {
 			return nil
 		}
+		if last == nil || ctx.Err() == nil {
+			last = err
+		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("await %s: %w (last: %w)", what, context.Cause(ctx), err)
+			return fmt.Errorf("await %s: %w (last: %w)", what, context.Cause(ctx), last)
 		case <-ticker.C:
 		}
 		for _, p := range alive {
