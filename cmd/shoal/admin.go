@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"iter"
@@ -212,7 +213,7 @@ func newRegion() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return out.print(list, regions, func() { regionTable(list, regions) })
+			return out.print(list, regions, func() { regionTable(list, regions, true) })
 		}),
 		adminVerb(remove, func(ctx context.Context, c *client.Client, out *output, args []string) error {
 			removed, err := c.RemoveRegion(ctx, meta.RegionName(args[0]))
@@ -227,16 +228,20 @@ func newRegion() *cobra.Command {
 	return root
 }
 
-func regionTable(cmd *cobra.Command, regions []client.Region) {
+// regionTable prints regions. quorum says whether the answering node sees the
+// Raft group; voters and what a loss does are known by it.
+func regionTable(cmd *cobra.Command, regions []client.Region, quorum bool) {
 	var rows [][]string
 	for _, r := range regions {
-		loss := "survives"
-		if !r.SafeToLose {
+		voters, loss := strconv.Itoa(r.Voters), "survives"
+		switch {
+		case !quorum:
+			voters, loss = "?", "?"
+		case !r.SafeToLose:
 			loss = "needs recovery"
 		}
 		rows = append(rows, []string{
-			string(r.Name), strconv.FormatBool(r.Primary), strconv.Itoa(r.Servers), strconv.Itoa(r.Voters),
-			strconv.Itoa(r.Agents), loss,
+			string(r.Name), strconv.FormatBool(r.Primary), strconv.Itoa(r.Servers), voters, strconv.Itoa(r.Agents), loss,
 		})
 	}
 	table(cmd, []string{"region", "primary", "servers", "voters", "agents", "its loss"}, rows)
@@ -307,18 +312,20 @@ func newStatus() *cobra.Command {
 			if s.AgeSeconds >= 0 {
 				age = fmt.Sprintf("%.1fs", s.AgeSeconds)
 			}
-			leader := string(s.Leader)
-			if leader == "" {
-				leader = "none known"
+			leader := cmp.Or(string(s.Leader), "none known")
+			if !s.QuorumKnown {
+				leader = "not known to an agent, ask a server"
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "cluster %s, level %d, epoch %d\nseen from %s %s of region %s, shoal %s: index %d, age %s\nleader %s\n\n",
 				s.Cluster, s.Level, s.Epoch, s.Role, s.Node, s.Region, s.Version, s.Index, age, leader)
-			regionTable(cmd, s.Regions)
+			regionTable(cmd, s.Regions, s.QuorumKnown)
 			fmt.Fprintln(cmd.OutOrStdout())
 			var rows [][]string
 			for _, n := range s.Servers {
 				part := "non-voter"
 				switch {
+				case !s.QuorumKnown:
+					part = "?"
 				case n.Leader:
 					part = "leader"
 				case n.Voter:

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -159,13 +160,17 @@ func (l login) client() (*client.Client, error) {
 	return &client.Client{Base: l.Server, Token: l.Token, HTTP: &http.Client{Transport: explained{transport}, Timeout: requestTimeout}}, nil
 }
 
-// explained says what to do about a certificate that is not trusted.
+// explained says what to do about a gateway that does not answer and a
+// certificate that is not trusted.
 type explained struct{ next http.RoundTripper }
 
 func (e explained) RoundTrip(r *http.Request) (*http.Response, error) {
 	res, err := e.next.RoundTrip(r)
 	var unknown *tls.CertificateVerificationError
-	if errors.As(err, &unknown) {
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return nil, fmt.Errorf("%w: start the node, or say which gateway with --server URL", err)
+	case errors.As(err, &unknown):
 		return nil, fmt.Errorf("%w: give the cluster's root with --trust, from `shoal trust show` on a server", err)
 	}
 	return res, err

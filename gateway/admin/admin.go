@@ -114,7 +114,8 @@ func (a *API) Routes() []protocol.Route {
 
 		read("node_list", base+"nodes", access.Admin, a.nodes),
 		write("node_remove", http.MethodDelete, base+"nodes/{node}", access.Admin, a.removeNode),
-		read("region_list", base+"regions", access.Admin, a.regions),
+		// What the loss of a region does is seen by servers: agents send the question on.
+		write("region_list", http.MethodGet, base+"regions", access.Admin, a.regions),
 		write("region_put", http.MethodPut, base+"regions/{region}", access.Admin, a.putRegion),
 		write("region_remove", http.MethodDelete, base+"regions/{region}", access.Admin, a.removeRegion),
 		write("join_token_create", http.MethodPost, base+"join-tokens", access.Admin, a.createJoinToken),
