@@ -21,6 +21,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -44,10 +45,11 @@ type Node struct {
 	log     *slog.Logger
 	lock    *DirLock
 	key     *trust.Key
-	id      *identity
+	id      *identity // as this start found or made it
 	root    *trust.Root
 	cred    *trust.Credential
 	metrics *prometheus.Registry
+	keeping sync.Mutex // held while the identity on disk changes
 
 	swarmHost *host.Host
 	gateway   *gateway.Gateway
@@ -232,6 +234,18 @@ func (n *Node) adopt(reply join.Reply) (*identity, error) {
 	return next, next.save(n.cfg.Data)
 }
 
+// keep changes the identity on disk, for later starts; n.id stays as it is.
+func (n *Node) keep(change func(*identity)) error {
+	n.keeping.Lock()
+	defer n.keeping.Unlock()
+	id, err := loadIdentity(n.cfg.Data)
+	if err != nil {
+		return err
+	}
+	change(id)
+	return id.save(n.cfg.Data)
+}
+
 // trusted opens root and credential from the identity.
 func (n *Node) trusted() (err error) {
 	if n.root, err = trust.ParseRoot(n.id.Root); err != nil {
@@ -272,8 +286,7 @@ func (n *Node) renew(record func() meta.Node) func(context.Context) ([][]byte, e
 				failed = errors.Join(failed, err)
 				continue
 			}
-			_, err = n.adopt(reply)
-			return reply.Chain, err
+			return reply.Chain, n.keep(func(id *identity) { id.Chain, id.Node, id.Servers = reply.Chain, reply.Node, reply.Servers })
 		}
 		return nil, errors.Join(&meta.UnavailableError{Reason: "no_server", RetryAfter: 10 * time.Second}, failed)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/shoal-registry/shoal/dht/host"
@@ -23,6 +24,32 @@ func admit(r *raftmeta.Roster, hosts ...*host.Host) {
 			}
 		}
 	})
+}
+
+// keepServers writes the cluster's servers down each time they change, so that a
+// server that was killed finds the others, and lets them in, before its own state
+// has caught up with the log.
+func (n *Node) keepServers(ctx context.Context, r *raftmeta.Roster) error {
+	changed := make(chan struct{}, 1)
+	r.OnChange(func(c raftmeta.RosterChange) {
+		if c.Node.Role == meta.RoleServer {
+			select {
+			case changed <- struct{}{}:
+			default: // the write to come has this change too
+			}
+		}
+	})
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		}
+		servers := slices.DeleteFunc(r.Nodes(), func(other meta.Node) bool { return other.Role != meta.RoleServer })
+		if err := n.keep(func(id *identity) { id.Servers = servers }); err != nil {
+			n.log.Warn("the servers of the cluster were not written down", "error", err)
+		}
+	}
 }
 
 // knownNodes returns what a server's own state says of the roster, whatever its

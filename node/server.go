@@ -86,6 +86,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 	roster := raftmeta.NewRoster(known)
 	admit(roster, n.swarmHost, raftHost)
 	n.parts.Add("roster", func(ctx context.Context) error { return followRoster(ctx, roster, records, log) })
+	n.parts.Add("identity", func(ctx context.Context) error { return n.keepServers(ctx, roster) })
 
 	// Bytes.
 	var replicas *repair.Loop // made below; nothing is read before Run
@@ -195,9 +196,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 		}
 		if n.id.Begin != nil {
 			// The cluster's first command is committed: the identity need not keep it.
-			committed := *n.id
-			committed.Begin = nil
-			if err := committed.save(n.cfg.Data); err != nil {
+			if err := n.keep(func(id *identity) { id.Begin = nil }); err != nil {
 				return err
 			}
 		}
