@@ -15,7 +15,8 @@ var ErrChallenge = errors.New("credentials are needed")
 // Policy is what a node's role and configuration say about callers without
 // credentials. The zero value challenges them all, but for public repositories.
 type Policy struct {
-	// AllowAnonymous lets everybody read and write all repositories (dev).
+	// AllowAnonymous lets everybody who calls this machine by a name of loopback
+	// read and write all repositories (dev).
 	AllowAnonymous bool
 	// Host, when set, is who a client on this node's loopback is that shows no
 	// credentials: `host:<node>` with the node's read patterns (agents).

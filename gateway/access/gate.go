@@ -154,8 +154,11 @@ func (g *Gate) Login(r *http.Request, loopback bool, secret string) (meta.Princi
 
 // withoutCredentials returns who a caller is that shows nothing.
 func (g *Gate) withoutCredentials(r *http.Request, loopback bool) meta.Principal {
+	if !localName(r.Host) {
+		return meta.Anonymous
+	}
 	who := meta.Anonymous
-	if g.Policy.Host != nil && loopback && localName(r.Host) {
+	if g.Policy.Host != nil && loopback {
 		who = *g.Policy.Host
 	}
 	return g.opened(who)
@@ -171,7 +174,7 @@ func (g *Gate) opened(who meta.Principal) meta.Principal {
 
 // localName reports whether a Host header names this machine's loopback. A web
 // page whose own name was made to resolve to 127.0.0.1 has its name there, and
-// must not read with the host's rights.
+// must not read with the host's rights, nor push to `shoal dev`.
 func localName(host string) bool {
 	if h, _, err := net.SplitHostPort(host); err == nil {
 		host = h
