@@ -23,11 +23,15 @@ const (
 	// maxIncoming bounds the data streams of one peer; a few more than it may use, as
 	// old ones end.
 	maxIncoming = 2 * dataStreams
-	// nearEnough is the round trip up to which chunks are confirmed by the receiver.
-	// The system takes megabytes to send at once; without that a slot would be free
-	// long before its chunk has left, and choices would be made too early. Over
-	// longer ways it would cost more than it is worth.
-	nearEnough = 20 * time.Millisecond
+	// The system takes megabytes to send at once. A slot would be free long before its
+	// chunk has left, the core would choose too early, and messages would wait behind
+	// bulk. So within a region no more than stepsAhead steps of a chunk are on their way
+	// unconfirmed. Over longer ways that would cost more than it is worth.
+	stepsAhead = 2
+	minStep    = 16 << 10
+	maxStep    = 256 << 10
+	quickStep  = 5 * time.Millisecond
+	slowStep   = 20 * time.Millisecond
 )
 
 // buffers holds chunk buffers by the power of two that fits, from 256 KiB up.
@@ -79,7 +83,7 @@ func (s *Swarm) acceptChunks(ctx context.Context, st network.Stream) {
 		}
 		h, err := wire.ParseHeader(&head)
 		if err == nil {
-			err = l.receive(ctx, st, h)
+			err = l.receive(ctx, st, header{h})
 		}
 		if err != nil {
 			_ = st.Reset()
@@ -111,13 +115,13 @@ func (l *link) removeIncoming(st network.Stream) {
 // receive reads one chunk, has the store verify and write it, and tells the owner.
 //
 // Errors: of the stream; meta.ErrInvalid for what was never asked for.
-func (l *link) receive(ctx context.Context, st network.Stream, h wire.Header) error {
+func (l *link) receive(ctx context.Context, st network.Stream, h header) error {
 	s := l.s
 	m := s.channel(h.Channel)
 	if m == nil {
 		return discard(st, h) // the fetch has ended
 	}
-	blob, fit := m.expect(l, h)
+	blob, fit := m.expect(l, h.Header)
 	if fit != nil {
 		return fit
 	}
@@ -137,16 +141,13 @@ func (l *link) receive(ctx context.Context, st network.Stream, h wire.Header) er
 	defer s.inBytes.Release(int64(h.Bytes))
 	buf := buffer(int(h.Bytes))
 	defer release(buf)
-	for b := *buf; len(b) > 0; {
+	if err := h.each(func(from, to int) error {
 		_ = st.SetReadDeadline(time.Now().Add(progress))
-		n, err := io.ReadFull(st, b[:min(pieceBytes, len(b))])
-		if err != nil {
-			fail(core.Failed)
+		if _, err := io.ReadFull(st, (*buf)[from:to]); err != nil {
 			return err
 		}
-		b = b[n:]
-	}
-	if err := confirm(st, h); err != nil {
+		return h.confirm(st)
+	}); err != nil {
 		fail(core.Failed)
 		return err
 	}
@@ -171,9 +172,26 @@ func (l *link) receive(ctx context.Context, st network.Stream, h wire.Header) er
 	return nil
 }
 
-// confirm tells the sender that the bytes have come, if it wants to know.
-func confirm(st network.Stream, h wire.Header) error {
-	if !h.Confirm {
+// header is a chunk's header with what both ends do by it.
+type header struct{ wire.Header }
+
+// each calls f with the bounds of each step of the chunk.
+func (h header) each(f func(from, to int) error) error {
+	step := int(h.Step)
+	if step == 0 {
+		step = pieceBytes
+	}
+	for from := 0; from < int(h.Bytes); from += step {
+		if err := f(from, min(from+step, int(h.Bytes))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// confirm tells the sender that a step has come, if it wants to know.
+func (h header) confirm(st network.Stream) error {
+	if h.Step == 0 {
 		return nil
 	}
 	_ = st.SetWriteDeadline(time.Now().Add(progress))
@@ -182,21 +200,19 @@ func confirm(st network.Stream, h wire.Header) error {
 }
 
 // discard reads a chunk that is not wanted.
-func discard(st network.Stream, h wire.Header) error {
-	for n := int64(h.Bytes); n > 0; {
+func discard(st network.Stream, h header) error {
+	return h.each(func(from, to int) error {
 		_ = st.SetReadDeadline(time.Now().Add(progress))
-		k, err := io.CopyN(io.Discard, st, min(pieceBytes, n))
-		if err != nil {
+		if _, err := io.CopyN(io.Discard, st, int64(to-from)); err != nil {
 			return err
 		}
-		n -= k
-	}
-	return confirm(st, h)
+		return h.confirm(st)
+	})
 }
 
 // upload sends a chunk and reports whether it left. It waits for one of the peer's
 // data streams and for memory, and gives up between pieces when stop is set.
-func (m *membership) upload(ctx context.Context, l *link, h wire.Header, stop *atomic.Bool) bool {
+func (m *membership) upload(ctx context.Context, l *link, h header, stop *atomic.Bool) bool {
 	select {
 	case l.sending <- struct{}{}:
 	case <-l.closed:
@@ -236,13 +252,13 @@ var errUnwanted = errors.New("the peer does not want it any more")
 
 // transmit writes a chunk to a data stream. An idle stream may have been ended by
 // the peer meanwhile; then a new one is tried once.
-func (l *link) transmit(ctx context.Context, h wire.Header, b []byte, stop *atomic.Bool) error {
+func (l *link) transmit(ctx context.Context, h header, b []byte, stop *atomic.Bool) error {
 	for {
 		st, reused, err := l.takeStream(ctx)
 		if err != nil {
 			return err
 		}
-		moved, err := transmitOn(st, h, b, stop)
+		moved, err := l.transmitOn(st, h, b, stop)
 		if err == nil {
 			l.giveStream(st)
 			return nil
@@ -254,34 +270,66 @@ func (l *link) transmit(ctx context.Context, h wire.Header, b []byte, stop *atom
 	}
 }
 
-func transmitOn(st network.Stream, h wire.Header, b []byte, stop *atomic.Bool) (moved bool, err error) {
+func (l *link) transmitOn(st network.Stream, h header, b []byte, stop *atomic.Bool) (moved bool, err error) {
 	var head [wire.HeaderBytes]byte
 	h.Put(&head)
 	_ = st.SetWriteDeadline(time.Now().Add(progress))
 	if _, err := st.Write(head[:]); err != nil {
 		return false, err
 	}
-	for len(b) > 0 {
+	var written [stepsAhead]time.Time // of the steps not confirmed, a ring
+	first, last := 0, 0
+	confirmed := func() error {
+		_ = st.SetReadDeadline(time.Now().Add(progress))
+		var answer [1]byte
+		if _, err := io.ReadFull(st, answer[:]); err != nil {
+			return err
+		}
+		if answer[0] != wire.Confirmed {
+			return fmt.Errorf("a step is answered with %#x: %w", answer[0], meta.ErrInvalid)
+		}
+		l.pace(h.Step, time.Since(written[first%stepsAhead]))
+		first++
+		return nil
+	}
+	if err := h.each(func(from, to int) error {
+		if last-first == stepsAhead {
+			if err := confirmed(); err != nil {
+				return err
+			}
+		}
 		if stop.Load() {
-			return true, errUnwanted
+			return errUnwanted
 		}
 		_ = st.SetWriteDeadline(time.Now().Add(progress))
-		n, err := st.Write(b[:min(pieceBytes, len(b))])
+		n, err := st.Write(b[from:to])
 		moved = moved || n > 0
-		if err != nil {
-			return moved, err
+		if h.Step > 0 {
+			written[last%stepsAhead] = time.Now()
+			last++
 		}
-		b = b[n:]
+		return err
+	}); err != nil {
+		return moved, err
 	}
-	if !h.Confirm {
-		return true, nil
-	}
-	_ = st.SetReadDeadline(time.Now().Add(progress))
-	var answer [1]byte
-	if _, err := io.ReadFull(st, answer[:]); err != nil || answer[0] != wire.Confirmed {
-		return true, fmt.Errorf("chunk was not confirmed: %w", err)
+	for first < last {
+		if err := confirmed(); err != nil {
+			return true, err
+		}
 	}
 	return true, nil
+}
+
+// pace sets the step of the chunks to come by how long one took: so little is on
+// its way that messages need not wait long behind it, so much that the link is full.
+func (l *link) pace(step uint32, took time.Duration) {
+	switch now := l.step.Load(); {
+	case now != step: // it was judged already
+	case took < quickStep && step < maxStep:
+		l.step.Store(2 * step)
+	case took > slowStep && step > minStep:
+		l.step.Store(step / 2)
+	}
 }
 
 func (l *link) takeStream(ctx context.Context) (st network.Stream, reused bool, err error) {

@@ -36,8 +36,9 @@ type link struct {
 	ready   chan struct{} // closed when up or failed
 	closed  chan struct{} // closed when it has ended
 	out     chan wire.Message
-	rtt     atomic.Int64 // time.Duration
-	maps    atomic.Int32 // MapPart in out
+	rtt     atomic.Int64  // time.Duration
+	maps    atomic.Int32  // MapPart in out
+	step    atomic.Uint32 // of chunks to send
 	sending chan struct{}
 
 	mu       sync.Mutex
@@ -59,12 +60,14 @@ type dataStream struct {
 }
 
 func newLink(s *Swarm, id peer.ID) *link {
-	return &link{
+	l := &link{
 		s: s, id: id, ready: make(chan struct{}), closed: make(chan struct{}),
 		out: make(chan wire.Message, linkQueue), sending: make(chan struct{}, dataStreams),
 		members: map[*membership]struct{}{}, incoming: map[network.Stream]struct{}{},
 		unused: time.Now(),
 	}
+	l.step.Store(4 * minStep)
+	return l
 }
 
 // link returns the link to id once it is up; it connects when there is none. addrs
@@ -468,9 +471,9 @@ func (l *link) pong(p *wire.Ping) {
 	if rtt < 0 || rtt > silence {
 		return
 	}
-	// The least of late measures is the path; more is waiting behind bulk.
+	// The least is the path; more is waiting behind bulk. It ages, as paths change.
 	if old := time.Duration(l.rtt.Load()); old > 0 {
-		rtt = min(rtt, (7*old+rtt)/8)
+		rtt = min(rtt, old+old/32)
 	}
 	l.rtt.Store(int64(max(rtt, 1)))
 	l.mu.Lock()

@@ -663,7 +663,12 @@ func (m *membership) serve(p *member, e core.Effect) {
 	}
 	stop := new(atomic.Bool)
 	l := p.link
-	h := wire.Header{Channel: p.channel, Request: uint32(e.Request), Chunk: uint32(e.Chunk), Bytes: m.blob.Map().Chunks[e.Chunk].Stored, Confirm: time.Duration(l.rtt.Load()) < nearEnough}
+	h := header{wire.Header{
+		Channel: p.channel, Request: uint32(e.Request), Chunk: uint32(e.Chunk), Bytes: m.blob.Map().Chunks[e.Chunk].Stored,
+	}}
+	if p.info.Region == m.s.cfg.Self.Region {
+		h.Step = l.step.Load()
+	}
 	m.io.Add(1)
 	if !m.s.spawn(func(ctx context.Context) {
 		defer m.io.Done()

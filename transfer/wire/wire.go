@@ -281,45 +281,47 @@ type Header struct {
 	Channel, Request uint32
 	// Chunk is its number in the map, Bytes its stored length, which follows.
 	Chunk, Bytes uint32
-	// Confirm asks the receiver to write Confirmed to the stream when it has read
-	// the bytes. So the sender knows when they left its buffers and the link.
-	Confirm bool
+	// Step asks the receiver to write Confirmed to the stream whenever it has read
+	// so many bytes, and at the end; 0 asks for nothing. So the sender knows what
+	// has left its buffers and the link.
+	Step uint32
 }
 
-// Confirmed is the byte that answers Header.Confirm.
-const Confirmed = 0x06
+// Confirmed is the byte that answers each step, MinStep the least Step.
+const (
+	Confirmed = 0x06
+	MinStep   = 4 << 10
+)
 
 // headerMagic starts each header.
 const headerMagic = 0x5C
 
-// Put writes h, big-endian: u8 0x5C, u8 version, u16 flags (bit 0: Confirm), u32 channel, u32 request,
-// u32 chunk, u32 bytes, 12 bytes 0.
+// Put writes h, big-endian: u8 0x5C, u8 version, u16 0, u32 channel, u32 request,
+// u32 chunk, u32 bytes, u32 step, 8 bytes 0.
 func (h Header) Put(b *[HeaderBytes]byte) {
 	*b = [HeaderBytes]byte{headerMagic, Version}
-	if h.Confirm {
-		b[3] = 1
-	}
 	binary.BigEndian.PutUint32(b[4:], h.Channel)
 	binary.BigEndian.PutUint32(b[8:], h.Request)
 	binary.BigEndian.PutUint32(b[12:], h.Chunk)
 	binary.BigEndian.PutUint32(b[16:], h.Bytes)
+	binary.BigEndian.PutUint32(b[20:], h.Step)
 }
 
 // ParseHeader reads what Put wrote.
 //
 // Errors: meta.ErrInvalid for another magic or version, reserved bytes that are
-// not 0, or a length of 0 or above MaxChunkBytes.
+// not 0, a length of 0 or above MaxChunkBytes, or a step below MinStep.
 func ParseHeader(b *[HeaderBytes]byte) (Header, error) {
 	h := Header{
 		Channel: binary.BigEndian.Uint32(b[4:]),
 		Request: binary.BigEndian.Uint32(b[8:]),
 		Chunk:   binary.BigEndian.Uint32(b[12:]),
 		Bytes:   binary.BigEndian.Uint32(b[16:]),
-		Confirm: b[3]&1 != 0,
+		Step:    binary.BigEndian.Uint32(b[20:]),
 	}
 	want := [HeaderBytes]byte{}
 	h.Put(&want)
-	if want != *b || h.Bytes == 0 || h.Bytes > MaxChunkBytes {
+	if want != *b || h.Bytes == 0 || h.Bytes > MaxChunkBytes || h.Step > 0 && h.Step < MinStep {
 		return Header{}, fmt.Errorf("chunk header %x: %w", *b, meta.ErrInvalid)
 	}
 	return h, nil

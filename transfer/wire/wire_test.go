@@ -111,12 +111,12 @@ func TestHeader(t *testing.T) {
 	if got, err := wire.ParseHeader(&b); err != nil || got != want {
 		t.Errorf("got %+v, %v", got, err)
 	}
-	want.Confirm = true
+	want.Step = 16 << 10
 	want.Put(&b)
-	if got, err := wire.ParseHeader(&b); err != nil || got != want || b[3] != 1 {
+	if got, err := wire.ParseHeader(&b); err != nil || got != want || b[22] != 0x40 {
 		t.Errorf("to be confirmed: %x, %+v, %v", b, got, err)
 	}
-	for i, v := range map[int]byte{0: 1, 1: 2, 2: 1, 3: 2, 31: 1, 16: 0xff} {
+	for i, v := range map[int]byte{0: 1, 1: 2, 2: 1, 23: 1, 31: 1, 16: 0xff} {
 		bad := golden
 		bad[i] = v
 		if _, err := wire.ParseHeader(&bad); !errors.Is(err, meta.ErrInvalid) {

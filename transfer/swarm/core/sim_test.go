@@ -32,6 +32,7 @@ type simOptions struct {
 	up, down float64 // bytes/s of every host
 	seedUp   float64 // of the seed; 0: as up
 	rtt      time.Duration
+	lag      time.Duration // that messages wait behind bulk
 	seed     uint64
 	degree   int // peers that a host is told of
 	mutate   func(*core.Config)
@@ -227,7 +228,7 @@ func (s *simulation) step(h *simHost, r *simRoot, ev core.Event) {
 	h.steps++
 	s.trace = (s.trace ^ uint64(s.now) ^ uint64(ev.Kind)<<56 ^ uint64(ev.Chunk)<<40 ^ uint64(h.id)<<24) * 1099511628211
 	effects := slices.Clone(r.Step(s.now, ev))
-	half := s.opt.rtt / 2
+	half := s.opt.rtt/2 + s.opt.lag
 	for _, e := range effects {
 		peer := s.hosts[e.Peer]
 		send := func(ev core.Event) {
@@ -317,7 +318,7 @@ func (s *simulation) flush(h *simHost, r *simRoot) {
 	for id := range s.hosts {
 		if h.linked[id] && !h.frozen {
 			p := s.hosts[id]
-			s.after(s.opt.rtt/2, func() {
+			s.after(s.opt.rtt/2+s.opt.lag, func() {
 				s.step(p, p.roots[r.index], core.Event{Kind: core.PeerHas, Peer: core.Peer(h.id), Chunks: haves})
 			})
 		}
