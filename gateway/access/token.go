@@ -185,9 +185,12 @@ func (g *Gate) verifySigned(ctx context.Context, text string) (meta.Principal, e
 			}
 			return g.KeyOf(meta.NodeID(kid))
 		})
+		var bad *CredentialsError
 		switch {
 		case errors.Is(err, meta.ErrUnavailable):
 			return meta.Principal{}, fmt.Errorf("verify token: %w", err)
+		case errors.As(err, &bad):
+			return meta.Principal{}, bad // without the library's wrapping
 		case errors.Is(err, jwt.ErrTokenExpired):
 			return meta.Principal{}, &CredentialsError{"the token has expired"}
 		case err != nil:
@@ -199,10 +202,8 @@ func (g *Gate) verifySigned(ctx context.Context, text string) (meta.Principal, e
 			g.verified.Remove(sum)
 			return meta.Principal{}, &CredentialsError{"the token has expired"}
 		}
-		if err := g.checkIssuer(ctx, meta.NodeID(c.Issuer)); errors.Is(err, meta.ErrUnavailable) {
+		if err := g.checkIssuer(ctx, meta.NodeID(c.Issuer)); err != nil {
 			return meta.Principal{}, fmt.Errorf("verify token: %w", err)
-		} else if err != nil {
-			return meta.Principal{}, &CredentialsError{err.Error()}
 		}
 	}
 	if strings.HasPrefix(c.Subject, hostPrefix) && c.Issuer != string(g.Self) {
@@ -211,6 +212,7 @@ func (g *Gate) verifySigned(ctx context.Context, text string) (meta.Principal, e
 	return principalOf(c), nil
 }
 
+// checkIssuer returns a *CredentialsError for one whose word does not count here.
 func (g *Gate) checkIssuer(ctx context.Context, id meta.NodeID) error {
 	if id == g.Self {
 		return nil
@@ -218,11 +220,12 @@ func (g *Gate) checkIssuer(ctx context.Context, id meta.NodeID) error {
 	node, err := g.Metadata.Node(ctx, id)
 	switch {
 	case errors.Is(err, meta.ErrNotFound):
-		return errors.New("its issuer is not of the cluster")
+		return &CredentialsError{"the issuer of the token is not of the cluster"}
 	case err != nil:
 		return err
 	case node.Role != meta.RoleServer:
-		return errors.New("its issuer is no server")
+		// A client without credentials that pushes at an agent has the agent's token.
+		return &CredentialsError{"a host's token reads at its own gateway only, log in to write"}
 	}
 	return nil
 }
