@@ -249,13 +249,23 @@ func regionTable(cmd *cobra.Command, regions []client.Region, quorum bool) {
 
 func newTrust() *cobra.Command {
 	root := group("trust", "The cluster's trust root")
-	show := &cobra.Command{Use: "show", Short: "Show the root certificate and its hash", Args: cobra.NoArgs, Example: "  shoal trust show"}
+	show := &cobra.Command{
+		Use: "show", Short: "Show the root certificate and its hash", Args: cobra.NoArgs,
+		Example: `  shoal trust show
+  shoal trust show --pem > /etc/docker/certs.d/first.example:5000/ca.crt`,
+	}
+	var pem bool
+	show.Flags().BoolVar(&pem, "pem", false, "print the certificate alone, as package clients take it")
 	root.AddCommand(adminVerb(show, func(ctx context.Context, c *client.Client, out *output, _ []string) error {
 		t, err := c.Trust(ctx)
 		if err != nil {
 			return err
 		}
 		return out.print(show, t, func() {
+			if pem {
+				fmt.Fprint(show.OutOrStdout(), t.Certificate)
+				return
+			}
 			fmt.Fprintf(show.OutOrStdout(), "cluster  %s\nsha256   %s\nexpires  %s\nits key is held, sealed, by %d servers\n%s",
 				t.Cluster, t.SHA256, t.NotAfter.Format(time.RFC3339), len(t.Holders), t.Certificate)
 		})
