@@ -52,13 +52,17 @@ const (
 	lineFresh = idleStream / 2
 )
 
-// start takes questions until stop.
-func (x *exchange[Q, A]) start(ctx context.Context) {
+// open makes the exchange ready to ask.
+func (x *exchange[Q, A]) open() {
 	x.mu.Lock()
+	defer x.mu.Unlock()
 	x.idle = make(map[peer.ID][]*line[A])
 	x.serving = make(map[peer.ID]int)
 	x.streams = make(map[network.Stream]struct{})
-	x.mu.Unlock()
+}
+
+// start takes questions until stop.
+func (x *exchange[Q, A]) start(ctx context.Context) {
 	x.host.SetStreamHandler(x.protocol, func(s network.Stream) { x.serve(ctx, s) })
 }
 

@@ -208,6 +208,9 @@ func (n *Node) Run(ctx context.Context) error {
 		return ok
 	})
 	n.raft.RegisterObserver(observer)
+	// Who waits for running asks at once; others are answered when it is closed.
+	n.commands.open()
+	n.questions.open()
 	n.mu.Lock()
 	n.begin = func(f func(context.Context)) { n.group.Go(func() { f(inner) }) }
 	n.mu.Unlock()
