@@ -7,10 +7,14 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"github.com/shoal-registry/shoal/raftmeta/codec"
 	"github.com/shoal-registry/shoal/raftmeta/feed"
@@ -35,6 +39,8 @@ type MirrorConfig struct {
 	Upstream Upstream
 	// Log, nil for none.
 	Log *slog.Logger
+	// Metrics, nil for none.
+	Metrics prometheus.Registerer
 }
 
 // Bounds of a Mirror.
@@ -46,11 +52,13 @@ const (
 	maxOneAnswer   = 1 << 20
 	// reuse bounds how long after it came an answer is given again.
 	reuse = 2 * time.Second
-	// maxRepos is of how many repositories the aliases are followed; those of more
-	// are only reused for as long as their freshness allows.
+	// maxRepos bounds the repositories that are followed; answers of others are
+	// given again for as long as their freshness allows.
 	maxRepos = 256
-	// resubscribeEvery bounds how often a new repository starts the feed anew.
+	// resubscribeEvery bounds how often a new repository starts the feed anew, and
+	// resubscribeFull how often it takes the place of another.
 	resubscribeEvery = time.Second
+	resubscribeFull  = time.Minute
 )
 
 // Mirror answers from a server, and for a while from what a server answered
@@ -58,9 +66,10 @@ const (
 // Stale, unless the read is strong or must follow a token that it has not seen.
 // It is safe for concurrent use.
 type Mirror struct {
-	config MirrorConfig
-	roster *Roster
-	disk   *lastKnown
+	config  MirrorConfig
+	roster  *Roster
+	disk    *lastKnown
+	metrics mirrorMetrics
 
 	mu      sync.Mutex
 	answers *simplelru.LRU[string, *answer]
@@ -71,8 +80,8 @@ type Mirror struct {
 	// since is the index from which changes are heard of: an older answer is not
 	// given again either, what changed after it may have been missed.
 	since   uint64
-	repos   map[meta.RepoRef]bool // of which the aliases are followed
-	news    bool                  // repos grew since the feed was subscribed
+	repos   map[meta.RepoRef]bool // that are followed
+	news    bool                  // there are answers of others
 	flights map[string]*flight
 }
 
@@ -112,7 +121,7 @@ func OpenMirror(c MirrorConfig) (*Mirror, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	m := &Mirror{config: c, repos: make(map[meta.RepoRef]bool), flights: make(map[string]*flight)}
+	m := &Mirror{config: c, metrics: newMirrorMetrics(c.Metrics), repos: make(map[meta.RepoRef]bool), flights: make(map[string]*flight)}
 	var err error
 	if m.answers, err = simplelru.NewLRU(maxAnswers, m.evicted); err != nil {
 		return nil, err
@@ -145,6 +154,31 @@ func (m *Mirror) Roster() *Roster { return m.roster }
 // Close closes the files.
 func (m *Mirror) Close() error { return m.disk.close() }
 
+// mirrorMetrics counts what readers got and what ran over its bounds.
+type mirrorMetrics struct {
+	answers *prometheus.CounterVec
+	evicted prometheus.Counter
+	breaks  prometheus.Counter
+}
+
+func newMirrorMetrics(r prometheus.Registerer) mirrorMetrics {
+	f := promauto.With(r)
+	return mirrorMetrics{
+		answers: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "shoal_mirror_answers_total",
+			Help: "Answers to metadata questions on this agent, by where they came from: a server, kept from before, or stale because no server was reachable.",
+		}, []string{"source"}),
+		evicted: f.NewCounter(prometheus.CounterOpts{
+			Name: "shoal_mirror_evicted_answers_total",
+			Help: "Kept answers dropped because the mirror was full.",
+		}),
+		breaks: f.NewCounter(prometheus.CounterOpts{
+			Name: "shoal_mirror_feed_breaks_total",
+			Help: "Times the feed from the servers broke off.",
+		}),
+	}
+}
+
 // Run follows the feed until ctx ends.
 func (m *Mirror) Run(ctx context.Context) error {
 	const longest = 5 * time.Second
@@ -155,6 +189,7 @@ func (m *Mirror) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			break
 		}
+		m.metrics.breaks.Inc()
 		m.config.Log.Warn("the feed broke off", "error", err, "again_in", pause)
 		if time.Since(began) > longest {
 			pause = 100 * time.Millisecond
@@ -191,7 +226,7 @@ func (m *Mirror) changes(ctx context.Context, after uint64) iter.Seq2[feed.Chang
 				}
 				if c.Kind == feed.KindProgress {
 					after = max(after, c.Index)
-					if again = m.dependsOnMore() && time.Since(began) > resubscribeEvery; again {
+					if again = m.outgrown(time.Since(began)); again {
 						break
 					}
 				}
@@ -203,24 +238,36 @@ func (m *Mirror) changes(ctx context.Context, after uint64) iter.Seq2[feed.Chang
 	}
 }
 
+// subscribe returns what to follow from an index on: the roster, and the
+// repositories of the answers that were used last.
 func (m *Mirror) subscribe(after uint64) feed.Filter {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.since, m.news = after, false
-	f := feed.Filter{Kinds: followed, Region: m.config.Region}
-	for r := range m.repos {
-		f.Repos = append(f.Repos, r)
+	clear(m.repos)
+	for _, key := range slices.Backward(m.answers.Keys()) {
+		if a, ok := m.answers.Peek(key); ok && a.about.Repo != (meta.RepoRef{}) {
+			m.repos[a.about.Repo] = true
+		}
+		if len(m.repos) == maxRepos {
+			break
+		}
 	}
+	f := feed.Filter{Kinds: followed, Region: m.config.Region, Repos: slices.Collect(maps.Keys(m.repos))}
 	if len(f.Repos) == 0 {
 		f.Kinds = []feed.Kind{feed.KindCluster, feed.KindNode, feed.KindRegion}
 	}
 	return f
 }
 
-func (m *Mirror) dependsOnMore() bool {
+// outgrown reports whether a subscription of that age is to be made anew.
+func (m *Mirror) outgrown(age time.Duration) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.news
+	if len(m.repos) == maxRepos {
+		return m.news && age > resubscribeFull
+	}
+	return m.news && age > resubscribeEvery
 }
 
 // observe notes what changed, so that older answers are not given again, and
@@ -286,6 +333,7 @@ func (m *Mirror) answer(ctx context.Context, key string, f meta.Freshness, q Req
 		m.mu.Lock()
 		if a, ok := m.answers.Get(key); ok && m.serves(a, f, time.Now()) {
 			m.mu.Unlock()
+			m.metrics.answers.WithLabelValues("kept").Inc()
 			return *a, nil
 		}
 		fl := m.flights[flightKey]
@@ -355,6 +403,7 @@ func (m *Mirror) ask(ctx context.Context, key string, f meta.Freshness, q Reques
 			return a, fmt.Errorf("answer of %s: %w", q.Name(), err)
 		}
 		m.keep(key, a, lasting(q.Args()))
+		m.metrics.answers.WithLabelValues("server").Inc()
 		return a, nil
 	}
 	m.mu.Lock()
@@ -373,6 +422,7 @@ func (m *Mirror) ask(ctx context.Context, key string, f meta.Freshness, q Reques
 	}
 	stale := *known
 	stale.asOf.Stale = true
+	m.metrics.answers.WithLabelValues("stale").Inc()
 	return stale, nil
 }
 
@@ -403,12 +453,15 @@ func (m *Mirror) keep(key string, a answer, lasting bool) {
 			m.config.Log.Warn("the answer is not kept over a restart", "error", err)
 		}
 	}
-	m.answers.Add(key, &a)
+	if m.answers.Add(key, &a) {
+		m.metrics.evicted.Inc()
+	}
 	for m.bytes += len(a.value); m.bytes > maxAnswerBytes; {
 		m.answers.RemoveOldest()
+		m.metrics.evicted.Inc()
 	}
-	if repo := a.about.Repo; repo != (meta.RepoRef{}) && !m.repos[repo] && len(m.repos) < maxRepos {
-		m.repos[repo], m.news = true, true
+	if repo := a.about.Repo; repo != (meta.RepoRef{}) && !m.repos[repo] {
+		m.news = true
 	}
 }
 
