@@ -210,7 +210,7 @@ func (m *membership) gone(p *member) {
 // drop leaves p.
 func (m *membership) drop(p *member) {
 	if p.channel != 0 {
-		m.send(p, wire.Message{Leave: &wire.Leave{Channel: p.channel, Reason: "done"}})
+		m.send(p, wire.Message{Leave: &wire.Leave{Channel: p.channel, Reason: "done", From: m.channel}})
 	}
 	m.gone(p)
 }
@@ -267,7 +267,7 @@ func (m *membership) disclose(p *member) {
 // right comes this far only as an answer: it may be asked, and gets nothing.
 func (m *membership) onJoin(l *link, j *wire.Join, allowed bool) {
 	refuse := func() {
-		l.send(wire.Message{Leave: &wire.Leave{Channel: j.Channel, Reason: "unknown"}})
+		l.send(wire.Message{Leave: &wire.Leave{Channel: j.Channel, Reason: "unknown", From: m.channel}})
 	}
 	info := l.info()
 	p := m.member(l.id)
@@ -432,7 +432,7 @@ func (m *membership) onBusy(l *link, b *wire.Busy) {
 // tries it again in a while.
 func (m *membership) onLeave(l *link, leave *wire.Leave) {
 	p := m.members[l.id]
-	if p == nil || p.link != l {
+	if p == nil || p.link != l || p.channel != 0 && leave.From != 0 && leave.From != p.channel {
 		return
 	}
 	if p.channel == 0 {

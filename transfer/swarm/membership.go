@@ -298,7 +298,7 @@ func (m *membership) end(ctx context.Context) {
 			continue
 		}
 		if p.channel != 0 {
-			p.link.send(wire.Message{Leave: &wire.Leave{Channel: p.channel, Reason: "done"}})
+			p.link.send(wire.Message{Leave: &wire.Leave{Channel: p.channel, Reason: "done", From: m.channel}})
 		}
 		p.link.unuse(m)
 	}
@@ -695,7 +695,7 @@ func (m *membership) mayRead(p *member) bool {
 	}
 	if !p.allowed && p.channel != 0 {
 		m.s.metrics.refused.Inc()
-		m.send(p, wire.Message{Leave: &wire.Leave{Channel: p.channel, Reason: "unknown"}})
+		m.send(p, wire.Message{Leave: &wire.Leave{Channel: p.channel, Reason: "unknown", From: m.channel}})
 		m.gone(p)
 	}
 	return p.allowed

@@ -172,6 +172,9 @@ type Leave struct {
 	Reason string `cbor:"2,keyasint,omitempty"`
 	// After is when to try again; 0 is never by itself.
 	After time.Duration `cbor:"3,keyasint,omitempty"`
+	// From is the channel of the sender that ends, 0 when there is none. A Leave of
+	// another channel than the one last joined with is late and to be ignored.
+	From uint32 `cbor:"4,keyasint,omitempty"`
 }
 
 // MapAsk asks for the part of the chunk map at Offset.

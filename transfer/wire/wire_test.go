@@ -28,7 +28,7 @@ func samples() []wire.Message {
 		{Busy: &wire.Busy{Channel: 7, Request: 3, After: time.Second, Peers: []wire.Peer{peer}}},
 		{Cancel: &wire.Cancel{Channel: 7, Request: 3}},
 		{Pex: &wire.Pex{Channel: 7, Peers: []wire.Peer{peer, {ID: "x"}}}},
-		{Leave: &wire.Leave{Channel: 7, Reason: "done", After: time.Second}},
+		{Leave: &wire.Leave{Channel: 7, Reason: "done", After: time.Second, From: 8}},
 		{MapAsk: &wire.MapAsk{Channel: 7, Offset: wire.MapPartBytes}},
 		{Map: &wire.MapPart{Channel: 7, Total: 3, Data: []byte("map")}},
 		{Ping: &wire.Ping{Nonce: 9, Answer: true}},

@@ -157,6 +157,11 @@ func (c *Core) deadline(r *request) time.Duration {
 	return r.asked + c.patience(c.usual(r.peer))
 }
 
+// giveUpAt is when r, of which nothing has come, is forgotten.
+func (c *Core) giveUpAt(r *request) time.Duration {
+	return r.asked + max(c.cfg.GiveUp<<min(r.peer.givenUp, 4), 4*c.patience(c.usual(r.peer)))
+}
+
 // depth is how many requests p is to have: twice what fills its round trip, so
 // that the rate that is measured can grow.
 func (c *Core) depth(p *peer) int {
@@ -400,6 +405,13 @@ func (c *Core) other(i int, not *peer) *peer {
 // expire looks for what takes too long.
 func (c *Core) expire() {
 	for _, r := range slices.Clone(c.requests) {
+		if r.began == 0 && c.now >= c.giveUpAt(r) {
+			p := r.peer
+			p.givenUp++
+			p.late, p.dry = false, false
+			c.cancel(r)
+			continue
+		}
 		if r.given || c.now < c.deadline(r) {
 			continue
 		}
@@ -431,7 +443,7 @@ func (c *Core) coming(p *peer, ev Event) {
 		return
 	}
 	r.began, r.late = c.now, false
-	p.late = false
+	p.late, p.givenUp = false, 0
 	if !r.pull {
 		p.reply = smooth(p.reply, c.now-r.asked)
 		c.reply = smooth(c.reply, c.now-r.asked)

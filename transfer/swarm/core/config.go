@@ -40,6 +40,9 @@ type Config struct {
 	// the usual); default 250 ms and 4.
 	TimeoutMin   time.Duration
 	TimeoutTimes int
+	// GiveUp is when a request of which nothing has come is forgotten and its peer
+	// asked anew; it doubles each time in a row; default 5 s.
+	GiveUp time.Duration
 	// TailChunks and TailPercent say how many of the last chunks are asked of two
 	// peers: the larger of both; default 8 and 2.
 	TailChunks, TailPercent int
@@ -73,6 +76,7 @@ func (c Config) withDefaults() Config {
 	orDefault(&c.Stray, 10)
 	orDefault(&c.TimeoutMin, 250*time.Millisecond)
 	orDefault(&c.TimeoutTimes, 4)
+	orDefault(&c.GiveUp, 5*time.Second)
 	orDefault(&c.TailChunks, 8)
 	orDefault(&c.TailPercent, 2)
 	orDefault(&c.BadChunks, 2)

@@ -40,6 +40,7 @@ type peer struct {
 	rate    float64       // bytes per second while it sends, smoothed
 	busy    time.Duration // not to be asked before
 	late    bool          // a request timed out and nothing came since
+	givenUp int           // requests in a row of which nothing came
 	spent   bool          // a server that had nothing to choose for us: WANT instead
 	bad     int
 	queued  int // its requests waiting here
@@ -231,6 +232,9 @@ func (c *Core) Next() (at time.Duration, ok bool) {
 		}
 	}
 	for _, r := range c.requests {
+		if r.began == 0 {
+			note(c.giveUpAt(r))
+		}
 		if r.given {
 			continue
 		}

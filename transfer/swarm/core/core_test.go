@@ -168,7 +168,7 @@ func (h *host) step(ev core.Event) []core.Effect {
 
 // only returns the effects of a kind.
 func only(effects []core.Effect, kind core.EffectKind) []core.Effect {
-	return slices.DeleteFunc(effects, func(e core.Effect) bool { return e.Kind != kind })
+	return slices.DeleteFunc(slices.Clone(effects), func(e core.Effect) bool { return e.Kind != kind })
 }
 
 func set(n int, chunks ...int) core.Bits {
@@ -280,6 +280,30 @@ func TestALateAnswerIsAskedOfAnotherAndTheLoserCancelled(t *testing.T) {
 	if len(cancels) != 1 || cancels[0].Peer != 1 || cancels[0].Request != late.Request {
 		t.Errorf("the slower request: %+v", cancels)
 	}
+}
+
+func TestARequestThatNobodyAnswersIsMadeAgain(t *testing.T) {
+	h := newTestHost(t, core.Config{})
+	h.step(core.Event{Kind: core.ReaderAt, To: 1})
+	wants := only(h.step(core.Event{Kind: core.PeerUp, Peer: 1, Have: set(40, 0)}), core.Want)
+	if len(wants) != 1 {
+		t.Fatalf("asked %+v", wants)
+	}
+	for h.now < 6*time.Second {
+		at, ok := h.Next()
+		if !ok {
+			t.Fatal("no tick is wanted while a request is out")
+		}
+		h.now = at
+		effects := h.step(core.Event{Kind: core.Tick})
+		if again := only(effects, core.Want); len(again) > 0 {
+			if cancels := only(effects, core.Cancel); len(cancels) != 1 || cancels[0].Request != wants[0].Request {
+				t.Errorf("the first request: %+v", effects)
+			}
+			return
+		}
+	}
+	t.Error("the only peer is not asked again")
 }
 
 func TestAFullQueueAnswersBusyWithReferrals(t *testing.T) {
