@@ -39,7 +39,7 @@ const (
 	KindNode       Kind = 8  // Node, Region, Record
 	KindRegion     Kind = 9  // Region
 	KindDemand     Kind = 10 // Region has new pending replicas
-	KindReplica    Kind = 11 // Root in Region, reported by Node
+	KindReplica    Kind = 11 // Root is settled in Region by Node's report; Deleted: is owed again
 	KindBlob       Kind = 12 // Repo, Digest: unlinked
 )
 

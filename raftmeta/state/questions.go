@@ -429,18 +429,24 @@ func (q ListNodes) Answer(v *View) (a []meta.Node, _ error) {
 	if err != nil {
 		return nil, err
 	}
+	bytes := 0
 	for id, err := range ids {
 		if err != nil {
 			return nil, err
 		}
-		n, err := findNode(v, id)
+		b, err := v.get(keyNode(id))
+		if err != nil {
+			return nil, err
+		}
+		n, err := decode[meta.Node](keyNode(id), b)
 		if err != nil {
 			return nil, err
 		}
 		if q.Role != "" && n.Role != q.Role {
 			continue
 		}
-		if a = append(a, *n); len(a) == limit {
+		a = append(a, *n)
+		if bytes += len(b); len(a) == limit || bytes > pageBytes {
 			break
 		}
 	}
