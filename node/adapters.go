@@ -3,9 +3,11 @@ package node
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/shoal-registry/shoal/dht"
+	"github.com/shoal-registry/shoal/dht/host"
 	"github.com/shoal-registry/shoal/raftmeta"
 	"github.com/shoal-registry/shoal/raftmeta/feed"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
@@ -41,6 +43,22 @@ func (f finder) Join(ctx context.Context, want swarm.Want) (swarm.Introduction, 
 		Map: in.Map, Inline: in.Inline, Grant: in.Grant, GrantExpires: in.GrantExpires,
 		Peers: peers, Again: in.Again,
 	}, nil
+}
+
+// gateways is the forwarder's roster: the swarm host's, which follows the feed and is
+// there, after a restart too, while no server answers.
+type gateways struct{ host *host.Host }
+
+func (r gateways) Servers(context.Context) ([]meta.Node, error) {
+	return r.host.Nodes("", meta.RoleServer), nil
+}
+
+func (r gateways) Node(_ context.Context, id meta.NodeID) (meta.Node, error) {
+	n, ok := r.host.Node(id)
+	if !ok {
+		return meta.Node{}, fmt.Errorf("node %s: %w", id, meta.ErrNotFound)
+	}
+	return n, nil
 }
 
 // self is a node as its swarm peers see it.

@@ -246,6 +246,11 @@ func (n *Node) keep(change func(*identity)) error {
 	return id.save(n.cfg.Data)
 }
 
+// keepReply keeps what a renewal says.
+func (n *Node) keepReply(reply join.Reply) error {
+	return n.keep(func(id *identity) { id.Chain, id.Node, id.Servers = reply.Chain, reply.Node, reply.Servers })
+}
+
 // trusted opens root and credential from the identity.
 func (n *Node) trusted() (err error) {
 	if n.root, err = trust.ParseRoot(n.id.Root); err != nil {
@@ -286,7 +291,7 @@ func (n *Node) renew(record func() meta.Node) func(context.Context) ([][]byte, e
 				failed = errors.Join(failed, err)
 				continue
 			}
-			return reply.Chain, n.keep(func(id *identity) { id.Chain, id.Node, id.Servers = reply.Chain, reply.Node, reply.Servers })
+			return reply.Chain, n.keepReply(reply)
 		}
 		return nil, errors.Join(&meta.UnavailableError{Reason: "no_server", RetryAfter: 10 * time.Second}, failed)
 	}
@@ -300,8 +305,7 @@ func (n *Node) reissue(server *join.Server, record func() meta.Node) func(contex
 		if err != nil {
 			return nil, err
 		}
-		_, err = n.adopt(reply)
-		return reply.Chain, err
+		return reply.Chain, n.keepReply(reply)
 	}
 }
 

@@ -397,7 +397,7 @@ func (f *fetches) run(ctx context.Context, ensure func(context.Context, meta.Blo
 // forwarder sends requests on to other nodes' gateways.
 func (n *Node) forwarder() (*forward.Forwarder, error) {
 	f, err := forward.New(forward.Config{
-		Self: n.ID(), Region: n.id.Node.Region, Roster: access.Records{Asker: n.metadata},
+		Self: n.ID(), Region: n.id.Node.Region, Roster: gateways{n.swarmHost},
 		TLS: trust.ClientTLS(n.cred), Identify: n.identify, Log: n.log,
 	})
 	if err == nil {
