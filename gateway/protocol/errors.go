@@ -115,10 +115,16 @@ func Fail(h http.Header, err error) int {
 }
 
 // Message returns what a client may read of err. Of an internal error that is
-// only that it was one: the sentence is in the log under the request id.
+// only that it was one: the sentence is in the log under the request id. What is
+// unavailable leaves out the causes joined to it, which name the nodes that were
+// asked.
 func Message(err error) string {
-	if Status(err) == http.StatusInternalServerError {
+	switch Status(err) {
+	case http.StatusInternalServerError:
 		return "internal error, the server's log has more under the request id"
+	case http.StatusServiceUnavailable:
+		sentence, _, _ := strings.Cut(err.Error(), "\n")
+		return sentence
 	}
 	return err.Error()
 }

@@ -243,6 +243,10 @@ func TestStatusAndFail(t *testing.T) {
 			t.Errorf("%v: headers of the answer stayed", test.err)
 		}
 	}
+	asked := errors.Join(&meta.UnavailableError{Reason: "no_server"}, errors.New("dial tcp 10.0.0.7:5000: connection refused"))
+	if got := Message(fmt.Errorf("resolve acme/app: %w", asked)); strings.Contains(got, "10.0.0.7") || !strings.Contains(got, "no_server") {
+		t.Errorf("unavailable: %q", got)
+	}
 	if got := Message(errors.New("a secret path")); strings.Contains(got, "secret") {
 		t.Errorf("internal error shown: %s", got)
 	}
