@@ -461,7 +461,12 @@ func (c *Core) peerDown(p *peer) {
 		return
 	}
 	p.state = known
-	p.backoff = min(max(2*p.backoff, 250*time.Millisecond), 15*time.Second)
+	// A server that is missed is worth asking more often than one of many agents.
+	most := 15 * time.Second
+	if p.server {
+		most = 2 * time.Second
+	}
+	p.backoff = min(max(2*p.backoff, 250*time.Millisecond), most)
 	p.retryAt = c.now + p.backoff
 	if len(c.waiting) > 4*c.cfg.Members {
 		c.forget(c.waiting[0])
