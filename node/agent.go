@@ -51,7 +51,7 @@ func (n *Node) buildAgent(ctx context.Context) error {
 		return nil
 	})
 	mirror, err := raftmeta.OpenMirror(raftmeta.MirrorConfig{
-		Dir: filepath.Join(n.cfg.Data, "mirror"), Region: me.Region, Log: log,
+		Dir: filepath.Join(n.cfg.Data, "mirror"), Region: me.Region, Log: log, Metrics: n.metrics,
 		Upstream: remote.NewClient(remote.Config{
 			HTTP: &http.Client{Transport: transport}, Servers: func() []string { return n.serverURLs(me.Region) },
 		}),

@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -187,17 +188,27 @@ func (c *Cluster) region(i int) meta.RegionName {
 }
 
 // freePorts hands out distinct free TCP ports; it keeps them taken until
-// released, so that no two are the same.
+// released, so that no two are the same. They lie below the range from which the
+// kernel takes the ports of outgoing connections, so that they are still free
+// when the cluster comes back.
 type freePorts []net.Listener
 
+const (
+	firstPort = 10_000
+	lastPort  = 32_767 // Linux's default range of outgoing connections begins above
+)
+
 func (f *freePorts) next() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+	var err error
+	for range 100 {
+		var l net.Listener
+		port := strconv.Itoa(firstPort + rand.IntN(lastPort-firstPort+1))
+		if l, err = net.Listen("tcp", net.JoinHostPort("127.0.0.1", port)); err == nil {
+			*f = append(*f, l)
+			return port, nil
+		}
 	}
-	*f = append(*f, l)
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	return port, err
+	return "", fmt.Errorf("no free port between %d and %d: %w", firstPort, lastPort, err)
 }
 
 func (f *freePorts) release() {
