@@ -406,13 +406,7 @@ func (r *replicated) Applied() uint64 {
 }
 
 // Flush implements consensus.Machine.
-func (r *replicated) Flush() error {
-	c, err := r.machine.Snapshot()
-	if err != nil {
-		return err
-	}
-	return c.Close()
-}
+func (r *replicated) Flush() error { return r.machine.Flush() }
 
 // Freeze implements consensus.Machine.
 func (r *replicated) Freeze() (consensus.Frozen, error) {
@@ -420,13 +414,8 @@ func (r *replicated) Freeze() (consensus.Frozen, error) {
 	if err != nil {
 		return nil, err
 	}
-	return frozen{c}, nil
+	return c, nil
 }
-
-type frozen struct{ *state.Checkpoint }
-
-// Size implements consensus.Frozen. The stream's length is known by writing it.
-func (f frozen) Size() (int64, error) { return f.WriteTo(io.Discard) }
 
 // Restore implements consensus.Machine.
 func (r *replicated) Restore(stream io.Reader) error {
