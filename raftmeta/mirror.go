@@ -480,7 +480,7 @@ func (m *Mirror) evicted(key string, a *answer) {
 // that a read of known content needs.
 func lasting(question any) bool {
 	switch question.(type) {
-	case state.Resolve, state.GetVersion, state.GetBlob, state.GetRepository:
+	case state.Resolve, state.GetVersion, state.GetBlob, state.GetRepository, state.GetCluster:
 		return true
 	}
 	return false

@@ -181,7 +181,7 @@ func (h *Host) options(key crypto.PrivKey, m *metrics) ([]libp2p.Option, error) 
 		libp2p.ConnectionGater(&gate{h.roster, m}),
 		libp2p.ResourceManager(resources),
 		libp2p.ConnectionManager(connections),
-		libp2p.DialRanker(rankDials),
+		libp2p.SwarmOpts(swarm.WithDialRanker(rankDials)),
 		libp2p.WithDialTimeout(dialTimeout),
 		libp2p.AddrsFactory(h.advertise),
 		libp2p.DisableRelay(),

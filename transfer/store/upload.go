@@ -406,10 +406,8 @@ func (s *session) resumeChecked(ctx context.Context, st *sessionState) error {
 // rewind takes back what came after offset, from memory and disk. Caller holds busy.
 func (s *session) rewind(offset int64, hasher []byte) error {
 	chunks, _ := s.build.Finished()
-	for end := s.build.Size(); len(chunks) > 0; chunks = chunks[:len(chunks)-1] {
-		if end = chunkEnd(chunks); end <= offset {
-			break
-		}
+	for len(chunks) > 0 && chunkEnd(chunks) > offset {
+		chunks = chunks[:len(chunks)-1]
 	}
 	build, err := chunk.Resume(chunks)
 	if err != nil {
