@@ -96,7 +96,6 @@ func server(c *swarm.Config)             { c.Self.Server = true }
 func region(name meta.RegionName) settle { return func(c *swarm.Config) { c.Self.Region = name } }
 func limits(l swarm.Limits) settle       { return func(c *swarm.Config) { c.Limits = l } }
 func holding(s store.Store) settle       { return func(c *swarm.Config) { c.Store = s } }
-func finding(f swarm.Finder) settle      { return func(c *swarm.Config) { c.Finder = f } }
 func (w *town) add(with ...settle) *node { w.t.Helper(); return w.addOn(newHost(w.t), with...) }
 func (w *town) logs() *slog.Logger {
 	if os.Getenv("SWARM_LOG") == "" {
