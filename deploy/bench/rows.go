@@ -51,10 +51,16 @@ func (b *bench) nextSeed() uint64 {
 }
 
 // turns lets the subjects take turns at work, b.repeat times each, and adds a sample
-// of work's value for each to the row.
-func (b *bench) turns(ctx context.Context, row *Row, work func(ctx context.Context, s *subject, turn int) (value float64, err error)) error {
+// of work's value for each to the row. prepare, when not nil, runs before each turn of
+// all and is not measured.
+func (b *bench) turns(ctx context.Context, row *Row, prepare func(turn int) error, work func(ctx context.Context, s *subject, turn int) (value float64, err error)) error {
 	row.Place = b.place
 	for turn := range b.repeat {
+		if prepare != nil {
+			if err := prepare(turn); err != nil {
+				return err
+			}
+		}
 		// The order changes, so that nobody always follows the other.
 		order := slices.Clone(b.subjects)
 		if turn%2 == 1 {
@@ -89,33 +95,29 @@ func pushPull(ctx context.Context, b *bench) ([]Row, error) {
 	reference := func(s *subject, turn int) string {
 		return fmt.Sprintf("%s/bench/large/image:%d-%d", s.address, turn, b.repeat)
 	}
-	made := -1
-	if err := b.turns(ctx, &push, func(ctx context.Context, s *subject, turn int) (float64, error) {
-		if made != turn {
-			if err := os.RemoveAll(layout); err != nil {
-				return 0, err
-			}
-			img, err := image.Make(b.nextSeed(), layers, bytes)
-			if err != nil {
-				return 0, err
-			}
-			if err := img.WriteLayout(layout, "bench"); err != nil {
-				return 0, err
-			}
-			made = turn
+	prepare := func(int) error {
+		if err := os.RemoveAll(layout); err != nil {
+			return err
 		}
+		img, err := image.Make(b.nextSeed(), layers, bytes)
+		if err != nil {
+			return err
+		}
+		return img.WriteLayout(layout, "bench")
+	}
+	if err := b.turns(ctx, &push, prepare, func(ctx context.Context, s *subject, turn int) (float64, error) {
 		start := time.Now()
-		_, err := proc.Run(ctx, nil, b.bins.crane, nil, "push", "--insecure", layout, reference(s, turn))
+		_, err := proc.Run(ctx, nil, b.bins.crane, nil, "push", layout, reference(s, turn))
 		return mib / time.Since(start).Seconds(), err
 	}); err != nil {
 		return nil, err
 	}
-	err = b.turns(ctx, &pull, func(ctx context.Context, s *subject, turn int) (float64, error) {
+	err = b.turns(ctx, &pull, nil, func(ctx context.Context, s *subject, turn int) (float64, error) {
 		if err := os.RemoveAll(out); err != nil {
 			return 0, err
 		}
 		start := time.Now()
-		_, err := proc.Run(ctx, nil, b.bins.crane, nil, "pull", "--insecure", "--format", "oci", reference(s, turn), out)
+		_, err := proc.Run(ctx, nil, b.bins.crane, nil, "pull", "--format", "oci", reference(s, turn), out)
 		return mib / time.Since(start).Seconds(), err
 	})
 	return []Row{push, pull}, err
@@ -136,7 +138,7 @@ func manifestGet(ctx context.Context, b *bench) ([]Row, error) {
 			return nil, fmt.Errorf("%s: %w", s.name, err)
 		}
 	}
-	err = b.turns(ctx, &rate, func(ctx context.Context, s *subject, _ int) (float64, error) {
+	err = b.turns(ctx, &rate, nil, func(ctx context.Context, s *subject, _ int) (float64, error) {
 		start := time.Now()
 		err := getLoad(ctx, s.address, "/v2/bench/get/image/manifests/1", clients, total, len(img.Manifest))
 		return float64(total) / time.Since(start).Seconds(), err
@@ -158,14 +160,16 @@ func tinyImages(ctx context.Context, b *bench) ([]Row, error) {
 	const clients = 8
 	count := b.scaled(1000, clients)
 	row := Row{Name: fmt.Sprintf("%d tiny images into one repository, %d clients", count, clients), Unit: "images/s"}
-	err := b.turns(ctx, &row, func(ctx context.Context, s *subject, turn int) (float64, error) {
-		images := make([]*image.Image, count)
+	images := make([]*image.Image, count)
+	prepare := func(int) (err error) {
 		for i := range images {
-			var err error
 			if images[i], err = image.Make(b.nextSeed(), 1, 1024); err != nil {
-				return 0, err
+				return err
 			}
 		}
+		return nil
+	}
+	err := b.turns(ctx, &row, prepare, func(ctx context.Context, s *subject, turn int) (float64, error) {
 		start := time.Now()
 		err := parallel(ctx, clients, count, func(ctx context.Context, i int) error {
 			return s.client.Push(ctx, "bench/tiny/image", fmt.Sprintf("%d-%d", turn, i), images[i])
@@ -187,7 +191,7 @@ func tagsList(ctx context.Context, b *bench) ([]Row, error) {
 		return nil, err
 	}
 	repository := func(turn int) string { return fmt.Sprintf("bench/tags/image-%d", turn) }
-	if err := b.turns(ctx, &tagging, func(ctx context.Context, s *subject, turn int) (float64, error) {
+	if err := b.turns(ctx, &tagging, nil, func(ctx context.Context, s *subject, turn int) (float64, error) {
 		if err := s.client.Push(ctx, repository(turn), "0", img); err != nil {
 			return 0, err
 		}
@@ -209,10 +213,10 @@ func tagsList(ctx context.Context, b *bench) ([]Row, error) {
 			return float64(time.Since(start).Microseconds()) / 1000, err
 		}
 	}
-	if err := b.turns(ctx, &full, list(fmt.Sprintf("/v2/%s/tags/list", repository(0)))); err != nil {
+	if err := b.turns(ctx, &full, nil, list(fmt.Sprintf("/v2/%s/tags/list", repository(0)))); err != nil {
 		return nil, err
 	}
-	err = b.turns(ctx, &pages, list(fmt.Sprintf("/v2/%s/tags/list?n=%d", repository(0), page)))
+	err = b.turns(ctx, &pages, nil, list(fmt.Sprintf("/v2/%s/tags/list?n=%d", repository(0), page)))
 	return []Row{tagging, full, pages}, err
 }
 

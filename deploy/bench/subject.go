@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -60,13 +61,12 @@ func (b *bench) close() {
 
 func (b *bench) startShoal(ctx context.Context) (*subject, error) {
 	data := filepath.Join(b.dir, "shoal")
-	address := proc.LoopbackHost() + ":" + proc.GatewayPort
 	process, err := proc.Start(proc.Spec{Name: "shoal", Path: b.bins.shoal, Log: filepath.Join(b.dir, "shoal.log"),
-		Args: []string{"dev", "--data", data, "--gateway", address}, Env: []string{"HOME=" + b.dir}})
+		Args: []string{"dev", "--data", data, "--gateway", "127.0.0.1:0"}, Env: []string{"HOME=" + b.dir}})
 	if err != nil {
 		return nil, err
 	}
-	s := &subject{name: "shoal", address: address, process: process}
+	s := &subject{name: "shoal", process: process}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	return s, proc.Await(ctx, "shoal to be ready", func(ctx context.Context) error {
@@ -77,8 +77,21 @@ func (b *bench) startShoal(ctx context.Context) (*subject, error) {
 		if len(dev.Servers) == 0 {
 			return errors.New("dev.json lists no server")
 		}
+		s.address = proc.Address(dev.Servers[0].Gateway)
 		return proc.Ready(ctx, http.DefaultClient, dev.Servers[0].Ops)
 	}, process)
+}
+
+// freeAddress returns an address of 127.0.0.1 that was free a moment ago; the registry
+// cannot tell which port it was given. It has to be this address: crane speaks plain
+// HTTP to 127.0.0.1 alone, and over TLS, which only shoal offers, it would measure
+// something else.
+func freeAddress() (string, error) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	return listener.Addr().String(), listener.Close()
 }
 
 // distributionConfig is the registry's own example, less what a benchmark must not
@@ -94,7 +107,10 @@ http: {addr: %s, secret: bench}
 `
 
 func (b *bench) startDistribution(ctx context.Context) (*subject, error) {
-	address := proc.LoopbackHost() + ":" + proc.GatewayPort
+	address, err := freeAddress()
+	if err != nil {
+		return nil, err
+	}
 	config := filepath.Join(b.dir, "distribution.yml")
 	text := fmt.Sprintf(distributionConfig, filepath.Join(b.dir, "distribution"), address)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
