@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"sync"
-	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,9 +16,11 @@ import (
 // filter reads the group from the second byte of the source address 10.<group>.x.y.
 type foreign struct {
 	file  *os.File
-	total atomic.Int64
 	ended sync.WaitGroup
 	err   error // written before ended, read after
+
+	mu    sync.Mutex
+	total int64 // bytes taken from the socket
 }
 
 // countForeign starts to count in the namespace of the calling thread.
@@ -71,34 +72,43 @@ func (f *foreign) run() {
 		f.err = err
 		return
 	}
-	var buffer [1]byte // what is in the packets does not matter
-	f.err = raw.Read(func(fd uintptr) bool {
-		for {
-			// MSG_TRUNC returns the packet's own length, however little of it was kept.
-			n, _, err := unix.Recvfrom(int(fd), buffer[:], unix.MSG_TRUNC)
-			switch {
-			case err == nil:
-				f.total.Add(int64(n))
-			case errors.Is(err, unix.EINTR):
-			default:
-				return !errors.Is(err, unix.EAGAIN)
-			}
-		}
-	})
+	f.err = raw.Read(func(fd uintptr) bool { return !errors.Is(f.drain(fd), unix.EAGAIN) })
 }
 
-// bytes returns the count so far; an error when packets were lost on the way to it.
+// drain counts what waits in the socket; its error is unix.EAGAIN when that is all.
+func (f *foreign) drain(fd uintptr) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var buffer [1]byte // what is in the packets does not matter
+	for {
+		// MSG_TRUNC returns the packet's own length, however little of it was kept.
+		n, _, err := unix.Recvfrom(int(fd), buffer[:], unix.MSG_TRUNC)
+		switch {
+		case err == nil:
+			f.total += int64(n)
+		case !errors.Is(err, unix.EINTR):
+			return err
+		}
+	}
+}
+
+// bytes returns the count of all that has come; an error when packets were lost on
+// the way to it.
 func (f *foreign) bytes() (int64, error) {
 	raw, err := f.file.SyscallConn()
 	if err != nil {
 		return 0, err
 	}
 	var stats *unix.TpacketStats
-	var statsErr error
+	var statsErr, drained error
 	if err := raw.Control(func(fd uintptr) {
+		drained = f.drain(fd)
 		stats, statsErr = unix.GetsockoptTpacketStats(int(fd), unix.SOL_PACKET, unix.PACKET_STATISTICS)
 	}); err != nil {
 		return 0, err
+	}
+	if !errors.Is(drained, unix.EAGAIN) {
+		return 0, fmt.Errorf("packet socket: %w", drained)
 	}
 	if statsErr != nil {
 		return 0, fmt.Errorf("packet socket: %w", statsErr)
@@ -106,7 +116,9 @@ func (f *foreign) bytes() (int64, error) {
 	if stats.Drops > 0 {
 		return 0, fmt.Errorf("packet socket lost %d packets: the count is too low", stats.Drops)
 	}
-	return f.total.Load(), nil
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.total, nil
 }
 
 func (f *foreign) close() {
