@@ -10,9 +10,19 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
+// routine holds the warnings and errors that belong to normal life: a lone or new
+// server's first election, a follower that is sent what it lacks, a pooled stream
+// that was closed. Who leads, and who cannot be reached, is logged elsewhere.
+var routine = map[string]bool{
+	"heartbeat timeout reached, starting election": true,
+	"failed to get previous log":                   true,
+	"appendEntries rejected, sending older logs":   true,
+	"failed to decode incoming command":            true,
+}
+
 // raftLogger lets hashicorp's libraries write to slog. Their errors and warnings
-// keep their level; what they call information is chatter to an operator and
-// becomes debug.
+// keep their level, but for the routine ones; what they call information is chatter
+// to an operator and becomes debug.
 type raftLogger struct {
 	log  *slog.Logger
 	name string
@@ -28,10 +38,11 @@ func newRaftLogger(log *slog.Logger, name string) *raftLogger {
 // Log implements hclog.Logger.
 func (l *raftLogger) Log(level hclog.Level, msg string, args ...any) {
 	to := slog.LevelDebug
-	switch level {
-	case hclog.Error:
+	switch {
+	case routine[msg]:
+	case level == hclog.Error:
 		to = slog.LevelError
-	case hclog.Warn:
+	case level == hclog.Warn:
 		to = slog.LevelWarn
 	}
 	if !l.log.Enabled(context.Background(), to) {
