@@ -207,7 +207,15 @@ type reporter struct {
 	self meta.NodeID
 }
 
+// Report halves what is too large for a command: a report repeated changes nothing.
 func (r reporter) Report(ctx context.Context, replicas []meta.Replica) error {
 	_, err := r.doer.Do(ctx, state.Origin{Principal: "node:" + string(r.self)}, state.ReportReplicas{Replicas: replicas})
-	return err
+	half := len(replicas) / 2
+	if half == 0 || !errors.Is(err, meta.ErrTooLarge) {
+		return err
+	}
+	if err := r.Report(ctx, replicas[:half]); err != nil {
+		return err
+	}
+	return r.Report(ctx, replicas[half:])
 }
