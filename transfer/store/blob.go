@@ -812,9 +812,6 @@ func (h *handle) write(ctx context.Context, i int, b []byte) error {
 			return err
 		}
 		e.d.hot.putCopy(e.root, i, b)
-		if err := e.mark(i, true); err != nil && !errors.Is(err, errUnchanged) {
-			return err
-		}
 	}
 	if e.isFull() {
 		return e.finish()
@@ -822,14 +819,21 @@ func (h *handle) write(ctx context.Context, i int, b []byte) error {
 	return nil
 }
 
-// writeDisk writes checked bytes; done says that there is nothing left to note.
+// writeDisk writes and marks checked bytes; done says that the blob is complete or gone.
 func (e *entry) writeDisk(i int, b []byte, m *chunk.Map) (done bool, err error) {
 	e.mu.RLock()
 	state, f := e.state, e.file
 	if f != nil && state == partial {
-		defer e.mu.RUnlock() // the file must not be swapped meanwhile
-		_, err = f.WriteAt(b, m.StoredOffset(i))
-		return false, diskError("write blob", err)
+		// File and bitmap must not be swapped meanwhile: a mark in the bitmap of a blob
+		// that was removed and created again would vouch for bytes that are not in it.
+		defer e.mu.RUnlock()
+		if _, err = f.WriteAt(b, m.StoredOffset(i)); err != nil {
+			return false, diskError("write blob", err)
+		}
+		if err = e.mark(i, true); errors.Is(err, errUnchanged) {
+			err = nil
+		}
+		return false, err
 	}
 	e.mu.RUnlock()
 	switch {

@@ -996,3 +996,41 @@ func TestMetrics(t *testing.T) {
 		must(t, d.Close())
 	}
 }
+
+// What is marked as here is here, also of a blob that is removed and created again
+// while it is written. Before the mark was set under the lock of the file, one round
+// in some thousands failed.
+func TestRemoveWhileWriting(t *testing.T) {
+	d := testDisk(t, DiskConfig{})
+	content := random(8*chunk.MinBytes, 1)
+	m := chunk.Of(content)
+	for round := range 300 {
+		b, err := d.Create(t.Context(), m)
+		must(t, err)
+		var group sync.WaitGroup
+		for i := range m.Len() - 1 {
+			group.Go(func() {
+				// Between Remove and Create there is nothing to write to.
+				_ = b.WriteChunk(t.Context(), i, content[m.StoredOffset(i):][:m.Chunks[i].Stored])
+			})
+		}
+		group.Go(func() {
+			err := d.Remove(t.Context(), m.Root())
+			again, createErr := d.Create(t.Context(), m)
+			if err = errors.Join(err, createErr); err == nil {
+				err = again.Close()
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		})
+		group.Wait()
+		must(t, b.Close())
+		bad, err := d.Verify(t.Context(), m.Root())
+		must(t, err)
+		if bad > 0 {
+			t.Fatalf("round %d: %d chunks are marked and not here", round, bad)
+		}
+		must(t, d.Remove(t.Context(), m.Root()))
+	}
+}
