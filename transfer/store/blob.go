@@ -426,8 +426,8 @@ func (d *Disk) syncDir(dir string) error {
 	if !d.cfg.Fsync {
 		return nil
 	}
-	if d.observe != nil {
-		d.observe("directory")
+	if d.cfg.observe != nil {
+		d.cfg.observe("directory")
 	}
 	start := time.Now()
 	err := d.syncs.sync(dir)
@@ -440,8 +440,8 @@ func (d *Disk) syncFile(f *os.File) error {
 	if !d.cfg.Fsync {
 		return nil
 	}
-	if d.observe != nil {
-		d.observe("file")
+	if d.cfg.observe != nil {
+		d.cfg.observe("file")
 	}
 	start := time.Now()
 	err := fdatasync(f)

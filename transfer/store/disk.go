@@ -49,6 +49,8 @@ type DiskConfig struct {
 	// Log is silent when nil, Metrics unregistered when nil.
 	Log     *slog.Logger
 	Metrics prometheus.Registerer
+
+	observe func(what string) // a test's, told before each sync
 }
 
 const (
@@ -90,8 +92,6 @@ type Disk struct {
 	evicting  sync.Mutex
 	evictWake chan struct{}
 	pipelines chan struct{}
-	// observe is told before each sync of a commit; tests set it.
-	observe func(what string)
 
 	mu       sync.Mutex
 	closed   bool
@@ -220,6 +220,15 @@ func (d *Disk) readMark() error {
 	// With the same boot id the kernel lives: even a killed process has written what
 	// it has written.
 	d.crashed, d.restarted = now.Crashed.Std(), now.Restarted.Std()
+	if !last.Clean {
+		// A process that is killed between the name of a blob and its sync leaves a
+		// whole blob that the next commit of the same content relies on.
+		for i := range 256 {
+			if err := d.syncDir(d.path(blobsDir, fmt.Sprintf("%02x", i))); err != nil {
+				return err
+			}
+		}
+	}
 	if last.Clean && last.Counted {
 		d.used.Store(last.UsedBytes)
 		d.counted.Store(true)

@@ -101,7 +101,7 @@ func TestCommitSyncs(t *testing.T) {
 		content := random(c.size, 1)
 		path := d.files(chunk.Of(content).Root()).whole
 		var got []string
-		d.observe = func(what string) {
+		d.cfg.observe = func(what string) {
 			got = append(got, what)
 			if _, err := os.Stat(path); (err == nil) != (what == "directory") {
 				t.Errorf("%d bytes: at the sync of the %s: the name is there: %v", c.size, what, err == nil)
@@ -130,7 +130,7 @@ func TestFillSyncs(t *testing.T) {
 	}
 	defer b.Close()
 	var got []string
-	d.observe = func(what string) {
+	d.cfg.observe = func(what string) {
 		got = append(got, what)
 		if _, err := os.Stat(d.files(m.Root()).whole); (err == nil) != (what == "directory") {
 			t.Errorf("at the sync of the %s: the name is there: %v", what, err == nil)
@@ -994,6 +994,35 @@ func TestMetrics(t *testing.T) {
 			t.Error(err)
 		}
 		must(t, d.Close())
+	}
+}
+
+// A process killed between the name of a blob and the sync of its directory leaves a
+// blob that a later commit of the same content finds, and acknowledges: it must be
+// durable by then.
+func TestOpenSyncsWhatAKillLeft(t *testing.T) {
+	dir := t.TempDir()
+	synced := 0
+	reopen := func() {
+		d, err := OpenDisk(DiskConfig{Dir: dir, Fsync: true, Reserve: -1, observe: func(string) { synced++ }})
+		must(t, err)
+		must(t, d.Close())
+	}
+	if reopen(); synced != 0 {
+		t.Errorf("%d syncs of a new store", synced)
+	}
+	if reopen(); synced != 0 {
+		t.Errorf("%d syncs after a clean end", synced)
+	}
+	path := filepath.Join(dir, markFile)
+	b, err := os.ReadFile(path)
+	must(t, err)
+	var m mark
+	must(t, codec.Unmarshal(b, &m))
+	m.Clean = false
+	must(t, os.WriteFile(path, codec.Encode(m), 0o640))
+	if reopen(); synced != 256 {
+		t.Errorf("%d of 256 directories are synced after a kill", synced)
 	}
 }
 
