@@ -117,7 +117,11 @@ func parseDigest(s string) (digest.Digest, error) {
 // splitName parts a name as it is written in `from=` and `last=`.
 func splitName(name string) (repo meta.RepoRef, image string, err error) {
 	tenant, rest, _ := strings.Cut(name, "/")
-	repository, image, _ := strings.Cut(rest, "/")
+	repository, image, parted := strings.Cut(rest, "/")
 	repo = meta.RepoRef{Tenant: meta.TenantName(tenant), Name: repository}
+	if parted && image == "" {
+		return repo, image, &problem{code: codeNameInvalid, status: http.StatusBadRequest,
+			err: fmt.Errorf("name %q ends in a slash: %w", name, meta.ErrInvalid)}
+	}
 	return repo, image, checkName(repo, image)
 }
