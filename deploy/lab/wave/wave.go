@@ -19,8 +19,8 @@ import (
 // One client a host streams manifest, layers and config from its agent and checks
 // sha256 of each. An error is a lab that did not run; a host that got wrong bytes or
 // none is in the report.
-func (c *Cluster) Wave(ctx context.Context) (Report, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, c.plan.Timeout, fmt.Errorf("the wave took more than %v", c.plan.Timeout))
+func (c *Cluster) Wave(outer context.Context) (Report, error) {
+	ctx, cancel := context.WithTimeoutCause(outer, c.plan.Timeout, fmt.Errorf("the wave took more than %v", c.plan.Timeout))
 	defer cancel()
 	name := fmt.Sprintf("%s/image-%d", Repository, c.plan.Seed)
 	img, err := image.Make(c.plan.Seed<<1, c.plan.Layers, c.plan.Bytes)
@@ -87,6 +87,9 @@ func (c *Cluster) Wave(ctx context.Context) (Report, error) {
 	<-pulled
 	r.ElapsedSec = time.Since(start).Seconds()
 	r.LoadAfter = loadAverage()
+	if outer.Err() != nil {
+		return r, context.Cause(outer) // an interrupted wave says nothing about the swarm
+	}
 
 	for i, m := range members {
 		after, err := m.Host.Traffic()
