@@ -478,7 +478,7 @@ func (m *membership) others(p *member, info Peer, limit int) []wire.Peer {
 func (m *membership) exchange() {
 	m.pexDue, m.pexAt = false, time.Now()
 	for _, p := range m.members {
-		if p.channel == 0 || !p.allowed {
+		if p.channel == 0 || !m.entitled(p) {
 			continue
 		}
 		if peers := m.others(p, p.info, pexPeers); len(peers) > 0 {

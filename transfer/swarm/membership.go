@@ -686,23 +686,37 @@ func (m *membership) sent(e core.Effect, ok bool) {
 	m.step(core.Event{Kind: core.Sent, Peer: e.Peer, Request: e.Request, Chunk: e.Chunk, OK: ok})
 }
 
-// mayRead reports whether p's grant holds; one that has ended also ends the
-// membership of p until it joins with a new one.
-func (m *membership) mayRead(p *member) bool {
+// entitled reports whether p's grant holds.
+func (m *membership) entitled(p *member) bool {
 	if time.Since(p.checked) >= checkEvery {
 		p.checked = time.Now()
 		p.allowed = m.s.allowed(p.grant, p.id, m.root)
 	}
-	if !p.allowed && p.channel != 0 {
+	return p.allowed
+}
+
+// mayRead is entitled of a peer that asks; a grant that has ended also ends the
+// membership of p until it joins with a new one.
+func (m *membership) mayRead(p *member) bool {
+	if m.entitled(p) {
+		return true
+	}
+	if p.channel != 0 {
 		m.s.metrics.refused.Inc()
 		m.send(p, wire.Message{Leave: &wire.Leave{Channel: p.channel, Reason: "unknown", From: m.channel}})
 		m.gone(p)
 	}
-	return p.allowed
+	return false
 }
 
-// announce tells the members what has come since the last time.
+// announce tells the members what has come since the last time. Whose grant has
+// ended is told no more until it brings a new one.
 func (m *membership) announce() {
+	for _, p := range m.members {
+		if p.told >= 0 && !p.vouched && !m.entitled(p) {
+			p.told = -1
+		}
+	}
 	for len(m.fresh) > 0 {
 		batch := m.fresh[:min(len(m.fresh), wire.MaxBatch)]
 		m.fresh = m.fresh[len(batch):]

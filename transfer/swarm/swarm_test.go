@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 	"sync"
@@ -673,6 +674,54 @@ func TestAnExpiredGrantEndsTheService(t *testing.T) {
 	}
 	if m.Leave.Channel != 9 {
 		t.Errorf("the leave is %+v", m.Leave)
+	}
+}
+
+// Whose right has ended hears of no more peers and no more chunks, also when it asks
+// for nothing and is not looked at for that.
+func TestWithAnExpiredGrantNothingIsTold(t *testing.T) {
+	w := newTown(t)
+	step := make(chan struct{})
+	g := &gate{Store: store.NewMemory(), read: func(i int, b []byte) ([]byte, error) { <-step; return b, nil }}
+	seed := w.add(server, holding(g))
+	content := random(4 * chunk.MinBytes)
+	root := w.put(seed, content)
+	agent := w.add()
+	session, err := agent.Fetch(within(t), root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer session.Close()
+	if _, err := session.Blob(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	s, me := w.stranger(t, agent)
+	until := time.Now().Add(1200 * time.Millisecond)
+	grant := fmt.Appendf(nil, "%s %s %d", me.self.ID, root.Hex(), until.UnixNano())
+	s.say(wire.Message{Join: &wire.Join{Root: root, Channel: 9, Grant: grant}})
+	m := s.hear()
+	for m.Join == nil {
+		m = s.hear()
+	}
+	hear := func(until time.Time) (heard []wire.Message) {
+		_ = s.st.SetReadDeadline(until)
+		for {
+			m, err := wire.Read(s.r)
+			if err != nil {
+				return heard
+			}
+			if m.Ping == nil {
+				heard = append(heard, m)
+			}
+		}
+	}
+	hear(until.Add(time.Second)) // what it may know
+	close(step)
+	<-session.Done()
+	want(t, w.add(), root, content)
+	// Chunks are told of at once, peers every few seconds.
+	if heard := hear(time.Now().Add(6 * time.Second)); len(heard) > 0 {
+		t.Errorf("heard %+v", heard)
 	}
 }
 
