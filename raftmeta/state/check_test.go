@@ -91,7 +91,10 @@ func audit(v *View) error {
 				}
 				want[string(keyNamings(a.Repo, a.Package, a.Version).last(a.Name))] = true
 			case inLinks:
-				if !bytes.HasPrefix(value, []byte("sha256:")) {
+				if bytes.HasPrefix(value, []byte("sha256:")) {
+					_, name, _ := cutPart(rest[1:])
+					want[string(append(below(tenant, inMentions), name...).last(repo.Name))] = true
+				} else {
 					l, err := decode[linkRecord]([]byte(k), value)
 					if err != nil {
 						return err

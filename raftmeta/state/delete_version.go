@@ -7,7 +7,8 @@ import (
 )
 
 // DeleteVersion removes a version with its files and aliases, releases what it
-// claimed and leaves a tombstone: only the same digest comes back under the name.
+// claimed and leaves a tombstone: only the same digest with the same files comes
+// back under the name.
 //
 // Errors: meta.ErrNotFound.
 type DeleteVersion struct {
@@ -28,6 +29,24 @@ type grave struct {
 	DeletedBy string        `cbor:"2,keyasint,omitempty"`
 	DeletedAt meta.Time     `cbor:"3,keyasint,omitempty"`
 	Revision  uint64        `cbor:"4,keyasint,omitempty"`
+	// Files is filesSum of its files.
+	Files digest.CID `cbor:"5,keyasint,omitzero"`
+}
+
+// filesSum covers those files, which come by path, that the version's digest does not
+// name already; zero when there are none, as of all that is one document, and of a
+// version without a digest, which never comes back.
+func filesSum(version digest.Digest, files []meta.File) (sum digest.CID) {
+	var b key
+	for _, f := range files {
+		if version != "" && f.Digest != version {
+			b = b.part(f.Path).part(string(f.Digest))
+		}
+	}
+	if len(b) > 0 {
+		sum = digest.Sum(b)
+	}
+	return sum
 }
 
 func (c DeleteVersion) apply(t *tx) (any, error) {
@@ -35,6 +54,7 @@ func (c DeleteVersion) apply(t *tx) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	var files []meta.File
 	for p, err := range t.scan(within(keyFiles(c.Repo, c.Package, c.Version))) {
 		if err != nil {
 			return nil, err
@@ -47,6 +67,7 @@ func (c DeleteVersion) apply(t *tx) (any, error) {
 			return nil, err
 		}
 		t.del(p.key)
+		files = append(files, *f)
 	}
 	for ref, err := range references(t, v) {
 		if err == nil && !ref.Version {
@@ -77,7 +98,7 @@ func (c DeleteVersion) apply(t *tx) (any, error) {
 	}
 	t.del(keyVersion(c.Repo, c.Package, c.Version))
 	t.put(keyGrave(c.Repo, c.Package, c.Version), grave{
-		Digest: v.Digest, DeletedBy: t.origin.Principal, DeletedAt: t.now, Revision: t.index,
+		Digest: v.Digest, DeletedBy: t.origin.Principal, DeletedAt: t.now, Revision: t.index, Files: filesSum(v.Digest, files),
 	})
 	t.emit(feed.Change{Kind: feed.KindVersion, Repo: c.Repo, Package: c.Package, Name: c.Version, Deleted: true})
 

@@ -114,6 +114,7 @@ func (t *tx) link(repo meta.RepoRef, record *blobRecord) error {
 	d := record.Blob.Digest
 	if d512 := record.Blob.SHA512; d512 != "" {
 		t.set(keyLink(repo, d512), []byte(d))
+		t.mark(keyMentions(repo.Tenant, d512).last(repo.Name))
 	}
 	old, err := load[linkRecord](t, keyLink(repo, d))
 	if err != nil {
@@ -177,6 +178,7 @@ func (t *tx) unlink(repo meta.RepoRef, l *linkRecord) error {
 	t.del(keyLink(repo, d))
 	if record.Blob.SHA512 != "" {
 		t.del(keyLink(repo, record.Blob.SHA512))
+		t.del(keyMentions(repo.Tenant, record.Blob.SHA512).last(repo.Name))
 	}
 	t.del(upload{Since: l.Since, Repo: repo, Link: d}.key())
 	t.del(keyMentions(repo.Tenant, d).last(repo.Name))

@@ -3,6 +3,7 @@ package state
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/shoal-registry/shoal/raftmeta/feed"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
@@ -14,7 +15,7 @@ import (
 // aliases still move), and an open one gains files that it did not have. Result:
 // PublishResult.
 //
-// A deleted version comes back only with the very same digest. Who publishes and
+// A deleted version comes back only with the very same digest and files. Who publishes and
 // when come from the origin.
 //
 // Errors: meta.ErrNotFound for the repository; meta.ErrExists for other content
@@ -147,7 +148,7 @@ func (c Publish) apply(t *tx) (any, error) {
 	}
 	p := publication{tx: t, repo: repo, version: &v}
 	if old == nil {
-		err = p.checkGrave()
+		err = p.checkGrave(c.Files)
 	} else {
 		err = p.checkSame(old)
 	}
@@ -196,13 +197,14 @@ func (p *publication) refuse(kind error, format string, args ...any) error {
 }
 
 // checkGrave lets only the very same content come back under a deleted name.
-func (p *publication) checkGrave() error {
+func (p *publication) checkGrave(files []meta.File) error {
 	v := p.version
 	g, err := load[grave](p, keyGrave(v.Repo, v.Package, v.Name))
 	if err != nil || g == nil {
 		return err
 	}
-	if v.Digest == "" || v.Digest != g.Digest {
+	byPath := slices.SortedFunc(slices.Values(files), func(a, b meta.File) int { return strings.Compare(a.Path, b.Path) })
+	if v.Digest == "" || v.Digest != g.Digest || filesSum(v.Digest, byPath) != g.Files {
 		return p.refuse(meta.ErrExists, "the version was deleted and its name never takes other content; use a new one")
 	}
 	return nil

@@ -251,6 +251,32 @@ func TestDeleteVersionReleases(t *testing.T) {
 	check(b)
 }
 
+// The digest of a version vouches for its document only: under the path of another
+// file no other bytes come back either.
+func TestDeletedFilesComeBackTheSame(t *testing.T) {
+	b := newBench(t)
+	for _, content := range []string{"x", "y", "z"} {
+		b.must(link(content, "eu-1"))
+	}
+	with := func(files ...string) Publish {
+		p := image("m1")
+		for i := 0; i < len(files); i += 2 {
+			p.Files = append(p.Files, meta.File{Path: files[i], Digest: blob(files[i+1]).Digest})
+		}
+		return p
+	}
+	gone := DeleteVersion{Repo: appRef, Package: "api", Version: with().Version.Name}
+	b.must(with("a", "x", "b", "y"))
+	b.must(gone)
+	b.refuse(with("a", "z", "b", "y"), meta.ErrExists, "deleted")
+	b.refuse(with("a", "x"), meta.ErrExists, "deleted")
+	b.refuse(with(), meta.ErrExists, "deleted")
+	b.must(with("b", "y", "a", "x"))
+	b.must(gone)
+	b.refuse(with("a", "y", "b", "x"), meta.ErrExists, "deleted")
+	check(b)
+}
+
 func TestIndexNeedsItsVersions(t *testing.T) {
 	b := newBench(t)
 	index := image("index")
