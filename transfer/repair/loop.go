@@ -7,6 +7,7 @@ import (
 	"iter"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -311,9 +312,10 @@ func (l *Loop) make(ctx context.Context, d meta.Replica) result {
 	if err != nil {
 		return result{demand: d, err: err}
 	}
-	verified := 0
+	servers, verified := l.cfg.Servers(), 0
 	for _, r := range copies {
-		if r.Region != l.cfg.Region || r.Server == "" || r.State != meta.ReplicaVerified {
+		// The metadata keeps the word of a server that has left, and does not count it.
+		if r.Region != l.cfg.Region || r.State != meta.ReplicaVerified || !slices.Contains(servers, r.Server) {
 			continue
 		}
 		verified++
@@ -321,7 +323,7 @@ func (l *Loop) make(ctx context.Context, d meta.Replica) result {
 			return result{demand: d, idle: true}
 		}
 	}
-	if verified >= min(l.cfg.Copies, len(l.cfg.Servers())) {
+	if verified >= min(l.cfg.Copies, len(servers)) {
 		return result{demand: d, idle: true}
 	}
 	start := time.Now()

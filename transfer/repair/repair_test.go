@@ -464,6 +464,22 @@ func TestRestart(t *testing.T) {
 	})
 }
 
+// The copy of a server that has left the region is none: the metadata owes another.
+func TestACopyThatLeftDoesNotCount(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster()
+		root := c.demand(1, meta.ClassStandard)
+		for _, s := range []meta.NodeID{"a", "gone"} {
+			c.copies[root] = append(c.copies[root], meta.Replica{Root: root, Region: "eu", Server: s, State: meta.ReplicaVerified})
+		}
+		start(t, c, "b", twoServers)
+		after(10 * time.Minute)
+		if n := c.count(root); n != 1 {
+			t.Errorf("b made %d copies, want 1", n)
+		}
+	})
+}
+
 // More than a page, more than a plan, more than a report.
 func TestBacklog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
