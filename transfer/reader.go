@@ -7,6 +7,7 @@ import (
 	"hash"
 	"io"
 	"sync"
+	"time"
 
 	"crypto/sha256"
 
@@ -24,6 +25,9 @@ const (
 	// freeBytes is the chunk length up to which Readers do not count against
 	// ReadBytes, so that small documents never wait behind large blobs.
 	freeBytes = 64 << 10
+	// stallLimit is how long a fetch may bring nothing before a reader gives up. The
+	// swarm has asked every holder and the servers several times by then.
+	stallLimit = 30 * time.Second
 )
 
 // source gives the chunks of one blob to one user at a time, in order or not.
@@ -84,6 +88,9 @@ func (s *source) join(ctx context.Context) error {
 	}
 	s.fetch = fetch
 	if s.blob == nil {
+		// Until the map is known there is nothing to see arriving.
+		ctx, cancel := context.WithTimeout(ctx, stallLimit)
+		defer cancel()
 		s.blob, err = fetch.Blob(ctx)
 	}
 	return err
@@ -104,7 +111,7 @@ func (s *source) load(ctx context.Context, i int, dst []byte) ([]byte, error) {
 	for try := 1; ; try++ {
 		if s.fetch != nil && !s.blob.Complete() {
 			s.fetch.Prefer(i, s.m.Len())
-			if err := s.fetch.Wait(ctx, i); err != nil {
+			if err := s.arrival(ctx, i); err != nil {
 				return nil, err
 			}
 		}
@@ -128,6 +135,25 @@ func (s *source) load(ctx context.Context, i int, dst []byte) ([]byte, error) {
 		}
 		if err := s.rejoin(ctx, err); err != nil {
 			return nil, err
+		}
+	}
+}
+
+// arrival waits until chunk i is here. It gives up when no chunk at all came for
+// stallLimit: then nobody who can be reached has what is missing, and a client learns
+// that instead of waiting for as long as it likes.
+func (s *source) arrival(ctx context.Context, i int) error {
+	for {
+		had := s.blob.Have().Count()
+		wait, cancel := context.WithTimeout(ctx, stallLimit)
+		err := s.fetch.Wait(wait, i)
+		stalled := err != nil && ctx.Err() == nil && wait.Err() != nil
+		cancel()
+		switch {
+		case !stalled:
+			return err
+		case s.blob.Have().Count() == had:
+			return errors.Join(&meta.UnavailableError{Reason: "no_source", RetryAfter: stallLimit}, err)
 		}
 	}
 }

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 	"testing/iotest"
+	"testing/synctest"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
@@ -280,6 +282,43 @@ func TestReaderEndsWithItsContext(t *testing.T) {
 	if f.open != 0 {
 		t.Errorf("%d fetches are still held", f.open)
 	}
+}
+
+// A Reader gives up when nothing comes of what it waits for, but not while other
+// chunks of the blob still come.
+func TestReaderGivesUpWhenNothingComes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		content := storetest.Content(1<<20, 1)
+		f := newSource(store.NewMemory(), content)
+		missing := func(ctx context.Context, _ digest.CID, i int) error {
+			if i == 1 {
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			return nil
+		}
+		f.gate = missing
+		c := newContent(t, transfer.Config{Store: f.store, Fetcher: f})
+		r, other := open(t, c, content), open(t, c, content)
+		const apart = 20 * time.Second
+		var reading sync.WaitGroup
+		defer reading.Wait()
+		reading.Go(func() { // somebody else's chunks keep the fetch alive for a while
+			for _, i := range []int64{2, 3} {
+				<-time.After(apart)
+				_, _ = other.Seek(i*256<<10, io.SeekStart)
+				_, _ = other.Read(make([]byte, 1))
+			}
+		})
+		start := time.Now()
+		got, err := io.ReadAll(r)
+		if !errors.Is(err, meta.ErrUnavailable) || len(got) != 256<<10 || !bytes.HasPrefix(content, got) {
+			t.Errorf("ReadAll = %d bytes, %v", len(got), err)
+		}
+		if took := time.Since(start); took < 2*apart || took > 2*time.Minute {
+			t.Errorf("gave up after %v", took)
+		}
+	})
 }
 
 // A damaged chunk is fetched again while the reader waits; it is never handed out.
