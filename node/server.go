@@ -1,9 +1,11 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"path/filepath"
 	"slices"
@@ -102,6 +104,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 	n.parts.Add("store", disk.Run)
 
 	// Who has what.
+	distance := n.distance(records)
 	background := newFetches()
 	grants := granter{metadata: records, key: n.key, cluster: n.id.Cluster}
 	registrar, err := dht.NewRegistrar(dht.RegistrarConfig{
@@ -125,7 +128,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 	discovery, err := dht.NewServerFinder(dht.ServerFinderConfig{
 		Registrar: registrar, Self: me, Roster: n.swarmHost, Granter: grants,
 		Holders: holders{metadata: records, self: me.ID}, DHT: servers,
-		Held: held(disk), Log: log, Metrics: n.metrics,
+		RTT: distance, Held: held(disk), Log: log, Metrics: n.metrics,
 	})
 	if err != nil {
 		return err
@@ -168,7 +171,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 	}
 	names, err := catalog.New(catalog.Config{
 		Metadata: records, Commands: records, Content: catalog.FromTransfer(bytes), Readable: readable(policy),
-		IDs: minter, Node: me.ID, Region: me.Region, AutoCreate: n.cfg.Dev, Second: n.nearest,
+		IDs: minter, Node: me.ID, Region: me.Region, AutoCreate: n.cfg.Dev, Second: n.second(distance),
 		Metrics: n.metrics, Log: log,
 	})
 	if err != nil {
@@ -176,7 +179,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 	}
 	admission := &join.Server{Metadata: records, Key: n.key, PeerOf: n.peerOf, Log: log}
 	remotePattern, remoteHandler := remote.Handler(records, records)
-	api, err := n.api(records, admin.Config{Doer: records, Quorum: quorum{records}, Nearest: n.nearest})
+	api, err := n.api(records, admin.Config{Doer: records, Quorum: quorum{records}, Nearest: n.second(distance)})
 	if err != nil {
 		return err
 	}
@@ -276,19 +279,37 @@ type quorum struct{ store *raftmeta.Store }
 func (q quorum) Leader() meta.NodeID   { return q.store.Leader() }
 func (q quorum) Voters() []meta.NodeID { return q.store.Status().Voters }
 
-// nearest chooses the second region of a standard repository: one with a server
-// that is not its home.
-func (n *Node) nearest(_ context.Context, home meta.RegionName) meta.RegionName {
-	var regions []meta.RegionName
-	for _, s := range n.swarmHost.Nodes("", meta.RoleServer) {
-		if s.Region != home {
-			regions = append(regions, s.Region)
+// distance returns the round-trip time to a region's nearest server, 0 when unknown.
+func (n *Node) distance(records *raftmeta.Store) func(meta.RegionName) time.Duration {
+	return func(region meta.RegionName) (nearest time.Duration) {
+		for _, s := range n.regionServers(region) {
+			rtt := records.RTT(s)
+			if s == n.ID() {
+				rtt = time.Nanosecond
+			}
+			if rtt > 0 && (nearest == 0 || rtt < nearest) {
+				nearest = rtt
+			}
 		}
+		return nearest
 	}
-	if len(regions) == 0 {
-		return ""
+}
+
+// second chooses the second region of a standard repository: the nearest that is
+// not its home, as seen from here; those at an unknown distance come last.
+func (n *Node) second(distance func(meta.RegionName) time.Duration) func(context.Context, meta.RegionName) meta.RegionName {
+	return func(_ context.Context, home meta.RegionName) meta.RegionName {
+		var best meta.RegionName
+		least := time.Duration(math.MaxInt64)
+		for _, s := range n.swarmHost.Nodes("", meta.RoleServer) {
+			away := cmp.Or(distance(s.Region), math.MaxInt64)
+			nearer := away < least || away == least && s.Region < best
+			if s.Region != home && (best == "" || nearer) {
+				best, least = s.Region, away
+			}
+		}
+		return best
 	}
-	return slices.Min(regions)
 }
 
 // tellAddresses puts right what the roster says of where this server is, trying

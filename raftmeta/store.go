@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/prometheus/client_golang/prometheus"
@@ -258,6 +259,9 @@ func (s *Store) Watch(ctx context.Context, after uint64) iter.Seq2[feed.Change, 
 
 // Leader returns who leads as far as this server knows, "" when nobody does.
 func (s *Store) Leader() meta.NodeID { return s.node.Leader() }
+
+// RTT returns the round-trip time to another server, 0 when unknown.
+func (s *Store) RTT(id meta.NodeID) time.Duration { return s.node.RTT(id) }
 
 // Status is what `shoal status` says of the metadata as this server sees it.
 type Status struct {

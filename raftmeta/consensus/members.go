@@ -123,10 +123,9 @@ func (p pilot) FetchServerStats(ctx context.Context, servers map[raft.ServerID]*
 			continue
 		}
 		group.Go(func() {
-			a, err := p.n.questions.ask(ctx, meta.NodeID(id), &question{Health: true, Applied: p.n.replica.applied.get()})
+			a, err := p.n.ask(ctx, meta.NodeID(id), question{Health: true})
 			stats := &autopilot.ServerStats{LastContact: -1}
 			if err == nil {
-				p.n.peers.heard(meta.NodeID(id), a.Applied)
 				stats = &autopilot.ServerStats{LastContact: a.Contact, LastTerm: a.LastTerm, LastIndex: a.Last}
 			}
 			mu.Lock()
@@ -268,12 +267,9 @@ func (n *Node) learn(ctx context.Context) error {
 			group.Go(func() {
 				ctx, cancel := context.WithTimeout(ctx, roundLimit)
 				defer cancel()
-				a, err := n.questions.ask(ctx, s.ID, &question{Servers: true, Applied: n.replica.applied.get()})
-				if err != nil {
-					return
+				if a, err := n.ask(ctx, s.ID, question{Servers: true}); err == nil {
+					n.learnFrom(a)
 				}
-				n.peers.heard(s.ID, a.Applied)
-				n.learnFrom(a)
 			})
 		}
 		group.Wait()

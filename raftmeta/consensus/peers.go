@@ -2,6 +2,7 @@ package consensus
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -49,10 +50,31 @@ type peers struct {
 type peerState struct {
 	applied watermark
 
-	heard  time.Time // guarded by peers.mu, as are the two below
+	heard  time.Time // guarded by peers.mu, as are those below
+	trips  trips
 	want   uint64    // highest index that somebody waits for it to apply
 	asking bool      // a question with Wait is out
 	lost   broadcast // it does not answer: nobody waits any longer
+}
+
+// trips holds the latest round trips. The smallest is the link's own time: the
+// others also opened a stream, or waited behind something.
+type trips struct {
+	last [16]time.Duration
+	next int
+}
+
+func (t *trips) add(d time.Duration) {
+	t.last[t.next%len(t.last)] = d
+	t.next++
+}
+
+// least returns the smallest, 0 when there is none.
+func (t *trips) least() time.Duration {
+	if t.next == 0 {
+		return 0
+	}
+	return slices.Min(t.last[:min(t.next, len(t.last))])
 }
 
 func (p *peers) of(id meta.NodeID) *peerState {
@@ -66,13 +88,44 @@ func (p *peers) of(id meta.NodeID) *peerState {
 	return s
 }
 
-// heard notes that id said it has applied this much.
-func (p *peers) heard(id meta.NodeID, applied uint64) {
+// heard notes that id said it has applied this much, trip after it was asked; 0 is
+// unknown.
+func (p *peers) heard(id meta.NodeID, applied uint64, trip time.Duration) {
 	s := p.of(id)
 	p.mu.Lock()
 	s.heard = time.Now()
+	if trip > 0 {
+		s.trips.add(trip)
+	}
 	p.mu.Unlock()
 	s.applied.raise(applied)
+}
+
+// ask asks id and notes what the answer tells of it.
+func (n *Node) ask(ctx context.Context, id meta.NodeID, q question) (*answer, error) {
+	q.Applied = n.replica.applied.get()
+	asked := time.Now()
+	a, err := n.questions.ask(ctx, id, &q)
+	if err != nil {
+		return nil, err
+	}
+	trip := time.Since(asked)
+	if q.Wait > 0 {
+		trip = 0 // it waited
+	}
+	n.peers.heard(id, a.Applied, trip)
+	return a, nil
+}
+
+// RTT returns the round-trip time to another server, 0 when unknown.
+func (n *Node) RTT(id meta.NodeID) time.Duration {
+	n.peers.mu.Lock()
+	defer n.peers.mu.Unlock()
+	s, ok := n.peers.all[id]
+	if !ok {
+		return 0
+	}
+	return s.trips.least()
 }
 
 // keep forgets all but these.
@@ -86,13 +139,14 @@ func (p *peers) keep(ids map[meta.NodeID]bool) {
 	}
 }
 
-// quiet lists those of ids that were not heard for a while.
+// quiet lists those of ids that were not heard for a while, or are at an unknown
+// distance.
 func (p *peers) quiet(ids []meta.NodeID, since time.Duration) []meta.NodeID {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var out []meta.NodeID
 	for _, id := range ids {
-		if s, ok := p.all[id]; !ok || time.Since(s.heard) > since {
+		if s, ok := p.all[id]; !ok || time.Since(s.heard) > since || s.trips.least() == 0 {
 			out = append(out, id)
 		}
 	}
@@ -103,6 +157,7 @@ func (p *peers) quiet(ids []meta.NodeID, since time.Duration) []meta.NodeID {
 type Peer struct {
 	ID      meta.NodeID   `json:"id"`
 	Heard   time.Duration `json:"heard_ago"`
+	RTT     time.Duration `json:"rtt"` // 0 is unknown
 	Applied uint64        `json:"applied"`
 }
 
@@ -111,7 +166,7 @@ func (p *peers) list() []Peer {
 	defer p.mu.Unlock()
 	out := make([]Peer, 0, len(p.all))
 	for id, s := range p.all {
-		out = append(out, Peer{ID: id, Heard: time.Since(s.heard), Applied: s.applied.get()})
+		out = append(out, Peer{ID: id, Heard: time.Since(s.heard), RTT: s.trips.least(), Applied: s.applied.get()})
 	}
 	return out
 }
@@ -161,11 +216,8 @@ func (n *Node) askApplied(ctx context.Context, id meta.NodeID, s *peerState) {
 		}
 		n.peers.mu.Unlock()
 		ctx, cancel := context.WithTimeout(ctx, 2*visibleLimit)
-		a, err := n.questions.ask(ctx, id, &question{Wait: want, Limit: visibleLimit, Applied: n.replica.applied.get()})
+		a, err := n.ask(ctx, id, question{Wait: want, Limit: visibleLimit})
 		cancel()
-		if err == nil {
-			n.peers.heard(id, a.Applied)
-		}
 		n.peers.mu.Lock()
 		if err != nil {
 			s.heard = time.Time{}
@@ -180,7 +232,7 @@ func (n *Node) askApplied(ctx context.Context, id meta.NodeID, s *peerState) {
 
 // answerQuestion serves /round/1.
 func (n *Node) answerQuestion(ctx context.Context, from meta.NodeID, q *question) *answer {
-	n.peers.heard(from, q.Applied)
+	n.peers.heard(from, q.Applied, 0)
 	a := &answer{}
 	if q.Wait > 0 {
 		ctx, cancel := context.WithTimeout(ctx, min(q.Limit, visibleLimit))
@@ -224,9 +276,7 @@ func (n *Node) freshen(ctx context.Context) error {
 			n.spawn(func(ctx context.Context) {
 				ctx, cancel := context.WithTimeout(ctx, 2*freshEvery)
 				defer cancel()
-				if a, err := n.questions.ask(ctx, id, &question{Applied: n.replica.applied.get()}); err == nil {
-					n.peers.heard(id, a.Applied)
-				}
+				_, _ = n.ask(ctx, id, question{}) // who does not answer stays quiet
 			})
 		}
 		select {

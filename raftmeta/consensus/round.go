@@ -156,8 +156,7 @@ func (n *Node) quorumIndex(ctx context.Context, asked func()) (uint64, error) {
 			if !n.spawn(func(context.Context) {
 				h := heardIndex{from: id}
 				var a *answer
-				if a, h.err = n.questions.ask(ctx, id, &question{Voters: true, Nudge: again, Applied: n.replica.applied.get()}); h.err == nil {
-					n.peers.heard(id, a.Applied)
+				if a, h.err = n.ask(ctx, id, question{Voters: true, Nudge: again}); h.err == nil {
 					h.last, h.voters = a.Last, a.Voters
 				}
 				select {
