@@ -303,10 +303,16 @@ func TestServerFinder(t *testing.T) {
 	}
 
 	// Without the metadata's word, the DHT of the servers knows.
-	if err := self.Host.Connect(ctx, far.Host.Peerstore().PeerInfo(peerIDOf(far))); err != nil {
-		t.Fatal(err) // the other servers run no DHT here, and two of them may be tried first
-	}
 	here, there := dhtOn(t, self, ""), dhtOn(t, far, "")
+	// The other servers run no DHT here, and two of them may be tried first. A new
+	// connection tells both ends of each other's DHT; on one that stood before, that
+	// hangs on a single message.
+	if err := self.Host.Network().ClosePeer(peerIDOf(far)); err != nil {
+		t.Fatal(err)
+	}
+	if err := self.Host.Connect(ctx, far.Host.Peerstore().PeerInfo(peerIDOf(far))); err != nil {
+		t.Fatal(err)
+	}
 	await(t, "acquaintance", func() bool { return here.Size() > 0 && there.Size() > 0 })
 	await(t, "the announcement", func() bool { return there.Provide(ctx, root) == nil })
 	in, err = newFinder(fixedHolders{err: meta.ErrUnavailable}, here).Join(ctx, Want{Root: root})
