@@ -172,6 +172,10 @@ func (r Report) Print(w io.Writer) {
 		last, median := times[len(times)-1], Quantile(times, 0.5)
 		fmt.Fprintf(w, "last %.2f s = %.2f x the bound; median %.2f s = %.2f x; mean %.2f s; headers alone make 1.05\n",
 			last, r.Ratio(last), median, r.Ratio(median), sum/float64(len(times)))
+		if r.Regions > 1 && seed > 0 {
+			fmt.Fprintf(w, "where each region takes its copy from the origin, its uplink alone needs %d x F/us = %.2f s; last = %.2f x that\n",
+				r.Regions, float64(r.Regions)*seed, last/(float64(r.Regions)*seed))
+		}
 	}
 	fmt.Fprintf(w, "memory at most: agent %s, server %s; load %s before, %s after, on %d cores: trust ratios, not seconds\n\n",
 		size(r.AgentPeakBytes), size(r.ServerPeakBytes), r.LoadBefore, r.LoadAfter, r.Cores)
