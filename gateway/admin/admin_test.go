@@ -140,6 +140,7 @@ func TestTenantsAndRepositories(t *testing.T) {
 		"another format": {Ref: ref, Format: "generic"},
 		"unknown format": {Ref: meta.RepoRef{Tenant: "acme", Name: "x"}, Format: "zip"},
 		"unknown tenant": {Ref: meta.RepoRef{Tenant: "other", Name: "x"}, Format: "oci"},
+		"a proxy":        {Ref: meta.RepoRef{Tenant: "acme", Name: "x"}, Format: "oci", Kind: meta.KindProxy},
 		"unknown class":  {Ref: meta.RepoRef{Tenant: "acme", Name: "x"}, Format: "oci", Class: "gold"},
 		"unknown region": {Ref: meta.RepoRef{Tenant: "acme", Name: "x"}, Format: "oci", Home: "mars"},
 		"bad name":       {Ref: meta.RepoRef{Tenant: "acme", Name: "X"}, Format: "oci"},

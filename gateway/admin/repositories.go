@@ -81,6 +81,10 @@ func (a *API) createRepository(c *protocol.Call) error {
 		Home: body.Home, Second: body.Second, Visibility: body.Visibility, Immutable: body.Immutable,
 	}
 	standard(&r.Kind, meta.KindHosted)
+	if r.Kind != meta.KindHosted {
+		// A repository that takes no push and fetches nothing would only look like one.
+		return fmt.Errorf("kind %q: this build serves %s repositories: %w", r.Kind, meta.KindHosted, meta.ErrInvalid)
+	}
 	standard(&r.Class, meta.ClassStandard)
 	standard(&r.Visibility, meta.VisibilityPrivate)
 	standard(&r.Home, a.Self.Region)
