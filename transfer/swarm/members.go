@@ -2,6 +2,7 @@ package swarm
 
 import (
 	"context"
+	"hash/fnv"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -90,8 +91,24 @@ func (m *membership) learn(info Peer, vouched bool) {
 // tell makes a peer known to the core.
 func (m *membership) tell(p *member) {
 	if p.info.ID != "" && !p.up {
-		m.step(core.Event{Kind: core.PeerKnown, Peer: p.handle, Server: p.info.Server, Near: m.s.near(p.info)})
+		m.step(core.Event{Kind: core.PeerKnown, Peer: p.handle, Server: p.info.Server, Key: peerKey(p.id), Near: m.s.near(p.info), Zone: zoneHandle(p.info)})
 	}
+}
+
+// peerKey and zoneHandle are core.Event's Key and Zone.
+func peerKey(id peer.ID) uint64 {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(id)) // never fails
+	return h.Sum64()
+}
+
+func zoneHandle(p Peer) uint32 {
+	if p.Zone == "" {
+		return 0
+	}
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(string(p.Region) + "/" + p.Zone)) // never fails
+	return max(h.Sum32(), 1)
 }
 
 // meet takes what the Finder answered.
@@ -342,7 +359,7 @@ func (m *membership) bringUp(p *member) {
 	if !p.up {
 		p.up = true
 		m.step(core.Event{
-			Kind: core.PeerUp, Peer: p.handle, Server: p.info.Server, Near: m.s.near(p.info),
+			Kind: core.PeerUp, Peer: p.handle, Server: p.info.Server, Key: peerKey(p.id), Near: m.s.near(p.info), Zone: zoneHandle(p.info),
 			RTT: time.Duration(p.link.rtt.Load()), Have: have,
 		})
 	} else if have != nil {

@@ -377,6 +377,7 @@ func (m *membership) open(blob store.Blob) {
 	bits, _ := toBits(len(chunks), have.Bytes())
 	m.core = core.New(core.Config{
 		Chunks: lengths, Server: m.s.cfg.Self.Server, Seed: rand.Uint64(),
+		Key: peerKey(m.s.self), Zone: zoneHandle(m.s.cfg.Self),
 		Degree: limits.Degree, Members: limits.Members, Slots: limits.UploadSlots,
 	}, bits)
 	m.mu.Lock()

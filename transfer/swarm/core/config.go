@@ -12,6 +12,10 @@ type Config struct {
 	Server bool
 	// Seed makes choices by chance repeatable.
 	Seed uint64
+	// Key is a stable hash of this member's id, the same on all that know it, and Zone
+	// its zone; see Event.
+	Key  uint64
+	Zone uint32
 
 	// Degree is how many peers this member connects to by itself; default 24.
 	Degree int

@@ -20,7 +20,9 @@ type peer struct {
 	id     Peer
 	state  peerState
 	server bool
+	key    uint64
 	near   uint8
+	zone   uint32
 
 	// Dialling.
 	retryAt time.Duration
@@ -290,14 +292,14 @@ func smooth(old, sample time.Duration) time.Duration {
 func (c *Core) peerKnown(p *peer, ev Event) {
 	if p != nil {
 		if p.state == known {
-			p.server, p.near = ev.Server, ev.Near
+			p.server, p.key, p.near, p.zone = ev.Server, ev.Key, ev.Near, ev.Zone
 		}
 		return
 	}
 	if len(c.waiting) >= 4*c.cfg.Members {
 		return // a Finder tells them again
 	}
-	p = &peer{id: ev.Peer, server: ev.Server, near: ev.Near}
+	p = &peer{id: ev.Peer, server: ev.Server, key: ev.Key, near: ev.Near, zone: ev.Zone}
 	c.peers[p.id] = p
 	c.waiting = append(c.waiting, p)
 }
@@ -358,7 +360,8 @@ func (c *Core) peerUp(p *peer, ev Event) {
 		c.dialled--
 	}
 	c.waiting = slices.DeleteFunc(c.waiting, func(q *peer) bool { return q == p })
-	p.state, p.server, p.near, p.rtt, p.backoff = up, ev.Server, ev.Near, ev.RTT, 0
+	p.state, p.server, p.key, p.near, p.zone = up, ev.Server, ev.Key, ev.Near, ev.Zone
+	p.rtt, p.backoff = ev.RTT, 0
 	p.out, p.pulls, p.queued, p.serving, p.late, p.busy, p.dry, p.spent = 0, 0, 0, 0, false, 0, false, false
 	p.have, p.given, p.haveCount = NewBits(c.count), NewBits(c.count), 0
 	for i := range c.count {

@@ -16,12 +16,12 @@ type EventKind uint8
 const (
 	// Tick: the time that Core.Next named has come.
 	Tick EventKind = iota
-	// PeerKnown: Peer may be dialled. Server, Near.
+	// PeerKnown: Peer may be dialled. Server, Key, Near, Zone.
 	PeerKnown
 	// PeerForgotten: Peer, not connected, is not a member any more.
 	PeerForgotten
 	// PeerUp: Peer is connected and its right to the blob, if it asks, is checked.
-	// Server, Near, RTT, Have.
+	// Server, Key, Near, Zone, RTT, Have.
 	PeerUp
 	// PeerDown: the connection to Peer ended, or dialling it failed.
 	PeerDown
@@ -72,8 +72,14 @@ type Event struct {
 	Have    Bits
 
 	Server bool
+	// Key is a stable hash of the peer's id: every member computes the same, so that
+	// members agree on an order of peers without talking.
+	Key uint64
 	// Near ranks a peer by place: 0 same rack, 1 same zone, 2 same region, 3 beyond.
-	Near  uint8
+	Near uint8
+	// Zone names the peer's zone by a handle that is the same for all peers in it; 0 is
+	// unknown.
+	Zone  uint32
 	RTT   time.Duration
 	After time.Duration
 	OK    bool
