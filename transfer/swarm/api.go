@@ -78,6 +78,9 @@ type Config struct {
 	Store      store.Store
 	Finder     Finder
 	Authorizer Authorizer
+	// Report is told of each wrong chunk and who sent it; it must not block. nil
+	// tells nobody.
+	Report func(peer meta.NodeID, root digest.CID, chunk int)
 	// Log is silent when nil, Metrics unregistered when nil.
 	Log     *slog.Logger
 	Metrics prometheus.Registerer

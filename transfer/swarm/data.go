@@ -126,7 +126,7 @@ func (l *link) receive(ctx context.Context, st network.Stream, h header) error {
 		return fit
 	}
 	if blob == nil { // cancelled, the peer could not know
-		s.metrics.received.WithLabelValues("unwanted").Inc()
+		m.wasted()
 		return discard(st, h)
 	}
 	defer m.io.Done()
@@ -151,9 +151,9 @@ func (l *link) receive(ctx context.Context, st network.Stream, h header) error {
 		fail(core.Failed)
 		return err
 	}
-	s.metrics.bytes(l.info(), s.near(l.info()), "received", int64(h.Bytes))
+	m.took(l, int64(h.Bytes))
 	if !m.pending(h.Request) { // another peer was faster
-		s.metrics.received.WithLabelValues("unwanted").Inc()
+		m.wasted()
 		return nil
 	}
 	switch err := blob.WriteChunk(ctx, chunk, *buf); {
@@ -162,8 +162,7 @@ func (l *link) receive(ctx context.Context, st network.Stream, h header) error {
 		m.wrote(chunk)
 		fail(core.Arrived)
 	case errors.Is(err, meta.ErrCorrupt):
-		s.metrics.received.WithLabelValues("corrupt").Inc()
-		s.log.Warn("peer sent a wrong chunk", "peer", l.id.String(), "root", m.root.String(), "chunk", chunk)
+		m.wrong(l, chunk)
 		fail(core.Corrupt)
 	default:
 		fail(core.Failed)
@@ -242,8 +241,7 @@ func (m *membership) upload(ctx context.Context, l *link, h header, stop *atomic
 		s.log.Debug("chunk was not sent", "peer", l.id.String(), "chunk", chunk, "error", err)
 		return false
 	}
-	info := l.info()
-	s.metrics.bytes(info, s.near(info), "sent", int64(len(b)))
+	m.gave(l, int64(len(b)))
 	return true
 }
 

@@ -31,15 +31,17 @@ const (
 // link is the relation with one peer for all roots: a control stream and the data
 // streams. It is pending until both Hellos are exchanged.
 type link struct {
-	s       *Swarm
-	id      peer.ID
-	ready   chan struct{} // closed when up or failed
-	closed  chan struct{} // closed when it has ended
-	out     chan wire.Message
-	rtt     atomic.Int64  // time.Duration
-	maps    atomic.Int32  // MapPart in out
-	step    atomic.Uint32 // of chunks to send
-	sending chan struct{}
+	s          *Swarm
+	id         peer.ID
+	ready      chan struct{} // closed when up or failed
+	closed     chan struct{} // closed when it has ended
+	out        chan wire.Message
+	rtt        atomic.Int64  // time.Duration
+	maps       atomic.Int32  // MapPart in out
+	step       atomic.Uint32 // of chunks to send
+	sending    chan struct{}
+	took, gave atomic.Int64 // bytes of chunks
+	bad        atomic.Int64 // wrong chunks
 
 	mu       sync.Mutex
 	stream   network.Stream // nil while pending

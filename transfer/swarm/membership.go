@@ -48,6 +48,8 @@ type membership struct {
 	failed  chan struct{} // closed when err is set
 	done    chan struct{} // closed when complete or failed
 	io      sync.WaitGroup
+	meter   meter
+	seen    atomic.Pointer[census]
 
 	mu       sync.Mutex
 	blob     store.Blob // set once, before opened is closed
@@ -393,6 +395,7 @@ func (m *membership) open(blob store.Blob) {
 	}
 	close(m.opened)
 	m.mu.Unlock()
+	m.found(blob.Map(), have)
 	m.mapFrom, m.mapParts = nil, nil
 	m.readersChanged()
 	for _, p := range m.members {
@@ -594,7 +597,7 @@ func (m *membership) ask(p *member, e core.Effect) {
 		a.chunk = e.Chunk
 	}
 	if e.Hedge {
-		m.s.metrics.hedges.Inc()
+		m.hedged()
 	}
 	m.mu.Lock()
 	m.asked[request] = a
@@ -750,6 +753,7 @@ func (m *membership) chores() {
 		m.exchange()
 	}
 	m.readersChanged()
+	m.takeCensus()
 }
 
 // hurry makes the introducer ask soon.

@@ -5,9 +5,10 @@ import (
 )
 
 // metrics are the swarm's own. Labels: direction received or sent; peer server or
-// agent; place rack, zone, region or other; result ok, corrupt or unwanted.
+// agent; place rack, zone, region or wan; result ok, corrupt or unwanted.
 type metrics struct {
 	moved    *prometheus.CounterVec
+	local    prometheus.Counter
 	received *prometheus.CounterVec
 	hedges   prometheus.Counter
 	busy     prometheus.Counter
@@ -15,7 +16,7 @@ type metrics struct {
 	bans     prometheus.Counter
 }
 
-var places = [...]string{"rack", "zone", "region", "other"}
+var places = [...]string{"rack", "zone", "region", "wan"}
 
 func newMetrics(s *Swarm, r prometheus.Registerer) (*metrics, error) {
 	m := &metrics{
@@ -23,6 +24,10 @@ func newMetrics(s *Swarm, r prometheus.Registerer) (*metrics, error) {
 			Name: "shoal_swarm_bytes_total",
 			Help: "Bytes of whole chunks exchanged, by direction, kind of peer and how near it is.",
 		}, []string{"direction", "peer", "place"}),
+		local: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "shoal_swarm_local_bytes_total",
+			Help: "Bytes that fetches found here already: of an earlier fetch, or of other blobs that share chunks.",
+		}),
 		received: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "shoal_swarm_chunks_received_total",
 			Help: "Chunks received, by what became of them.",
@@ -51,7 +56,7 @@ func newMetrics(s *Swarm, r prometheus.Registerer) (*metrics, error) {
 		})
 	}
 	for _, c := range []prometheus.Collector{
-		m.moved, m.received, m.hedges, m.busy, m.refused, m.bans,
+		m.moved, m.local, m.received, m.hedges, m.busy, m.refused, m.bans,
 		gauge("shoal_swarm_roots", "Roots that are fetched or served now.", func() int { return len(s.byRoot) }),
 		gauge("shoal_swarm_links", "Peers that are connected or being connected.", func() int { return len(s.links) }),
 		gauge("shoal_swarm_sessions", "Holds on fetches.", func() int {

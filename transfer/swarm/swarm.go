@@ -53,6 +53,7 @@ type Swarm struct {
 	log     *slog.Logger
 	self    peer.ID
 	metrics *metrics
+	meter   meter
 	control protocol.ID
 	chunks  protocol.ID
 
