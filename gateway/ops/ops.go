@@ -4,6 +4,7 @@
 //	/livez        200 while the process works; a failure asks for a restart
 //	/readyz       200 while the node should get traffic
 //	/debug/pprof  profiles (net/http/pprof)
+//	/view/NAME    what the node does, as JSON (Config.Views)
 //
 // Health is a list of named checks; ?verbose answers each as JSON. The listener
 // has no authentication and must not be reachable by clients.
@@ -55,7 +56,9 @@ type Config struct {
 	Listen  string
 	Metrics prometheus.Gatherer
 	Checks  []Check
-	Log     *slog.Logger
+	// Views answer GET /view/NAME with their value as JSON. They read memory only.
+	Views map[string]func() any
+	Log   *slog.Logger
 }
 
 // Server serves the private listener.
@@ -99,6 +102,9 @@ func New(c Config) (*Server, error) {
 	mux.Handle("GET /metrics", promhttp.HandlerFor(c.Metrics, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 20 * time.Second}))
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, r *http.Request) { s.health(w, r, true) })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) { s.health(w, r, false) })
+	for name, view := range c.Views {
+		mux.HandleFunc("GET /view/"+name, func(w http.ResponseWriter, _ *http.Request) { s.view(w, view()) })
+	}
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
 	// No cmdline: a join token may be on it.
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
@@ -207,6 +213,17 @@ func (s *Server) health(w http.ResponseWriter, r *http.Request, liveOnly bool) {
 	} else {
 		fmt.Fprintf(w, "failed: %s; ask ?verbose\n", strings.Join(failed, ", "))
 	}
+}
+
+func (s *Server) view(w http.ResponseWriter, v any) {
+	body, err := json.Marshal(v)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(body) // who leaves early reads no error
 }
 
 // probe runs the check, or waits for the run under way, for at most probeTimeout.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -20,10 +21,17 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func start(t *testing.T, checks ...Check) string {
 	t.Helper()
+	return startWith(t, Config{Checks: checks})
+}
+
+// startWith fills in what c leaves out.
+func startWith(t *testing.T, c Config) string {
+	t.Helper()
 	registry := prometheus.NewRegistry()
 	counter := prometheus.NewCounter(prometheus.CounterOpts{Name: "shoal_test_total", Help: "A test's."})
 	registry.MustRegister(counter)
-	s, err := New(Config{Listen: "127.0.0.1:0", Metrics: registry, Checks: checks, Log: slog.New(slog.DiscardHandler)})
+	c.Listen, c.Metrics, c.Log = "127.0.0.1:0", registry, slog.New(slog.DiscardHandler)
+	s, err := New(c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,5 +127,24 @@ func TestNewRefuses(t *testing.T) {
 		if !errors.Is(err, meta.ErrInvalid) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+func TestViews(t *testing.T) {
+	calls := 0
+	base := startWith(t, Config{Views: map[string]func() any{
+		"swarm": func() any { calls++; return map[string]int{"roots": calls} },
+		"odd":   func() any { return func() {} },
+	}})
+	for want := 1; want <= 2; want++ {
+		if status, body := get(t, base+"/view/swarm"); status != http.StatusOK || body != `{"roots":`+strconv.Itoa(want)+`}` {
+			t.Errorf("call %d: %d %s", want, status, body)
+		}
+	}
+	if status, _ := get(t, base+"/view/none"); status != http.StatusNotFound {
+		t.Errorf("a view that is not there: %d", status)
+	}
+	if status, body := get(t, base+"/view/odd"); status != http.StatusInternalServerError || !strings.Contains(body, "unsupported type") {
+		t.Errorf("what is no JSON: %d %s", status, body)
 	}
 }
