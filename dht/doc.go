@@ -70,6 +70,8 @@ type Introduction struct {
 	Again time.Duration
 	// Members counts the live members that the registrar knows; 0 is unknown.
 	Members int
+	// Away are peers of which two nodes say that they sent wrong chunks.
+	Away []meta.NodeID
 }
 
 // Roster is who is enrolled; *host.Host is one.

@@ -10,7 +10,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/shoal-registry/shoal/raftmeta/meta"
@@ -28,6 +30,25 @@ const (
 	avoidFor = 5 * time.Second
 	// lookupTime bounds a look-up in the DHT.
 	lookupTime = 3 * time.Second
+	// silentFor is how long no server may answer before the DHT is asked beside them,
+	// by a node that has a grant to show.
+	// Servers that were silent the last time are waited for silentAgain.
+	silentFor   = 500 * time.Millisecond
+	silentAgain = 100 * time.Millisecond
+	// freshFor is how long an answer shows that a server is reachable, probeTime how
+	// long one may take to show it again, and probeEvery how often that is tried.
+	freshFor   = 5 * time.Second
+	probeTime  = time.Second
+	probeEvery = time.Second
+
+	// lookTime bounds OnlyCopy, lookAgain is how long its answer holds.
+	lookTime  = 300 * time.Millisecond
+	lookAgain = time.Minute
+	// maxReports bounds the reports on their way, reportAgain is how often one of a
+	// peer and root is sent.
+	maxReports  = 64
+	reportAgain = time.Minute
+	reportTime  = 2 * time.Second
 
 	knownRoots    = 4096
 	knownMapBytes = 64 << 20
@@ -45,7 +66,9 @@ type FinderConfig struct {
 	DHT *DHT
 	// Held says whether the node still has some of a root, which is then announced
 	// in the DHT again; without it announcements end with the membership.
-	Held    func(ctx context.Context, root digest.CID) bool
+	Held func(ctx context.Context, root digest.CID) bool
+	// Grants names the file in which grants are kept over restarts; "" keeps none.
+	Grants  string
 	Log     *slog.Logger
 	Metrics prometheus.Registerer
 }
@@ -58,15 +81,33 @@ type Finder struct {
 	metrics  *finderMetrics
 	caller   *caller
 	announce *announcer
+	grants   *grantFile
+	probes   chan struct{} // a probe is wanted
+	reports  chan request
 
-	mu    sync.Mutex
-	known *knowledge
-	avoid map[meta.NodeID]time.Time // servers that failed, until when
+	mu       sync.Mutex
+	known    *knowledge
+	copies   *simplelru.LRU[digest.CID, counted]
+	reported map[reportKey]time.Time   // when it was last sent
+	avoid    map[meta.NodeID]time.Time // servers that failed, until when
 	// answered is when a server last answered, silent when last none of them did.
 	answered, silent time.Time
 }
 
+type reportKey struct {
+	peer meta.NodeID
+	root digest.CID
+}
+
+// counted is an answer of OnlyCopy.
+type counted struct {
+	only bool
+	at   time.Time
+}
+
 // NewFinder returns a Finder. It works at once; Run keeps its house.
+//
+// Errors: meta.ErrInvalid for what is missing; of cfg.Grants and cfg.Metrics.
 func NewFinder(cfg FinderConfig) (*Finder, error) {
 	if cfg.Host == nil || cfg.Roster == nil || cfg.Cluster == "" || cfg.Self.ID == "" {
 		return nil, fmt.Errorf("make a finder: host, cluster, self and roster are needed: %w", meta.ErrInvalid)
@@ -75,28 +116,169 @@ func NewFinder(cfg FinderConfig) (*Finder, error) {
 	if err != nil {
 		return nil, fmt.Errorf("register the metrics of the finder: %w", err)
 	}
-	return &Finder{
+	f := &Finder{
 		cfg: cfg, log: cmp.Or(cfg.Log, slog.New(slog.DiscardHandler)), metrics: m,
 		caller:   newCaller(cfg.Host, cfg.Cluster),
 		announce: newAnnouncer(cfg.Self.ID, cfg.DHT, cfg.Held),
+		probes:   make(chan struct{}, 1),
+		reports:  make(chan request, maxReports),
 		known:    newKnowledge(knownRoots, knownMapBytes),
+		reported: map[reportKey]time.Time{},
 		avoid:    map[meta.NodeID]time.Time{},
-	}, nil
+	}
+	f.copies, _ = simplelru.NewLRU[digest.CID, counted](knownRoots, nil) // fails for sizes <= 0 only
+	if cfg.Grants != "" {
+		var kept map[digest.CID]savedGrant
+		if f.grants, kept, err = openGrants(cfg.Grants, time.Now()); err != nil {
+			return nil, err
+		}
+		for root, g := range kept {
+			f.known.put(root, known{grant: g.Grant, expires: g.Expires.Std(), members: int(g.Members)})
+		}
+	}
+	return f, nil
 }
 
-// Run announces in the DHT what this node has and closes idle streams, until ctx
-// ends.
+// Run announces in the DHT what this node has, sends reports, finds out whether
+// servers are reachable when that is asked, and closes idle streams, until ctx ends.
 func (f *Finder) Run(ctx context.Context) error {
 	defer f.caller.tidy(time.Now(), true)
+	defer f.grants.close()
+	lost := &network.NotifyBundle{DisconnectedF: func(_ network.Network, c network.Conn) {
+		n, ok := f.cfg.Roster.Node(meta.NodeID(c.RemotePeer().String()))
+		if ok && n.Role == meta.RoleServer && n.Region == f.cfg.Self.Region {
+			f.probe() // what it last said is no evidence any more
+		}
+	}}
+	f.cfg.Host.Network().Notify(lost)
+	defer f.cfg.Host.Network().StopNotify(lost)
+	var group sync.WaitGroup
+	defer group.Wait()
+	group.Go(func() { f.probeAsWanted(ctx) })
+	group.Go(func() { f.sendReports(ctx) })
 	return f.announce.run(ctx, func(now time.Time) { f.caller.tidy(now, false) })
 }
 
 // Reachable reports whether some server of the region answered the last time that
-// one was needed. It is true before the first time.
+// one was needed. It is true before the first time. When that was a while ago a
+// server is asked again, so that the next answer is of now.
 func (f *Finder) Reachable() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if time.Since(f.answered) > freshFor {
+		f.probe()
+	}
 	return !f.silent.After(f.answered)
+}
+
+// probe has probeAsWanted ask.
+func (f *Finder) probe() {
+	select {
+	case f.probes <- struct{}{}:
+	default:
+	}
+}
+
+// probeAsWanted asks the servers whether they are there, at most each probeEvery,
+// until ctx ends.
+func (f *Finder) probeAsWanted(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-f.probes:
+		}
+		// To leave what one is no member of costs the server nothing.
+		limited, cancel := context.WithTimeout(ctx, probeTime)
+		_, err := f.ask(limited, request{Root: digest.Sum([]byte(f.cfg.Self.ID)), Leave: true})
+		cancel()
+		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+			f.noteSilence()
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(probeEvery):
+		}
+	}
+}
+
+// Report tells a server that peer sent a wrong chunk of root. It does not block;
+// when too many are on their way one is lost.
+func (f *Finder) Report(peer meta.NodeID, root digest.CID, chunk int) {
+	now := time.Now()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	key := reportKey{peer, root}
+	if now.Sub(f.reported[key]) < reportAgain {
+		return
+	}
+	for k, at := range f.reported {
+		if now.Sub(at) >= reportAgain {
+			delete(f.reported, k)
+		}
+	}
+	if len(f.reported) >= knownRoots {
+		return
+	}
+	select {
+	case f.reports <- request{Root: root, Accused: peer, Chunk: uint64(max(0, chunk))}:
+		f.reported[key] = now
+	default:
+	}
+}
+
+// sendReports sends reports to the server that knows this node as a member: the
+// first of the rank that answers.
+func (f *Finder) sendReports(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case req := <-f.reports:
+			for _, server := range f.servers(req.Root) {
+				limited, cancel := context.WithTimeout(ctx, reportTime)
+				_, err := f.caller.do(limited, server.ID, req)
+				cancel()
+				if err == nil {
+					break
+				}
+				f.log.Debug("a peer was not reported yet", "server", server.ID, "peer", req.Accused, "error", err)
+			}
+		}
+	}
+}
+
+// OnlyCopy reports whether this node's copy of root is, as far as can be known in
+// 300 ms, the only whole one of the region: by a server, or, when none answers, by
+// the DHT. An answer is remembered for a minute. It blocks; nobody waits for it
+// under a lock.
+func (f *Finder) OnlyCopy(root digest.CID) bool {
+	now := time.Now()
+	f.mu.Lock()
+	if c, ok := f.copies.Get(root); ok && now.Sub(c.at) < lookAgain {
+		f.mu.Unlock()
+		return c.only
+	}
+	f.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), lookTime)
+	defer cancel()
+	only := false
+	rep, err := f.ask(ctx, request{Root: root, Look: true})
+	switch {
+	case err == nil:
+		only = rep.Copies == 0
+	case errors.Is(err, meta.ErrNotFound): // nobody is to have it any more
+	case f.cfg.DHT != nil:
+		limited, cancel := context.WithTimeout(context.Background(), lookTime)
+		others, err := f.cfg.DHT.FindProviders(limited, root, 1)
+		cancel()
+		only = err == nil && len(others) == 0
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.copies.Add(root, counted{only, now})
+	return only
 }
 
 // Join tells a server of the region that this node wants, or has, want.Root, and
@@ -112,11 +294,14 @@ func (f *Finder) Join(ctx context.Context, want Want) (Introduction, error) {
 	f.mu.Lock()
 	before, _ := f.known.get(want.Root)
 	f.mu.Unlock()
-	rep, err := f.ask(ctx, request{
+	rep, err := f.askOrLookUp(ctx, want, before, request{
 		Root: want.Root, Have: uint64(max(0, want.Have)), Complete: want.Complete,
 		// Who has a chunk has the map it was checked with.
 		HasMap: len(before.encoded) > 0 || want.Have > 0 || want.Complete,
 	})
+	if found, ok := errors.AsType[*foundError](err); ok {
+		return found.Introduction, nil
+	}
 	switch {
 	case err == nil:
 		f.metrics.joins.WithLabelValues("registrar").Inc()
@@ -172,6 +357,57 @@ func btoi(b bool) int {
 		return 1
 	}
 	return 0
+}
+
+// foundError ends askOrLookUp with what the DHT found while no server answered.
+type foundError struct{ Introduction }
+
+func (*foundError) Error() string { return "found in the DHT" }
+
+// askOrLookUp is ask, and beside it, from silentFor on, a look-up in the DHT if this
+// node has a grant to show to those whom it finds: *foundError then.
+func (f *Finder) askOrLookUp(ctx context.Context, want Want, before known, req request) (reply, error) {
+	if f.cfg.DHT == nil || len(before.grant) == 0 {
+		return f.ask(ctx, req)
+	}
+	f.mu.Lock()
+	patience := silentFor
+	if f.silent.After(f.answered) {
+		patience = silentAgain
+	}
+	f.mu.Unlock()
+	ctx, cancel := context.WithCancel(ctx)
+	var calls sync.WaitGroup
+	defer calls.Wait()
+	defer cancel()
+	type asked struct {
+		reply
+		err error
+	}
+	servers, found := make(chan asked, 1), make(chan Introduction, 1)
+	calls.Go(func() {
+		rep, err := f.ask(ctx, req)
+		servers <- asked{rep, err}
+	})
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	for {
+		select {
+		case a := <-servers:
+			return a.reply, a.err
+		case <-timer.C:
+			calls.Go(func() {
+				if in, err := f.lookup(ctx, want, before, nil); err == nil {
+					found <- in
+				}
+			})
+		case in := <-found:
+			f.noteSilence()
+			f.probe()
+			f.metrics.joins.WithLabelValues("dht").Inc()
+			return reply{}, &foundError{in}
+		}
+	}
 }
 
 type answer struct {
@@ -276,7 +512,7 @@ func (f *Finder) learn(root digest.CID, rep reply) Introduction {
 	}
 	in := Introduction{
 		Inline: rep.Inline, Grant: rep.Grant, GrantExpires: rep.GrantExpires.Std(),
-		Again: rep.again(), Members: int(rep.Members),
+		Again: rep.again(), Members: int(rep.Members), Away: rep.Away,
 	}
 	told := make([]Peer, len(rep.Peers))
 	for i, p := range rep.Peers {
@@ -284,18 +520,36 @@ func (f *Finder) learn(root digest.CID, rep reply) Introduction {
 	}
 	in.Peers = Referrals(f.cfg.Roster, f.cfg.Self, told)
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	k, _ := f.known.get(root)
 	if len(rep.Map) > 0 {
 		k.encoded = rep.Map
 	}
 	k.grant, k.expires, k.members = rep.Grant, in.GrantExpires, in.Members
 	f.known.put(root, k)
+	f.mu.Unlock()
 	in.Map = k.encoded
+	if f.grants.due(root, k.expires) {
+		if err := f.grants.save(k.saved(root), f.allGrants); err != nil {
+			f.log.Warn("a grant was not kept: after a restart without a server its blob cannot be fetched", "root", root, "error", err)
+		}
+	}
 	return in
 }
 
-// lookup asks the DHT, because of cause no server did answer.
+func (f *Finder) allGrants() map[digest.CID]savedGrant {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	all := map[digest.CID]savedGrant{}
+	for _, root := range f.known.lru.Keys() {
+		if k, ok := f.known.lru.Peek(root); ok && time.Since(k.expires) < keepGrants {
+			all[root] = k.saved(root)
+		}
+	}
+	return all
+}
+
+// lookup asks the DHT, because of cause no server did answer; nil when one still
+// may, and then nothing is counted.
 func (f *Finder) lookup(ctx context.Context, want Want, before known, cause error) (Introduction, error) {
 	if f.cfg.DHT == nil {
 		f.metrics.joins.WithLabelValues("nobody").Inc()
@@ -305,7 +559,9 @@ func (f *Finder) lookup(ctx context.Context, want Want, before known, cause erro
 	defer cancel()
 	ids, err := f.cfg.DHT.FindProviders(ctx, want.Root, MaxPeers)
 	if err != nil && len(ids) == 0 {
-		f.metrics.joins.WithLabelValues("nobody").Inc()
+		if cause != nil {
+			f.metrics.joins.WithLabelValues("nobody").Inc()
+		}
 		return Introduction{}, errors.Join(cause, err)
 	}
 	told := make([]Peer, len(ids))
@@ -317,10 +573,15 @@ func (f *Finder) lookup(ctx context.Context, want Want, before known, cause erro
 		f.announce.add(want.Root, before.members)
 	}
 	if len(peers) == 0 {
+		if cause == nil {
+			return Introduction{}, fmt.Errorf("nobody is found who has %s: %w", want.Root, meta.ErrUnavailable)
+		}
 		f.metrics.joins.WithLabelValues("nobody").Inc()
 		return Introduction{}, fmt.Errorf("nobody is found who has %s: %w", want.Root, cause)
 	}
-	f.metrics.joins.WithLabelValues("dht").Inc()
+	if cause != nil {
+		f.metrics.joins.WithLabelValues("dht").Inc()
+	}
 	return Introduction{
 		Map: before.encoded, Grant: before.grant, GrantExpires: before.expires,
 		Peers: peers, Again: againFetching,

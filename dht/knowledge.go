@@ -5,6 +5,7 @@ import (
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 
+	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/verify/digest"
 )
 
@@ -14,6 +15,11 @@ type known struct {
 	grant   []byte
 	expires time.Time
 	members int
+}
+
+// saved is k as it is written down.
+func (k known) saved(root digest.CID) savedGrant {
+	return savedGrant{Root: root, Grant: k.grant, Expires: meta.TimeOf(k.expires), Members: uint32(k.members)}
 }
 
 // knowledge is a cache of known, bounded in entries and in bytes of maps. It is

@@ -9,18 +9,23 @@ import (
 type registrarMetrics struct {
 	requests *prometheus.CounterVec
 	full     prometheus.Counter
+	reports  *prometheus.CounterVec
 }
 
-func newRegistrarMetrics(reg prometheus.Registerer, size func() (roots, members int)) (*registrarMetrics, error) {
+func newRegistrarMetrics(reg prometheus.Registerer, size func() (roots, members int), shunned func() int) (*registrarMetrics, error) {
 	m := &registrarMetrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "shoal_registrar_requests_total",
-			Help: "Requests to this server's registrar by outcome: answered, not_found, busy, failed, malformed, refused_stream.",
+			Help: "Requests to this server's registrar by outcome: answered, not_found, busy, kept_away, failed, malformed, refused_stream.",
 		}, []string{"outcome"}),
 		full: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "shoal_registrar_unrecorded_total",
 			Help: "Members answered but not recorded because the table is full.",
 		}),
+		reports: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "shoal_peer_reports_total",
+			Help: "Reports that a peer sent a wrong chunk, by what they led to: noted, repeated, shunned, ignored.",
+		}, []string{"verdict"}),
 	}
 	if reg == nil {
 		return m, nil
@@ -29,7 +34,8 @@ func newRegistrarMetrics(reg prometheus.Registerer, size func() (roots, members 
 		return reg.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help},
 			func() float64 { return float64(value()) }))
 	}
-	return m, errors.Join(reg.Register(m.requests), reg.Register(m.full),
+	return m, errors.Join(reg.Register(m.requests), reg.Register(m.full), reg.Register(m.reports),
+		gauge("shoal_peers_shunned", "Peers introduced to nobody, because two nodes reported wrong chunks of theirs.", shunned),
 		gauge("shoal_registrar_roots", "Blobs with at least one member.", func() int { n, _ := size(); return n }),
 		gauge("shoal_registrar_members", "Memberships under lease.", func() int { _, n := size(); return n }))
 }

@@ -46,6 +46,13 @@ type RegistrarConfig struct {
 	Roster  Roster
 	Maps    Maps
 	Granter Granter
+	// Held says whether this server has a root whole; Holders, whom the metadata
+	// knows to have it. Both count copies; nil counts none.
+	Held    func(ctx context.Context, root digest.CID) bool
+	Holders Holders
+	// Shunned is told of a peer to keep away for so long, because two nodes say that
+	// it sent wrong chunks. It must not block. nil tells nobody.
+	Shunned func(peer meta.NodeID, d time.Duration)
 	Limits  RegistrarLimits
 	// Log is silent when nil; Metrics unregistered when nil.
 	Log     *slog.Logger
@@ -84,6 +91,10 @@ type Registrar struct {
 	metrics *registrarMetrics
 	working chan struct{} // one token a request
 	shards  [shards]shard
+	judging sync.Mutex
+	reports *reports
+	judged  chan meta.NodeID // to be told to the region's other servers
+	caller  *caller
 
 	mu      sync.Mutex
 	running bool
@@ -107,6 +118,7 @@ func NewRegistrar(cfg RegistrarConfig) (*Registrar, error) {
 		cfg: cfg, log: cmp.Or(cfg.Log, slog.New(slog.DiscardHandler)),
 		working: make(chan struct{}, cfg.Limits.Requests),
 		streams: map[network.Stream]struct{}{}, perPeer: map[peer.ID]int{},
+		reports: newReports(), judged: make(chan meta.NodeID, maxJudged), caller: newCaller(cfg.Host, cfg.Cluster),
 	}
 	for i := range r.shards {
 		r.shards[i].table = newTable(tableLimits{
@@ -116,7 +128,7 @@ func NewRegistrar(cfg RegistrarConfig) (*Registrar, error) {
 		}, rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())))
 	}
 	var err error
-	if r.metrics, err = newRegistrarMetrics(cfg.Metrics, r.size); err != nil {
+	if r.metrics, err = newRegistrarMetrics(cfg.Metrics, r.size, r.shunnedNow); err != nil {
 		return nil, fmt.Errorf("register the metrics of the registrar: %w", err)
 	}
 	return r, nil
@@ -144,6 +156,8 @@ func (r *Registrar) Run(ctx context.Context) error {
 	r.running = true
 	r.mu.Unlock()
 	r.cfg.Host.SetStreamHandler(id, func(s network.Stream) { r.accept(ctx, s) })
+	telling := make(chan struct{})
+	go func() { defer close(telling); r.tell(ctx) }()
 	ticker := time.NewTicker(sweepEvery)
 	defer ticker.Stop()
 	for ctx.Err() == nil {
@@ -156,6 +170,10 @@ func (r *Registrar) Run(ctx context.Context) error {
 				s.table.sweep(now)
 				s.mu.Unlock()
 			}
+			r.judging.Lock()
+			r.reports.sweep(now)
+			r.judging.Unlock()
+			r.caller.tidy(now, false)
 		}
 	}
 	r.cfg.Host.RemoveStreamHandler(id)
@@ -166,6 +184,8 @@ func (r *Registrar) Run(ctx context.Context) error {
 	}
 	r.mu.Unlock()
 	r.serving.Wait()
+	<-telling
+	r.caller.tidy(time.Now(), true)
 	return nil
 }
 
@@ -244,6 +264,9 @@ func (r *Registrar) answer(ctx context.Context, asker meta.NodeID, req request) 
 		r.metrics.requests.WithLabelValues("not_found").Inc()
 		r.log.Debug("refused a request", "node", asker, "root", req.Root, "error", err)
 		return refusal(fmt.Errorf("blob %s: %w", req.Root, meta.ErrNotFound))
+	case errors.Is(err, errKeptAway):
+		r.metrics.requests.WithLabelValues("kept_away").Inc()
+		return refusal(&meta.UnavailableError{Reason: "kept_away", RetryAfter: time.Minute})
 	default:
 		r.metrics.requests.WithLabelValues("failed").Inc()
 		r.log.Warn("a request failed", "node", asker, "root", req.Root, "error", err)
@@ -268,10 +291,21 @@ func (r *Registrar) introduce(ctx context.Context, asker meta.NodeID, req reques
 		r.leave(req.Root, asker)
 		return reply{}, nil
 	}
+	if req.Accused != "" {
+		r.accuse(node, req)
+		return reply{}, nil
+	}
+	if r.away(asker) {
+		r.leave(req.Root, asker)
+		return reply{}, fmt.Errorf("node %s sent wrong chunks: %w", asker, errKeptAway)
+	}
 	grant, expires, err := r.grant(ctx, asker, req.Root)
 	if err != nil {
 		r.leave(req.Root, asker)
 		return reply{}, err
+	}
+	if req.Look {
+		return reply{Copies: uint32(r.copies(ctx, req.Root, asker))}, nil
 	}
 	rep := reply{Grant: grant, GrantExpires: meta.TimeOf(expires)}
 	held := req.HasMap
@@ -282,15 +316,18 @@ func (r *Registrar) introduce(ctx context.Context, asker meta.NodeID, req reques
 		return rep, nil // all there is to have: no swarm
 	}
 	now := time.Now()
+	r.judging.Lock()
+	rep.Away = r.reports.recent(now, maxAway)
+	r.judging.Unlock()
 	again := againFetching
 	if req.Complete {
 		again = againComplete
 	}
 	s := r.shard(req.Root)
 	s.mu.Lock()
-	recorded := s.table.join(req.Root, asker, node.Zone, req.Complete, now.Add(Lease))
+	recorded := s.table.join(req.Root, asker, node.Zone, progress{req.Have, req.Complete}, now.Add(Lease))
 	chosen := s.table.pick(req.Root, node.Zone, MaxPeers, now, func(id meta.NodeID) bool {
-		return id == asker || id == r.cfg.Self.ID || !r.inRegion(id)
+		return id == asker || id == r.cfg.Self.ID || !r.inRegion(id) || r.away(id)
 	})
 	members := s.table.count(req.Root)
 	if complete, ok := s.table.find(req.Root, r.cfg.Self.ID, now); ok {
@@ -350,12 +387,14 @@ func (r *Registrar) leave(root digest.CID, id meta.NodeID) {
 }
 
 // local joins this server itself to a swarm and returns members of its region.
-func (r *Registrar) local(root digest.CID, complete bool, n int) (peers []Peer, members int) {
+func (r *Registrar) local(root digest.CID, has progress, n int) (peers []Peer, members int) {
 	self, now := r.cfg.Self, time.Now()
 	s := r.shard(root)
 	s.mu.Lock()
-	s.table.join(root, self.ID, self.Zone, complete, now.Add(Lease))
-	chosen := s.table.pick(root, self.Zone, n, now, func(id meta.NodeID) bool { return id == self.ID || !r.inRegion(id) })
+	s.table.join(root, self.ID, self.Zone, has, now.Add(Lease))
+	chosen := s.table.pick(root, self.Zone, n, now, func(id meta.NodeID) bool {
+		return id == self.ID || !r.inRegion(id) || r.away(id)
+	})
 	members = s.table.count(root)
 	s.mu.Unlock()
 	for _, c := range chosen {

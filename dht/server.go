@@ -89,14 +89,14 @@ func (f *ServerFinder) Join(ctx context.Context, want Want) (Introduction, error
 	if err != nil {
 		return Introduction{}, fmt.Errorf("join the swarm of %s: %w", want.Root, err)
 	}
-	in := Introduction{Grant: grant, GrantExpires: expires, Again: againFetching}
+	in := Introduction{Grant: grant, GrantExpires: expires, Again: againFetching, Away: f.cfg.Registrar.shunnedPeers(maxAway)}
 	if want.Complete {
 		in.Again = againComplete
 	}
 	servers, source := f.holders(ctx, want)
 	f.metrics.joins.WithLabelValues(source).Inc()
 	in.Peers = f.near(want.Root, servers)
-	members, count := f.cfg.Registrar.local(want.Root, want.Complete, MaxPeers-len(in.Peers))
+	members, count := f.cfg.Registrar.local(want.Root, progress{uint64(max(0, want.Have)), want.Complete}, MaxPeers-len(in.Peers))
 	in.Members = count
 	for _, m := range members {
 		if !slices.ContainsFunc(in.Peers, func(p Peer) bool { return p.ID == m.ID }) {
@@ -107,6 +107,12 @@ func (f *ServerFinder) Join(ctx context.Context, want Want) (Introduction, error
 		f.announce.add(want.Root, 0)
 	}
 	return in, nil
+}
+
+// Report tells this server's registrar that peer sent a wrong chunk of root. It does
+// not block.
+func (f *ServerFinder) Report(peer meta.NodeID, root digest.CID, chunk int) {
+	f.cfg.Registrar.accuse(f.cfg.Self, request{Root: root, Accused: peer, Chunk: uint64(max(0, chunk))})
 }
 
 // Leave ends the membership.

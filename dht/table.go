@@ -29,14 +29,23 @@ type group struct {
 	byID   map[meta.NodeID]*member
 	all    []*member
 	byZone map[string][]*member
+	whole  int    // members that are complete
+	have   uint64 // chunks of all members
 }
 
 type member struct {
 	id            meta.NodeID
 	zone          string
+	have          uint64 // verified chunks
 	complete      bool
 	expires       time.Time
 	inAll, inZone int // positions in group.all and group.byZone
+}
+
+// progress is how much of a root a member has.
+type progress struct {
+	have     uint64
+	complete bool
 }
 
 func newTable(limits tableLimits, random *rand.Rand) *table {
@@ -45,12 +54,14 @@ func newTable(limits tableLimits, random *rand.Rand) *table {
 
 // join adds a member or renews its lease, and reports whether it is recorded: a
 // full table takes no new ones, and answers them all the same.
-func (t *table) join(root digest.CID, id meta.NodeID, zone string, complete bool, expires time.Time) bool {
+func (t *table) join(root digest.CID, id meta.NodeID, zone string, has progress, expires time.Time) bool {
 	g := t.roots[root]
 	if g != nil {
 		if m := g.byID[id]; m != nil {
 			if m.zone == zone {
-				m.complete, m.expires = complete, expires
+				g.whole += btoi(has.complete) - btoi(m.complete)
+				g.have += has.have - m.have
+				m.have, m.complete, m.expires = has.have, has.complete, expires
 				return true
 			}
 			t.remove(root, g, m)
@@ -65,7 +76,9 @@ func (t *table) join(root digest.CID, id meta.NodeID, zone string, complete bool
 		g = &group{byID: map[meta.NodeID]*member{}, byZone: map[string][]*member{}}
 		t.roots[root] = g
 	}
-	m := &member{id: id, zone: zone, complete: complete, expires: expires, inAll: len(g.all), inZone: len(g.byZone[zone])}
+	g.whole += btoi(has.complete)
+	g.have += has.have
+	m := &member{id: id, zone: zone, have: has.have, complete: has.complete, expires: expires, inAll: len(g.all), inZone: len(g.byZone[zone])}
 	g.byID[id] = m
 	g.all = append(g.all, m)
 	g.byZone[zone] = append(g.byZone[zone], m)
@@ -84,6 +97,8 @@ func (t *table) leave(root digest.CID, id meta.NodeID) {
 
 func (t *table) remove(root digest.CID, g *group, m *member) {
 	delete(g.byID, m.id)
+	g.whole -= btoi(m.complete)
+	g.have -= m.have
 	last := g.all[len(g.all)-1]
 	g.all[m.inAll], last.inAll = last, m.inAll
 	g.all[len(g.all)-1] = nil
@@ -108,6 +123,22 @@ func (t *table) count(root digest.CID) int {
 		return len(g.all)
 	}
 	return 0
+}
+
+// whole returns how many members of root, besides those of but, are complete; some
+// may have expired since the last sweep.
+func (t *table) whole(root digest.CID, but ...meta.NodeID) int {
+	g := t.roots[root]
+	if g == nil {
+		return 0
+	}
+	n := g.whole
+	for _, id := range but {
+		if m := g.byID[id]; m != nil && m.complete {
+			n--
+		}
+	}
+	return n
 }
 
 // find returns a member's state.

@@ -25,7 +25,7 @@ func (t *table) check() error {
 		if len(g.all) == 0 || len(g.all) != len(g.byID) {
 			return fmt.Errorf("root %s: %d listed, %d by id", root, len(g.all), len(g.byID))
 		}
-		zoned := 0
+		zoned, whole, have := 0, 0, uint64(0)
 		for zone, list := range g.byZone {
 			if len(list) == 0 {
 				return fmt.Errorf("empty zone %q", zone)
@@ -41,6 +41,11 @@ func (t *table) check() error {
 			if m.inAll != i || g.byID[m.id] != m {
 				return fmt.Errorf("%s stands at %d, says %d", m.id, i, m.inAll)
 			}
+			whole += btoi(m.complete)
+			have += m.have
+		}
+		if whole != g.whole || have != g.have {
+			return fmt.Errorf("%d are complete, counted %d; %d chunks, counted %d", whole, g.whole, have, g.have)
 		}
 		if zoned != len(g.all) {
 			return fmt.Errorf("%d in zones, %d in all", zoned, len(g.all))
@@ -61,6 +66,7 @@ func TestTableAgainstModel(t *testing.T) {
 	}
 	type lease struct {
 		zone     string
+		have     uint64
 		complete bool
 		expires  time.Time
 	}
@@ -95,11 +101,11 @@ func TestTableAgainstModel(t *testing.T) {
 				}
 			},
 			"join": func(t *rapid.T) {
-				k, l := draw(), lease{fmt.Sprint("z", rapid.IntRange(0, 2).Draw(t, "zone")), rapid.Bool().Draw(t, "complete"), now.Add(Lease)}
+				k, l := draw(), lease{fmt.Sprint("z", rapid.IntRange(0, 2).Draw(t, "zone")), rapid.Uint64Range(0, 9).Draw(t, "have"), rapid.Bool().Draw(t, "complete"), now.Add(Lease)}
 				_, known := model[k]
 				full := len(model) >= limits.members || count(k.root) >= limits.membersPerRoot ||
 					count(k.root) == 0 && roots() >= limits.roots
-				recorded := table.join(k.root, k.id, l.zone, l.complete, l.expires)
+				recorded := table.join(k.root, k.id, l.zone, progress{l.have, l.complete}, l.expires)
 				if recorded != (known || !full) {
 					t.Fatalf("recorded %v, known %v, full %v", recorded, known, full)
 				}
@@ -164,7 +170,7 @@ func TestPickIsFair(t *testing.T) {
 	table := testTable(tableLimits{10, 1000, 1000})
 	root := someRoot()
 	for i := range 100 {
-		table.join(root, meta.NodeID(fmt.Sprint(i)), "z", false, epoch.Add(Lease))
+		table.join(root, meta.NodeID(fmt.Sprint(i)), "z", progress{}, epoch.Add(Lease))
 	}
 	drawn := map[meta.NodeID]int{}
 	for range 1000 {
@@ -189,12 +195,12 @@ func BenchmarkTable(b *testing.B) {
 	var ids []meta.NodeID
 	for i := range 10000 {
 		ids = append(ids, meta.NodeID(fmt.Sprintf("12D3KooW%044d", i)))
-		table.join(root, ids[i], fmt.Sprint("z", i%4), false, epoch.Add(Lease))
+		table.join(root, ids[i], fmt.Sprint("z", i%4), progress{}, epoch.Add(Lease))
 	}
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
 		id := ids[i%len(ids)]
-		table.join(root, id, fmt.Sprint("z", i%len(ids)%4), false, epoch.Add(Lease))
+		table.join(root, id, fmt.Sprint("z", i%len(ids)%4), progress{}, epoch.Add(Lease))
 		if len(table.pick(root, "z1", MaxPeers, epoch, func(o meta.NodeID) bool { return o == id })) != MaxPeers {
 			b.Fatal("too few")
 		}
@@ -205,7 +211,7 @@ func BenchmarkTable(b *testing.B) {
 func BenchmarkSweep(b *testing.B) {
 	table := testTable(tableLimits{65536, 262144, 16384})
 	for i := range 16384 {
-		table.join(digest.CID{byte(i % 16)}, meta.NodeID(fmt.Sprint(i)), "z", false, epoch.Add(Lease))
+		table.join(digest.CID{byte(i % 16)}, meta.NodeID(fmt.Sprint(i)), "z", progress{}, epoch.Add(Lease))
 	}
 	for b.Loop() {
 		table.sweep(epoch)

@@ -38,6 +38,13 @@ type request struct {
 	Leave    bool       `cbor:"4,keyasint,omitempty"` // the reply is empty
 	// HasMap spares the registrar the map and the content: renewals set it.
 	HasMap bool `cbor:"5,keyasint,omitempty"`
+	// Look asks how many whole copies there are; it begins no membership.
+	Look bool `cbor:"6,keyasint,omitempty"`
+	// Accused sent Chunk of Root wrongly; the reply is empty. Judged, which counts
+	// from servers only, says that two nodes have reported it.
+	Accused meta.NodeID `cbor:"7,keyasint,omitempty"`
+	Chunk   uint64      `cbor:"8,keyasint,omitempty"`
+	Judged  bool        `cbor:"9,keyasint,omitempty"`
 }
 
 func (r request) check() error {
@@ -59,6 +66,10 @@ type reply struct {
 	Peers        []referral      `cbor:"7,keyasint,omitempty"`
 	AgainMillis  uint32          `cbor:"8,keyasint,omitempty"`
 	Members      uint32          `cbor:"9,keyasint,omitempty"`
+	// Copies answers Look: the whole copies known in the region besides the asker's.
+	Copies uint32 `cbor:"10,keyasint,omitempty"`
+	// Away are peers that sent wrong chunks to two nodes: to be kept away.
+	Away []meta.NodeID `cbor:"11,keyasint,omitempty"`
 }
 
 type referral struct {
@@ -73,6 +84,8 @@ func (r reply) check() error {
 	switch {
 	case len(r.Peers) > maxTold:
 		return fmt.Errorf("reply with %d peers: %w", len(r.Peers), meta.ErrInvalid)
+	case len(r.Away) > maxTold:
+		return fmt.Errorf("reply with %d peers to keep away: %w", len(r.Away), meta.ErrInvalid)
 	case len(r.Inline) > MaxInlineBytes:
 		return fmt.Errorf("reply with %d bytes of content: %w", len(r.Inline), meta.ErrInvalid)
 	}

@@ -46,6 +46,9 @@ type Introduction struct {
 	Peers        []Peer
 	// Again is how long to wait before the next Join keeps the membership alive; 0 is 5 s.
 	Again time.Duration
+	// Away are peers that sent wrong chunks to others: they are kept away like those
+	// that this node has caught itself.
+	Away []meta.NodeID
 }
 
 // Finder introduces a node to the members of a swarm: a regional server's

@@ -82,6 +82,10 @@ func (s *Swarm) link(ctx context.Context, id peer.ID, addrs []string) (*link, er
 			s.mu.Unlock()
 			return nil, errStopped
 		}
+		if s.bans[id].After(time.Now()) {
+			s.mu.Unlock()
+			return nil, errBanned
+		}
 		l = newLink(s, id)
 		s.links[id] = l
 		s.start(func(ctx context.Context) { l.connect(ctx, addrs) })

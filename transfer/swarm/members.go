@@ -127,6 +127,9 @@ func (m *membership) meet(intro Introduction) {
 			}
 		}
 	}
+	for _, id := range intro.Away {
+		m.s.Ban(id, banFor)
+	}
 	for _, info := range intro.Peers {
 		m.learn(info, true)
 	}

@@ -572,7 +572,7 @@ func (m *membership) carry(e core.Effect) {
 	case core.Ban:
 		// Closing links waits for memberships, so not from here.
 		p.banned = true
-		m.s.spawn(func(context.Context) { m.s.ban(p.id) })
+		m.s.spawn(func(context.Context) { m.s.ban(p.id, banFor, "it sent wrong chunks") })
 		m.drop(p)
 	case core.Done:
 		m.s.log.Debug("fetched what was wanted", "root", m.root.String(), "took", time.Since(m.start))

@@ -301,9 +301,19 @@ func closeBlob(b store.Blob) {
 	}
 }
 
+// Ban keeps a peer away for all roots for so long, as ban does, on the word of
+// somebody who knows. It does not block.
+func (s *Swarm) Ban(id meta.NodeID, d time.Duration) {
+	p, err := peer.Decode(string(id))
+	if err != nil || p == s.self || s.banned(p) {
+		return
+	}
+	s.spawn(func(context.Context) { s.ban(p, d, "nodes report that it sent wrong chunks") })
+}
+
 // ban keeps a peer away for all roots for a while.
-func (s *Swarm) ban(id peer.ID) {
-	s.log.Warn("peer sent wrong chunks, it is kept away", "peer", id.String(), "for", banFor)
+func (s *Swarm) ban(id peer.ID, d time.Duration, why string) {
+	s.log.Warn("a peer is kept away", "peer", id.String(), "for", d, "reason", why)
 	s.metrics.bans.Inc()
 	s.mu.Lock()
 	now := time.Now()
@@ -312,7 +322,7 @@ func (s *Swarm) ban(id peer.ID) {
 			delete(s.bans, p)
 		}
 	}
-	s.bans[id] = now.Add(banFor)
+	s.bans[id] = now.Add(d)
 	l := s.links[id]
 	s.mu.Unlock()
 	if l != nil {
