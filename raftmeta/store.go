@@ -219,7 +219,8 @@ func (s *Store) Do(ctx context.Context, o state.Origin, c state.Command) (Receip
 func visible(c state.Command) bool {
 	switch c.(type) {
 	case state.LinkBlob, state.MountBlob, state.StageReferences, state.ExpireUploads,
-		state.ReportReplicas, state.DemandReplica, state.SealRootKey, state.Tick:
+		state.ReportReplicas, state.DemandReplica, state.SealRootKey, state.Tick,
+		state.AdmitHosts, state.ReportHosts, state.EndWave, state.ForgetWaves:
 		return false
 	}
 	return true

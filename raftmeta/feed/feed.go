@@ -41,12 +41,14 @@ const (
 	KindDemand     Kind = 10 // Region has new pending replicas
 	KindReplica    Kind = 11 // Root is settled in Region by Node's report; Deleted: is owed again
 	KindBlob       Kind = 12 // Repo, Digest: unlinked
+	KindWave       Kind = 13 // Name: of a wave that was planned, or is done; Deleted: is over
 )
 
 var kindNames = map[Kind]string{
 	KindProgress: "progress", KindCluster: "cluster", KindTenant: "tenant", KindRepository: "repository",
 	KindPackage: "package", KindVersion: "version", KindAlias: "alias", KindNode: "node",
 	KindRegion: "region", KindDemand: "demand", KindReplica: "replica", KindBlob: "blob",
+	KindWave: "wave",
 }
 
 func (k Kind) String() string {

@@ -50,7 +50,7 @@ func New(t testing.TB) *Store {
 	})
 	s := &Store{Machine: m, t: t, asked: make(map[string]int)}
 	s.Must(state.Bootstrap{
-		Cluster: meta.Cluster{ID: "test", Epoch: 1},
+		Cluster: meta.Cluster{ID: "test", Epoch: 1, Level: state.Level},
 		Node:    meta.Node{ID: "s1", Role: meta.RoleServer, Region: "eu", Gateway: "127.0.0.1:5000"},
 		Region:  meta.Region{Name: "eu", Primary: true},
 	})

@@ -137,6 +137,19 @@ func audit(v *View) error {
 			if listed := region != nil && slices.Contains(region.Servers, n.ID); listed != (n.Role == meta.RoleServer) {
 				return fmt.Errorf("%s is a %s and the servers of its region are %+v", n.ID, n.Role, region)
 			}
+		case spaceWaves:
+			w, err := decode[meta.Wave]([]byte(k), value)
+			if err != nil {
+				return err
+			}
+			if w.Ended == 0 {
+				want[string(keyOpenWave(w.ID))] = true
+			} else {
+				want[string(keyOverWave(w))] = true
+			}
+			if err := auditWave(v, w, want); err != nil {
+				return err
+			}
 		case spaceReplicas:
 			r, err := decode[meta.Replica]([]byte(k), value)
 			if err != nil {
@@ -148,7 +161,8 @@ func audit(v *View) error {
 		}
 	}
 	for k, value := range have {
-		index := k[0] == spaceQueue || k[0] == spaceMembers || k[0] == spaceUploads || k[0] == spaceRoots
+		index := k[0] == spaceQueue || k[0] == spaceMembers || k[0] == spaceUploads || k[0] == spaceRoots ||
+			k[0] == spaceOpenWaves || k[0] == spaceOverWaves || k[0] == spaceLeases
 		if k[0] == spaceTenant {
 			_, rest, _ := cutPart([]byte(k[1:]))
 			switch rest[0] {
@@ -185,6 +199,42 @@ func audit(v *View) error {
 	}
 	for k := range versions {
 		return fmt.Errorf("package %q is missing", k)
+	}
+	return nil
+}
+
+// auditWave counts the hosts of a wave again, and names their leases.
+func auditWave(v *View, w *meta.Wave, want map[string]bool) error {
+	counted := &meta.Wave{ID: w.ID}
+	for p, err := range v.scan(within(keyWaveHosts(w.ID))) {
+		if err != nil {
+			return err
+		}
+		h, err := decode[meta.WaveHost](p.key, p.value)
+		if err != nil {
+			return err
+		}
+		at := slices.IndexFunc(counted.Regions, func(r meta.WaveRegion) bool { return r.Region == h.Region })
+		if at < 0 {
+			at, counted.Regions = len(counted.Regions), append(counted.Regions, meta.WaveRegion{Region: h.Region})
+		}
+		*counted.Regions[at].Count(h.State)++
+		if h.State == meta.HostDone {
+			counted.Regions[at].Bytes += h.Bytes
+		}
+		if leased := h.State == meta.HostFetching && w.MaxParallel > 0; leased != (h.Until != 0) {
+			return fmt.Errorf("host %s of wave %s is %s and has a lease until %d", h.Node, w.ID, h.State, h.Until)
+		}
+		if h.Until != 0 {
+			want[string(keyLease(w.ID, h))] = true
+		}
+	}
+	forgotten := w.Ended != 0 && counted.Total().Took() < w.Total().Took() // its hosts go first
+	if !forgotten && (len(counted.Regions) != len(w.Regions) || counted.Total() != w.Total()) {
+		return fmt.Errorf("wave %s counts %+v, its hosts are %+v", w.ID, w.Regions, counted.Regions)
+	}
+	if total := w.Total(); w.MaxParallel > 0 && total.Fetching > w.MaxParallel {
+		return fmt.Errorf("%d hosts of wave %s fetch, at most %d may", total.Fetching, w.ID, w.MaxParallel)
 	}
 	return nil
 }

@@ -63,10 +63,16 @@ const (
 	typeSealRootKey      = 45
 	typeReportReplicas   = 50
 	typeDemandReplica    = 51
+	typeCreateWave       = 60
+	typeCancelWave       = 61
+	typeAdmitHosts       = 62
+	typeReportHosts      = 63
+	typeEndWave          = 64
+	typeForgetWaves      = 65
 )
 
 // Level is the highest cluster level that this build knows.
-const Level uint32 = 1
+const Level uint32 = 2
 
 // kind is what the machine knows of a command's type.
 type kind struct {
@@ -136,6 +142,12 @@ var kinds = map[uint16]kind{
 	typeSealRootKey:      kindOf[SealRootKey, none](1),
 	typeReportReplicas:   kindOf[ReportReplicas, none](1),
 	typeDemandReplica:    kindOf[DemandReplica, meta.Replica](1),
+	typeCreateWave:       kindOf[CreateWave, meta.Wave](2),
+	typeCancelWave:       kindOf[CancelWave, meta.Wave](2),
+	typeAdmitHosts:       kindOf[AdmitHosts, none](2),
+	typeReportHosts:      kindOf[ReportHosts, none](2),
+	typeEndWave:          kindOf[EndWave, none](2),
+	typeForgetWaves:      kindOf[ForgetWaves, ForgetResult](2),
 }
 
 // Name returns the name of c's type, for messages.

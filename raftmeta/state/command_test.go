@@ -22,13 +22,14 @@ func TestWireNames(t *testing.T) {
 		"20 LinkBlob, 21 MountBlob, 22 UnlinkBlob, 23 ExpireUploads, 24 StageReferences, " +
 		"30 Publish, 31 MoveAlias, 32 DeleteAlias, 33 DeleteVersion, 34 SetLabels, " +
 		"40 AdmitNode, 41 UpdateNode, 42 RemoveNode, 43 CreateJoinToken, 44 PutRegion, 45 SealRootKey, " +
-		"50 ReportReplicas, 51 DemandReplica"
+		"50 ReportReplicas, 51 DemandReplica, " +
+		"60 CreateWave, 61 CancelWave, 62 AdmitHosts, 63 ReportHosts, 64 EndWave, 65 ForgetWaves"
 	if got := strings.Join(commands, ", "); got != want {
 		t.Errorf("commands are\n%s\nwant\n%s", got, want)
 	}
 	want = "Attachments BlobByRoot FindLink GetBlob GetCluster GetFile GetJoinToken GetNode GetPackage GetRepository GetTenant " +
 		"GetVersion AliasHistory ListAliases ListFiles ListNodes ListPackages ListReferences ListRegions ListRepositories " +
-		"ListTenants ListVersions PendingReplicas Replicas Resolve"
+		"ListTenants ListVersions PendingReplicas Replicas Resolve GetWave ListWaves WaveHosts ListWaveHosts"
 	names := strings.Fields(want)
 	slices.Sort(names)
 	if got := slices.Sorted(maps.Keys(Questions)); !slices.Equal(got, names) {
@@ -91,6 +92,11 @@ func TestCheck(t *testing.T) {
 		return AdmitNode{TokenSecretHash: "t", Node: n}
 	}
 	long := strings.Repeat("x", 2000)
+	waveWith := func(change func(*meta.Wave)) CreateWave {
+		c := wave("w1")
+		change(&c.Wave)
+		return c
+	}
 	for _, c := range []Command{
 		Bootstrap{},
 		Bootstrap{Cluster: meta.Cluster{ID: "c"}, Node: server("a", "eu"), Region: meta.Region{Name: "us"}},
@@ -159,6 +165,29 @@ func TestCheck(t *testing.T) {
 		ReportReplicas{Replicas: []meta.Replica{{Root: blob("x").Root, State: meta.ReplicaVerified}}},
 		ReportReplicas{Replicas: []meta.Replica{{Root: blob("x").Root, Server: "s"}}},
 		DemandReplica{Region: "eu"}, DemandReplica{Root: blob("x").Root},
+		waveWith(func(w *meta.Wave) { w.ID = "" }), waveWith(func(w *meta.Wave) { w.ID = "A b" }),
+		waveWith(func(w *meta.Wave) { w.Name = long }),
+		waveWith(func(w *meta.Wave) { w.Refs = nil }),
+		waveWith(func(w *meta.Wave) { w.Refs = make([]meta.WaveRef, meta.MaxWaveRefs+1) }),
+		waveWith(func(w *meta.Wave) { w.Refs[0].Repo = badRepo }),
+		waveWith(func(w *meta.Wave) { w.Refs[0].Package = "" }),
+		waveWith(func(w *meta.Wave) { w.Refs[0].Version = "" }),
+		waveWith(func(w *meta.Wave) { w.Refs[0].Alias = long }),
+		waveWith(func(w *meta.Wave) { w.Targets = make([]meta.WaveTarget, meta.MaxWaveTargets+1) }),
+		waveWith(func(w *meta.Wave) { w.Targets = []meta.WaveTarget{{}} }),
+		waveWith(func(w *meta.Wave) { w.Targets = []meta.WaveTarget{{Region: "E U"}} }),
+		waveWith(func(w *meta.Wave) { w.Targets = []meta.WaveTarget{{Zone: long}} }),
+		waveWith(func(w *meta.Wave) { w.Platform = "linux" }),
+		waveWith(func(w *meta.Wave) { w.Abort = &meta.WaveAbort{Above: 101, Percent: true} }),
+		CreateWave{Wave: wave("w1").Wave}, CreateWave{Wave: wave("w1").Wave, Life: maxWaveLife + 1},
+		CancelWave{}, CancelWave{ID: "w1", Reason: long},
+		AdmitHosts{}, AdmitHosts{Wave: "w1", Hosts: make([]meta.NodeID, MaxWaveHosts+1)}, AdmitHosts{Wave: "w1", Hosts: []meta.NodeID{""}},
+		ReportHosts{Wave: "w1"}, ReportHosts{Wave: "w1", Hosts: make([]meta.WaveHost, MaxWaveHosts+1)},
+		reported("w1", meta.WaveHost{State: meta.HostDone}), reported("w1", meta.WaveHost{Node: "a", State: meta.HostLost}),
+		reported("", meta.WaveHost{Node: "a", State: meta.HostDone}),
+		reported("w1", meta.WaveHost{Node: "a", State: meta.HostDone, Bytes: -1}),
+		reported("w1", meta.WaveHost{Node: "a", State: meta.HostFailed, Reason: long}),
+		EndWave{}, ForgetWaves{}, ForgetWaves{Limit: 1001},
 	} {
 		if _, err := Encode(Origin{}, c); !errors.Is(err, meta.ErrInvalid) {
 			t.Errorf("%T %+v: %v", c, c, err)

@@ -12,7 +12,7 @@ import (
 // FuzzDecode feeds bytes as a log entry: they decode or are refused, and what
 // decodes applies without harm to a machine.
 func FuzzDecode(f *testing.F) {
-	for _, e := range levelOne() {
+	for _, e := range levelTwo() {
 		f.Add(e.Command)
 	}
 	f.Add([]byte{1, 0xff, 0xff, flagIgnorable, 1, 0xa0})

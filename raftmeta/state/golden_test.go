@@ -22,7 +22,7 @@ var update = flag.Bool("update", false, "write the golden logs that are missing;
 
 // scenarios are the logs to freeze: one a cluster level, with every command in it.
 // A change of a scenario does not change its log; add a new one.
-var scenarios = map[string]func() []Entry{"level1": levelOne}
+var scenarios = map[string]func() []Entry{"level1": levelOne, "level2": levelTwo}
 
 // TestGolden replays logs that earlier builds wrote. Results and the state must
 // stay what they were, or servers of two builds diverge.
@@ -137,7 +137,77 @@ func readable(v any) string {
 }
 
 // levelOne is a log with every command of level 1, done and refused.
-func levelOne() []Entry {
+func levelOne() []Entry { return writeLevelOne().entries }
+
+// levelTwo goes on from it with the commands of level 2.
+func levelTwo() []Entry {
+	l := writeLevelOne()
+	hosts := func(state meta.HostState, bytes int64, reason string, ids ...meta.NodeID) (h []meta.WaveHost) {
+		for _, id := range ids {
+			h = append(h, meta.WaveHost{Node: id, State: state, Bytes: bytes, Reason: reason})
+		}
+		return h
+	}
+	plan := wave("w1")
+	plan.Wave.Name, plan.Wave.Platform = "launch", "linux/amd64"
+	plan.Wave.Refs[0].Version, plan.Wave.Refs[0].Alias = string(blob("index").Digest), "index"
+	plan.Wave.Targets = []meta.WaveTarget{{Region: "ap", Zone: "z1"}, {Region: "us"}}
+	plan.Wave.MaxParallel, plan.Wave.Abort, plan.Wave.Expected = 2, &meta.WaveAbort{Above: 50, Percent: true}, 4
+	plan.Wave.NotBefore = meta.TimeOf(l.now.Add(time.Minute))
+	second := plan
+	second.Wave.ID, second.Wave.MaxParallel, second.Wave.Abort, second.Wave.Targets = "w2", 0, &meta.WaveAbort{}, nil
+	third := second
+	third.Wave.ID, third.Life = "w3", 2*time.Hour
+	lost := plan
+	lost.Wave.Refs = []meta.WaveRef{{Repo: appRef, Package: "api", Version: "lost"}}
+	mars := plan
+	mars.Wave.Targets = []meta.WaveTarget{{Region: "mars"}}
+
+	l.add("", plan)
+	l.add("", SetLevel{Level: 2})
+	l.add("", CreateJoinToken{Token: meta.JoinToken{ID: "t2", Role: meta.RoleAgent, Region: "us", Uses: 9, Expires: meta.TimeOf(l.now.Add(time.Hour))}})
+	for _, id := range []meta.NodeID{"a1", "a2", "a3", "a4"} {
+		l.add("", AdmitNode{TokenSecretHash: "t2", Node: meta.Node{ID: id, Role: meta.RoleAgent, Region: "us", Zone: "z1"}})
+	}
+	l.add("", lost)
+	l.add("", mars)
+	l.add("w", plan)
+	l.add("w", plan)
+	l.add("", plan)
+	l.add("", AdmitHosts{Wave: "w1", Hosts: []meta.NodeID{"a1"}}) // too early
+	l.now = l.now.Add(time.Minute)
+	l.add("", EndWave{ID: "w1"})
+	l.add("", AdmitHosts{Wave: "w1", Hosts: []meta.NodeID{"eu-1", "nobody", "a1", "a2", "a3"}})
+	l.add("", ReportHosts{Wave: "w1", Hosts: hosts(meta.HostFetching, 0, "", "a1", "a4")})
+	l.now = l.now.Add(meta.WaveLease - 2*time.Second)
+	l.add("", ReportHosts{Wave: "w1", Hosts: hosts(meta.HostFetching, 0, "", "a1")})
+	l.now = l.now.Add(3 * time.Second)
+	l.add("", AdmitHosts{Wave: "w1"}) // a2 is lost
+	l.add("", AdmitHosts{Wave: "w1", Hosts: []meta.NodeID{"a3", "a4", "a2"}})
+	l.add("", ReportHosts{Wave: "w1", Hosts: append(hosts(meta.HostDone, 7, "", "a1"), hosts(meta.HostFailed, 3, "no space", "a3", "a2")...)})
+	l.add("", EndWave{ID: "w1"})
+	l.add("", AdmitHosts{Wave: "w1", Hosts: []meta.NodeID{"a1", "a4"}})
+	l.add("", ReportHosts{Wave: "w1", Hosts: hosts(meta.HostFailed, 0, "denied", "a4")}) // w1 was done: it is not aborted any more
+	l.add("", CancelWave{ID: "w1", Reason: "enough"})
+	l.add("", CancelWave{ID: "w1"})
+	l.add("", second)
+	l.add("", AdmitHosts{Wave: "w2", Hosts: []meta.NodeID{"a1", "a2", "a3", "a4"}})
+	l.add("", ReportHosts{Wave: "w2", Hosts: append(hosts(meta.HostSkipped, 0, "arm", "a1"), hosts(meta.HostFailed, 0, "denied", "a2")...)}) // it aborts
+	l.add("", AdmitHosts{Wave: "w2", Hosts: []meta.NodeID{"a1"}})
+	l.add("", CancelWave{ID: "w2"})
+	l.add("", third)
+	l.add("", AdmitHosts{Wave: "w3", Hosts: []meta.NodeID{"a1", "a2"}})
+	l.add("", ReportHosts{Wave: "w3", Hosts: hosts(meta.HostDone, 9, "", "a1")})
+	l.add("", EndWave{ID: "w3"})
+	l.now = l.now.Add(2 * time.Hour)
+	l.add("", EndWave{ID: "w3"})
+	l.add("", EndWave{ID: "w3"})
+	l.add("", ForgetWaves{Before: meta.TimeOf(l.now.Add(-time.Hour)), Limit: 3})
+	l.add("", ForgetWaves{Before: meta.TimeOf(l.now.Add(-time.Hour)), Limit: 6})
+	return l.entries
+}
+
+func writeLevelOne() *logWriter {
 	l := &logWriter{now: time.Unix(1_800_000_000, 0)}
 	cold, yes := meta.ClassCold, true
 	other := app()
@@ -208,7 +278,7 @@ func levelOne() []Entry {
 	l.add("", RemoveRepository{Ref: other.Ref})
 	l.add("", RemoveNode{ID: "us-1"})
 	l.add("", RemoveNode{ID: "eu-1"})
-	return l.entries
+	return l
 }
 
 // logWriter encodes commands as a leader does.

@@ -16,20 +16,25 @@ type key []byte
 
 // Spaces: the first byte of a key.
 const (
-	spaceTenants  = 'T' // tenant -> meta.Tenant
-	spaceTenant   = 't' // below a tenant, then one of the letters
-	spaceReplicas = 'R' // root, region, server -> meta.Replica
-	spaceQueue    = 'q' // region, demanded at, root -> nothing: demands not yet verified
-	spaceRoots    = 'o' // root, context -> digest of the blob
-	spaceUploads  = 'u' // unclaimed since, kind, repository, name -> nothing
-	spaceNodes    = 'n' // node -> meta.Node
-	spaceMembers  = 'k' // region, node -> nothing: the nodes of a region
-	spaceRegions  = 'g' // region -> regionRecord
-	spaceTokens   = 'j' // token id -> meta.JoinToken
-	spaceRequests = 'x' // request id -> result
-	spaceWindow   = 'y' // sequence -> request id: what to forget next
-	spaceFeed     = 'e' // index, seq -> feed.Change
-	spaceMachine  = 'm' // applied, format, level, cluster ...
+	spaceTenants   = 'T' // tenant -> meta.Tenant
+	spaceTenant    = 't' // below a tenant, then one of the letters
+	spaceReplicas  = 'R' // root, region, server -> meta.Replica
+	spaceQueue     = 'q' // region, demanded at, root -> nothing: demands not yet verified
+	spaceRoots     = 'o' // root, context -> digest of the blob
+	spaceUploads   = 'u' // unclaimed since, kind, repository, name -> nothing
+	spaceNodes     = 'n' // node -> meta.Node
+	spaceMembers   = 'k' // region, node -> nothing: the nodes of a region
+	spaceRegions   = 'g' // region -> regionRecord
+	spaceTokens    = 'j' // token id -> meta.JoinToken
+	spaceWaves     = 'W' // wave -> meta.Wave
+	spaceWaveHosts = 'H' // wave, node -> meta.WaveHost
+	spaceLeases    = 'L' // wave, until, node -> nothing: hosts that fetch under a lease
+	spaceOpenWaves = 'O' // wave -> nothing: those that are not over
+	spaceOverWaves = 'F' // ended at, wave -> nothing: those that are
+	spaceRequests  = 'x' // request id -> result
+	spaceWindow    = 'y' // sequence -> request id: what to forget next
+	spaceFeed      = 'e' // index, seq -> feed.Change
+	spaceMachine   = 'm' // applied, format, level, cluster ...
 )
 
 // Letters below a tenant; [x] is a bare last part.

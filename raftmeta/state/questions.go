@@ -589,3 +589,99 @@ func (q PendingReplicas) demand(v *View, root string) (*meta.Replica, error) {
 	}
 	return find[meta.Replica](v, keyReplica(id, q.Region, ""), "demand", root)
 }
+
+// GetWave answers a wave.
+type GetWave struct {
+	ID string `cbor:"1,keyasint,omitempty"`
+}
+
+// Answer implements Question.
+func (q GetWave) Answer(v *View) (meta.Wave, error) {
+	return one[meta.Wave](v, keyWave(q.ID), "wave", q.ID)
+}
+
+// ListWaves lists waves against the order of their ids, so the newest first, or
+// only those that are not over. Page.After is an id.
+type ListWaves struct {
+	Open bool `cbor:"1,keyasint,omitempty"`
+	Page Page `cbor:"2,keyasint,omitempty"`
+}
+
+// Answer implements Question.
+func (q ListWaves) Answer(v *View) (a []meta.Wave, _ error) {
+	prefix := key{spaceWaves}
+	if q.Open {
+		prefix = key{spaceOpenWaves}
+	}
+	s := within(prefix)
+	if q.Page.After != "" {
+		s.upper = slices.Clone(prefix).last(q.Page.After)
+	}
+	s.reverse = true
+	if !q.Open {
+		return list[meta.Wave](v, s, q.Page, nil)
+	}
+	limit, err := q.Page.limit()
+	if err != nil {
+		return nil, err
+	}
+	for p, err := range v.scan(s) {
+		if err != nil {
+			return nil, err
+		}
+		w, err := findWave(v, string(p.key[1:]))
+		if err != nil {
+			return nil, err
+		}
+		if a = append(a, *w); len(a) == limit {
+			break
+		}
+	}
+	return a, nil
+}
+
+// WaveHosts answers what a wave has of hosts, in the order in which they are named;
+// of one that was never admitted only Node is set.
+type WaveHosts struct {
+	Wave  string        `cbor:"1,keyasint,omitempty"`
+	Nodes []meta.NodeID `cbor:"2,keyasint,omitempty"` // up to 500
+}
+
+// Answer implements Question.
+func (q WaveHosts) Answer(v *View) ([]meta.WaveHost, error) {
+	if len(q.Nodes) > MaxWaveHosts {
+		return nil, fmt.Errorf("%d hosts of a wave, at most %d: %w", len(q.Nodes), MaxWaveHosts, meta.ErrInvalid)
+	}
+	a := make([]meta.WaveHost, len(q.Nodes))
+	for i, id := range q.Nodes {
+		h, err := load[meta.WaveHost](v, keyWaveHosts(q.Wave).last(string(id)))
+		if err != nil {
+			return nil, err
+		}
+		a[i].Node = id
+		if h != nil {
+			a[i] = *h
+		}
+	}
+	return a, nil
+}
+
+// ListWaveHosts lists the hosts that took part in a wave by their ids, of one state
+// or region when they are set. Page.After is a node's id.
+type ListWaveHosts struct {
+	Wave   string          `cbor:"1,keyasint,omitempty"`
+	State  meta.HostState  `cbor:"2,keyasint,omitempty"`
+	Region meta.RegionName `cbor:"3,keyasint,omitempty"`
+	Page   Page            `cbor:"4,keyasint,omitempty"`
+}
+
+// Answer implements Question.
+func (q ListWaveHosts) Answer(v *View) ([]meta.WaveHost, error) {
+	if _, err := findWave(v, q.Wave); err != nil {
+		return nil, err
+	}
+	prefix := keyWaveHosts(q.Wave)
+	return list(v, within(prefix).behind(prefix, q.Page.After), q.Page, func(h *meta.WaveHost) bool {
+		return (q.State == "" || h.State == q.State) && (q.Region == "" || h.Region == q.Region)
+	})
+}

@@ -56,7 +56,7 @@ func NewMetadata(t testing.TB, server meta.NodeID, region meta.RegionName, admin
 	})
 	m := &Metadata{machine: machine, asked: map[meta.Mode]int{}}
 	_, err = m.Do(t.Context(), state.Origin{}, state.Bootstrap{
-		Cluster: meta.Cluster{ID: "test", Epoch: 1, AdminToken: adminToken},
+		Cluster: meta.Cluster{ID: "test", Epoch: 1, Level: state.Level, AdminToken: adminToken},
 		Node: meta.Node{
 			ID: server, Role: meta.RoleServer, Region: region, Gateway: "127.0.0.1:5000",
 			Swarm: []string{"/ip4/127.0.0.1/tcp/7070"}, Raft: []string{"/ip4/127.0.0.1/tcp/7071"},
