@@ -32,7 +32,7 @@ func TestWaveOverThreeRegions(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	report, err := c.Wave(ctx)
+	report, err := c.Wave(ctx, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -173,6 +173,8 @@ type Pulled struct {
 	Bytes     int64         // of manifest and blobs
 	FirstByte time.Duration // from the call to the first byte of the first blob
 	Total     time.Duration // from the call to the last byte, checked
+	// LongestGap is the longest time without a byte of a blob after FirstByte.
+	LongestGap time.Duration
 }
 
 // Pull reads an image's manifest and then its config and layers one after another,
@@ -189,11 +191,14 @@ func (c *Client) Pull(ctx context.Context, repository, reference string) (Pulled
 	if err := json.Unmarshal(p.Manifest, &parsed); err != nil {
 		return p, fmt.Errorf("manifest %s:%s: %w", repository, reference, err)
 	}
+	var last time.Duration
 	for _, d := range append(parsed.Layers, parsed.Config) {
 		if err := c.PullBlob(ctx, repository, d, func() {
+			now := time.Since(start)
 			if p.FirstByte == 0 {
-				p.FirstByte = time.Since(start)
+				p.FirstByte, last = now, now
 			}
+			p.LongestGap, last = max(p.LongestGap, now-last), now
 		}); err != nil {
 			return p, err
 		}
@@ -203,22 +208,41 @@ func (c *Client) Pull(ctx context.Context, repository, reference string) (Pulled
 	return p, nil
 }
 
-// PullBlob reads a blob and checks its length and digest; first, when not nil, is
-// called at its first byte.
-func (c *Client) PullBlob(ctx context.Context, repository string, d Descriptor, first func()) error {
+// PullBlob reads a blob and checks its length and digest; came, when not nil, is called
+// whenever bytes have come.
+func (c *Client) PullBlob(ctx context.Context, repository string, d Descriptor, came func()) error {
 	response, err := c.Do(ctx, http.MethodGet, "/v2/"+repository+"/blobs/"+d.Digest, nil, nil, 0, http.StatusOK)
 	if err != nil {
 		return err
 	}
 	defer response.Body.Close()
+	return check(response.Body, d, came)
+}
+
+// PullRange reads part of a blob, from offset on as many bytes as part has, and checks
+// that they have part's digest.
+func (c *Client) PullRange(ctx context.Context, repository, blob string, offset int64, part Descriptor) error {
+	response, err := c.Do(ctx, http.MethodGet, "/v2/"+repository+"/blobs/"+blob,
+		http.Header{"Range": {fmt.Sprintf("bytes=%d-%d", offset, offset+part.Size-1)}}, nil, 0, http.StatusPartialContent)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if err := check(response.Body, part, nil); err != nil {
+		return fmt.Errorf("%s from byte %d: %w", blob, offset, err)
+	}
+	return nil
+}
+
+// check reads body to its end and compares it with what d says of it.
+func check(body io.Reader, d Descriptor, came func()) error {
 	h := sha256.New()
 	var total int64
 	buffer := make([]byte, 256<<10)
 	for {
-		n, err := response.Body.Read(buffer)
-		if n > 0 && first != nil {
-			first()
-			first = nil
+		n, err := body.Read(buffer)
+		if n > 0 && came != nil {
+			came()
 		}
 		h.Write(buffer[:n])
 		total += int64(n)

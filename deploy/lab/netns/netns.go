@@ -6,17 +6,18 @@
 // runs could share and nothing is left behind, not even after kill -9. The switch is
 // a bridge in a namespace of its own.
 //
-//	host ns: lo, eth0 10.<group>.x.y/8 -- tbf up --- port ns: bridge
-//	                                   -- tbf down --
+//	host ns: lo, eth0 10.<group>.x.y/32 -- tbf up --- port ns: bridge
+//	                                    -- tbf down --
 //
 // Each link is a veth pair with a token bucket at both ends (sending shapes at the
 // host, receiving at the port), burst 128 KiB and 50 ms of queue; routes use TCP
 // cubic, since the machine's default may be bbr, which token buckets mislead. Byte
-// counters are the interface's own; what came from other groups is counted by a
-// packet socket with a filter, see foreign.go.
+// counters are the interface's own; what came from other groups and zones is counted
+// by a packet socket with a filter, see origins.go. Packets to other groups can be held
+// for a while by a relay, see relay.go, which makes them as far away as regions are.
 //
-// Linux and root only. The only goroutines are the foreign counters, which end with
-// Close.
+// Linux and root only. The only goroutines are those of the counters and relays, which
+// end with Close.
 package netns
 
 import (
@@ -31,32 +32,46 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// Most groups and hosts of a group that addresses have room for.
+// Most groups, zones of a group and hosts of a zone that addresses have room for.
 const (
 	MaxGroups = 200
-	MaxHosts  = 60_000
+	MaxZones  = 31
+	MaxHosts  = 2_000
 )
 
 // Network is a switch and the hosts at it.
 type Network struct {
-	bridge *os.File // namespace of the switch
+	bridge *os.File      // namespace of the switch
+	rtt    time.Duration // between groups; 0 is as it comes
 
 	mu    sync.Mutex
 	hosts []*Host
-	next  map[int]int // group -> hosts so far
+	next  map[Place]int // hosts so far
 }
 
 // Host is a namespace with one link.
 type Host struct {
 	Name  string
-	Group int        // e.g. its region, from 1
+	Place Place
 	Addr  netip.Addr // of eth0
-	ns    *os.File
-	count *foreign
+
+	ns     *os.File
+	bridge *os.File // namespace of the switch
+	device string   // its end of the link there
+	count  *origins
+	relay  *relay // nil without an RTT
+}
+
+// Place is where a host stands.
+type Place struct {
+	Group int // e.g. its region, 1 to MaxGroups
+	// Zone is 1 to MaxZones, or 0: then bytes of other zones are not counted.
+	Zone int
 }
 
 // Link is the speed of a host's link; 0 is not limited.
@@ -65,10 +80,11 @@ type Link struct {
 	DownBitsPerSec int64
 }
 
-// New makes a switch without hosts. The caller closes it.
+// New makes a switch without hosts. The caller closes it. rtt, when not 0, is the time
+// that packets to hosts of another group and back spend on the way at least.
 //
 // Errors: not root, or a kernel without bridge, veth, tbf or packet sockets.
-func New() (*Network, error) {
+func New(rtt time.Duration) (*Network, error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("network namespaces need root")
 	}
@@ -81,7 +97,7 @@ func New() (*Network, error) {
 	if err != nil {
 		return nil, fmt.Errorf("switch: %w", err)
 	}
-	n := &Network{bridge: bridge, next: make(map[int]int)}
+	n := &Network{bridge: bridge, rtt: rtt, next: make(map[Place]int)}
 	if err := in(bridge, func() error {
 		return batch("ip", "link set lo up", "link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0", "link set br0 up")
 	}); err != nil {
@@ -90,37 +106,43 @@ func New() (*Network, error) {
 	return n, nil
 }
 
-// Host adds a host of a group (1 to MaxGroups) with the given link. Its address is
-// 10.<group>.<x>.<y>; every host reaches every other.
-func (n *Network) Host(name string, group int, link Link) (*Host, error) {
+// Host adds a host at a place with the given link. Its address is 10.<group>.<x>.<y>,
+// where the upper five bits of x are the zone; every host reaches every other.
+func (n *Network) Host(name string, at Place, link Link) (*Host, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if group < 1 || group > MaxGroups || n.next[group] >= MaxHosts {
-		return nil, fmt.Errorf("host %s: group %d has no room", name, group)
+	if at.Group < 1 || at.Group > MaxGroups || at.Zone < 0 || at.Zone > MaxZones || n.next[at] >= MaxHosts {
+		return nil, fmt.Errorf("host %s: no room in group %d, zone %d", name, at.Group, at.Zone)
 	}
-	index := n.next[group] + 1
-	n.next[group] = index
+	index := n.next[at] + 1
+	n.next[at] = index
 	ns, err := newNamespace()
 	if err != nil {
 		return nil, fmt.Errorf("host %s: %w", name, err)
 	}
-	h := &Host{Name: name, Group: group, ns: ns,
-		Addr: netip.AddrFrom4([4]byte{10, byte(group), byte(index >> 8), byte(index)})}
+	h := &Host{Name: name, Place: at, ns: ns, bridge: n.bridge, device: fmt.Sprintf("p%d", len(n.hosts)+1),
+		Addr: netip.AddrFrom4([4]byte{10, byte(at.Group), byte(at.Zone<<zoneShift | index>>8), byte(index)})}
 	n.hosts = append(n.hosts, h)
+	if err := h.link(link, n.rtt); err != nil {
+		return nil, fmt.Errorf("host %s: %w", name, err)
+	}
+	return h, nil
+}
 
-	port := fmt.Sprintf("p%d", len(n.hosts))
-	if err := in(n.bridge, func() error {
-		return batch("ip",
+// link connects a new namespace with the switch.
+func (h *Host) link(link Link, rtt time.Duration) error {
+	if err := in(h.bridge, func() error {
+		if err := batch("ip",
 			// The peer is born in the host's namespace under its final name.
-			fmt.Sprintf("link add %s type veth peer name eth0 netns /proc/%d/fd/%d", port, os.Getpid(), ns.Fd()),
-			fmt.Sprintf("link set %s master br0 up", port))
+			fmt.Sprintf("link add %s type veth peer name eth0 netns /proc/%d/fd/%d", h.device, os.Getpid(), h.ns.Fd()),
+			fmt.Sprintf("link set %s master br0 up", h.device)); err != nil {
+			return err
+		}
+		return shape(h.device, link.DownBitsPerSec)
 	}); err != nil {
-		return nil, fmt.Errorf("host %s: %w", name, err)
+		return err
 	}
-	if err := in(n.bridge, func() error { return shape(port, link.DownBitsPerSec) }); err != nil {
-		return nil, fmt.Errorf("host %s: %w", name, err)
-	}
-	if err := in(ns, func() error {
+	return in(h.ns, func() error {
 		err := batch("ip",
 			"link set lo up",
 			"link set eth0 up",
@@ -132,12 +154,26 @@ func (n *Network) Host(name string, group int, link Link) (*Host, error) {
 		if err := shape("eth0", link.UpBitsPerSec); err != nil {
 			return err
 		}
-		h.count, err = countForeign(group)
+		if h.count, err = countOrigins(h.Place); err != nil || rtt == 0 {
+			return err
+		}
+		h.relay, err = holdPackets(h.Addr, rtt/2)
 		return err
-	}); err != nil {
-		return nil, fmt.Errorf("host %s: %w", name, err)
+	})
+}
+
+// Cut takes the host's link from the switch: nothing gets through, and neither side is
+// told. Mend puts it back.
+func (h *Host) Cut() error { return h.port("nomaster") }
+
+// Mend undoes Cut.
+func (h *Host) Mend() error { return h.port("master br0") }
+
+func (h *Host) port(change string) error {
+	if err := in(h.bridge, func() error { return batch("ip", fmt.Sprintf("link set %s %s", h.device, change)) }); err != nil {
+		return fmt.Errorf("link of %s: %w", h.Name, err)
 	}
-	return h, nil
+	return nil
 }
 
 // shape puts a token bucket on the sending side of an interface of this namespace.
@@ -156,6 +192,9 @@ func (n *Network) Close() error {
 	for _, h := range n.hosts {
 		if h.count != nil {
 			h.count.close()
+		}
+		if h.relay != nil {
+			h.relay.close()
 		}
 		errs = append(errs, h.ns.Close())
 	}
@@ -187,14 +226,15 @@ func (h *Host) DialContext(ctx context.Context, network, address string) (net.Co
 type Traffic struct {
 	Sent     int64
 	Received int64
-	// Foreign is the part of Received, from the IP header on, that came from hosts
-	// of other groups.
-	Foreign int64
+	// Foreign and OtherZone are the parts of Received, from the IP header on, that came
+	// from hosts of other groups, and of the own group but of another zone or of none.
+	Foreign   int64
+	OtherZone int64
 }
 
 // Sub returns what passed since earlier.
 func (t Traffic) Sub(earlier Traffic) Traffic {
-	return Traffic{t.Sent - earlier.Sent, t.Received - earlier.Received, t.Foreign - earlier.Foreign}
+	return Traffic{t.Sent - earlier.Sent, t.Received - earlier.Received, t.Foreign - earlier.Foreign, t.OtherZone - earlier.OtherZone}
 }
 
 // Traffic reads the counters of the host's link.
@@ -211,7 +251,7 @@ func (h *Host) Traffic() (Traffic, error) {
 	if err != nil {
 		return t, fmt.Errorf("traffic of %s: %w", h.Name, err)
 	}
-	t.Foreign, err = h.count.bytes()
+	t.Foreign, t.OtherZone, err = h.count.bytes()
 	return t, err
 }
 

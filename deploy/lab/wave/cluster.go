@@ -45,21 +45,36 @@ func (m *Member) Process() *proc.Process {
 	return m.process
 }
 
+// Ended reports whether the member's process has ended, or never ran.
+func (m *Member) Ended() bool {
+	process := m.Process()
+	if process == nil {
+		return true
+	}
+	select {
+	case <-process.Done():
+		return true
+	default:
+		return false
+	}
+}
+
 // HTTP returns a client that connects from inside the member's host; it never uses
 // the member's link for the member's own gateway.
 func (m *Member) HTTP() *http.Client { return m.http }
 
 // Cluster is a running lab.
 type Cluster struct {
-	Servers    []*Member // one a region, in order; the first is the origin
+	Servers    []*Member // by region; the first is the origin
 	Agents     []*Member
 	AdminToken string
 
 	plan    Plan
 	network *netns.Network
+	tokens  map[string]string // region -> join token of its agents
 }
 
-// Start builds the hosts, bootstraps region r1, joins the other servers and then the
+// Start builds the hosts, bootstraps region r1, joins further servers and then the
 // agents, and creates the repository. All nodes are ready when it returns.
 //
 // On an error everything it began is gone again.
@@ -67,7 +82,7 @@ func Start(ctx context.Context, plan Plan) (_ *Cluster, err error) {
 	if err := plan.Check(); err != nil {
 		return nil, err
 	}
-	network, err := netns.New()
+	network, err := netns.New(plan.RTT)
 	if err != nil {
 		return nil, err
 	}
@@ -77,9 +92,11 @@ func Start(ctx context.Context, plan Plan) (_ *Cluster, err error) {
 			err = errors.Join(err, c.Close())
 		}
 	}()
-	for i := range plan.Regions {
-		if err := c.addServer(ctx, i+1); err != nil {
-			return nil, err
+	for region := 1; region <= plan.Regions; region++ {
+		for number := 1; number <= plan.Servers; number++ {
+			if err := c.addServer(ctx, region, number); err != nil {
+				return nil, err
+			}
 		}
 	}
 	tenant, _, _ := strings.Cut(Repository, "/")
@@ -98,6 +115,14 @@ func Start(ctx context.Context, plan Plan) (_ *Cluster, err error) {
 // Origin returns region r1's server.
 func (c *Cluster) Origin() *Member { return c.Servers[0] }
 
+// Plan returns what the cluster was built from, with defaults filled in.
+func (c *Cluster) Plan() Plan { return c.plan }
+
+// ServersOf returns a region's servers.
+func (c *Cluster) ServersOf(region string) []*Member {
+	return Members(c.Servers, func(m *Member) bool { return m.Region == region })
+}
+
 // Members returns servers, then agents.
 func (c *Cluster) Members() []*Member {
 	return append(append([]*Member(nil), c.Servers...), c.Agents...)
@@ -105,10 +130,15 @@ func (c *Cluster) Members() []*Member {
 
 // Shoal runs a client verb against the origin as administrator, on the origin's host.
 func (c *Cluster) Shoal(ctx context.Context, args ...string) (string, error) {
+	return c.ShoalOn(ctx, c.Origin(), args...)
+}
+
+// ShoalOn runs a client verb against a member as administrator, on the member's host.
+func (c *Cluster) ShoalOn(ctx context.Context, m *Member, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	env := []string{"SHOAL_SERVER=" + localGateway, "SHOAL_TOKEN=" + c.AdminToken, "HOME=" + c.plan.Dir}
-	return proc.Run(ctx, c.Origin().Host.Enter, c.plan.Bin, env, args...)
+	return proc.Run(ctx, m.Host.Enter, c.plan.Bin, env, args...)
 }
 
 // JoinToken asks the origin for a token that lets uses nodes of a region in.
@@ -134,15 +164,20 @@ func FindToken(output string) (string, error) {
 	return "", fmt.Errorf("no join token in %q", output)
 }
 
-func (c *Cluster) addServer(ctx context.Context, number int) error {
-	region := fmt.Sprintf("r%d", number)
-	m, err := c.member("server", fmt.Sprintf("server %s", region), region, "", number)
+func (c *Cluster) addServer(ctx context.Context, group, number int) error {
+	region := fmt.Sprintf("r%d", group)
+	name := "server " + region
+	if number > 1 {
+		name = fmt.Sprintf("%s-%d", name, number)
+	}
+	m, err := c.member("server", name, region, netns.Place{Group: group})
 	if err != nil {
 		return err
 	}
 	m.Node.Region = region
 	m.Node.Extra = c.plan.ServerArgs
-	if number == 1 {
+	first := len(c.Servers) == 0
+	if first {
 		m.Node.Bootstrap = true
 	} else {
 		if m.Node.Token, err = c.JoinToken(ctx, "server", region, 1); err != nil {
@@ -155,33 +190,18 @@ func (c *Cluster) addServer(ctx context.Context, number int) error {
 	if err := c.launch(ctx, m); err != nil {
 		return err
 	}
-	if number == 1 {
+	if first {
 		c.AdminToken, err = proc.AdminToken(m.Node.Data)
 	}
 	return err
 }
 
 func (c *Cluster) addAgents(ctx context.Context) error {
-	tokens := make([]string, c.plan.Regions)
+	regions := c.plan.Regions - c.plan.First + 1 // that have agents
 	for i := range c.plan.Hosts {
-		group := i % c.plan.Regions
-		region := fmt.Sprintf("r%d", group+1)
-		if tokens[group] == "" {
-			uses := (c.plan.Hosts + c.plan.Regions - 1) / c.plan.Regions
-			var err error
-			if tokens[group], err = c.JoinToken(ctx, "agent", region, uses); err != nil {
-				return err
-			}
-		}
-		number := i/c.plan.Regions + 1
-		zone := fmt.Sprintf("z%d", (number-1)%c.plan.Zones+1)
-		m, err := c.member("agent", fmt.Sprintf("agent %s-%d", region, number), region, zone, group+1)
-		if err != nil {
+		if _, err := c.addAgent(ctx, c.plan.First+i%regions, i/regions+1); err != nil {
 			return err
 		}
-		m.Node.Token, m.Node.Join = tokens[group], c.joinURL(c.Servers[group])
-		m.Node.Extra = c.plan.AgentArgs
-		c.Agents = append(c.Agents, m)
 	}
 	if len(c.Agents) > 0 {
 		c.plan.Say("starting %d agents", len(c.Agents))
@@ -189,13 +209,63 @@ func (c *Cluster) addAgents(ctx context.Context) error {
 	return each(c.Agents, 4, func(m *Member) error { return c.launch(ctx, m) })
 }
 
+// AddAgent starts one more agent in a region, by its number from 1, and returns it when
+// it is ready.
+func (c *Cluster) AddAgent(ctx context.Context, region int) (*Member, error) {
+	number := 1
+	for _, m := range c.Agents {
+		if m.Host.Place.Group == region {
+			number++
+		}
+	}
+	m, err := c.addAgent(ctx, region, number)
+	if err != nil {
+		return nil, err
+	}
+	return m, c.launch(ctx, m)
+}
+
+// addAgent makes the host of an agent, which is then part of the cluster.
+func (c *Cluster) addAgent(ctx context.Context, group, number int) (*Member, error) {
+	region := fmt.Sprintf("r%d", group)
+	if c.tokens == nil {
+		c.tokens = make(map[string]string)
+	}
+	if c.tokens[region] == "" {
+		token, err := c.JoinToken(ctx, "agent", region, 512)
+		if err != nil {
+			return nil, err
+		}
+		c.tokens[region] = token
+	}
+	zone := (number-1)%c.plan.Zones + 1
+	place := netns.Place{Group: group}
+	if c.plan.Zones > 1 {
+		place.Zone = zone
+	}
+	m, err := c.member("agent", fmt.Sprintf("agent %s-%d", region, number), region, place)
+	if err != nil {
+		return nil, err
+	}
+	m.Zone = fmt.Sprintf("z%d", zone)
+	m.Node.Zone = m.Zone
+	m.Node.Token, m.Node.Join = c.tokens[region], c.joinURL(c.ServersOf(region)[0])
+	m.Node.Extra = c.plan.AgentArgs
+	c.Agents = append(c.Agents, m)
+	return m, nil
+}
+
 func (c *Cluster) joinURL(server *Member) string {
 	return fmt.Sprintf("https://%s:%s", server.Host.Addr, proc.GatewayPort)
 }
 
 // member makes a host and says how its node will be started.
-func (c *Cluster) member(role, name, region, zone string, group int) (*Member, error) {
-	host, err := c.network.Host(name, group, netns.Link{UpBitsPerSec: c.plan.Rate, DownBitsPerSec: c.plan.Rate})
+func (c *Cluster) member(role, name, region string, place netns.Place) (*Member, error) {
+	rate := c.plan.Rate
+	if role == "server" {
+		rate = c.plan.ServerRate
+	}
+	host, err := c.network.Host(name, place, netns.Link{UpBitsPerSec: rate, DownBitsPerSec: rate})
 	if err != nil {
 		return nil, err
 	}
@@ -203,8 +273,8 @@ func (c *Cluster) member(role, name, region, zone string, group int) (*Member, e
 	if err := os.MkdirAll(data, 0o700); err != nil {
 		return nil, err
 	}
-	return &Member{Role: role, Region: region, Zone: zone, Host: host,
-		Node: proc.Node{Role: role, Zone: zone, Data: data, Host: host.Addr.String(), Everywhere: true},
+	return &Member{Role: role, Region: region, Host: host,
+		Node: proc.Node{Role: role, Data: data, Host: host.Addr.String(), Everywhere: true},
 		http: &http.Client{Transport: &http.Transport{
 			DialContext:        host.DialContext,
 			DisableCompression: true,

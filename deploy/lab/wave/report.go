@@ -17,6 +17,7 @@ type Report struct {
 	Layers         int      `json:"layers"`
 	RateBitsPerSec int64    `json:"rate_bits_per_sec"`
 	Class          string   `json:"class"`
+	Seed           uint64   `json:"seed"`
 	Bytes          int64    `json:"bytes"` // manifest, config and layers
 	Digest         string   `json:"digest"`
 	Results        []Result `json:"results"`
@@ -39,8 +40,11 @@ type Result struct {
 	Zone         string        `json:"zone"`
 	FirstByteSec float64       `json:"first_byte_sec"`
 	FinishSec    float64       `json:"finish_sec"`
+	GapSec       float64       `json:"gap_sec"` // longest time without a byte
 	Traffic      netns.Traffic `json:"traffic"`
 	Error        string        `json:"error,omitempty"`
+	// Excused hosts were held up on purpose and are judged by nobody.
+	Excused bool `json:"excused,omitempty"`
 }
 
 // Server is one server of the wave; the first is the origin.
@@ -68,14 +72,29 @@ func (r Report) Ratio(sec float64) float64 {
 
 // Finishes returns the finish times of the hosts that succeeded, sorted.
 func (r Report) Finishes() []float64 {
-	var times []float64
+	return r.each(func(result Result) float64 { return result.FinishSec })
+}
+
+// FirstBytes returns when they had their first byte, sorted.
+func (r Report) FirstBytes() []float64 {
+	return r.each(func(result Result) float64 { return result.FirstByteSec })
+}
+
+// Gaps returns how long each was without a byte at most, sorted.
+func (r Report) Gaps() []float64 {
+	return r.each(func(result Result) float64 { return result.GapSec })
+}
+
+// each returns a value of every host that succeeded and was not excused, sorted.
+func (r Report) each(value func(Result) float64) []float64 {
+	var values []float64
 	for _, result := range r.Results {
-		if result.Error == "" {
-			times = append(times, result.FinishSec)
+		if result.Error == "" && !result.Excused {
+			values = append(values, value(result))
 		}
 	}
-	slices.Sort(times)
-	return times
+	slices.Sort(values)
+	return values
 }
 
 // Quantile returns the value below which the share q of sorted values lies, by the
@@ -100,16 +119,20 @@ type Verdict struct {
 // originCopies is regions + 0.5: a copy for each region's swarm and half of one for
 // what is asked twice. A region takes a copy and its headers and requests, 1.15.
 func (r Report) Verdicts() []Verdict {
-	var wrong int
+	var right, judged int
 	var foreign int64
 	for _, result := range r.Results {
-		if result.Error != "" {
-			wrong++
-		}
 		foreign += result.Traffic.Foreign
+		if result.Excused {
+			continue
+		}
+		judged++
+		if result.Error == "" {
+			right++
+		}
 	}
 	verdicts := []Verdict{
-		{"every host has the right digest", fmt.Sprintf("%d of %d", len(r.Results)-wrong, len(r.Results)), wrong == 0},
+		{"every host has the right digest", fmt.Sprintf("%d of %d", right, judged), right == judged},
 		{"no agent received a byte from another region", fmt.Sprintf("%d bytes", foreign), foreign == 0},
 	}
 	if len(r.Servers) == 0 {
@@ -144,10 +167,14 @@ func (r Report) Kept() bool {
 func (r Report) Print(w io.Writer) {
 	fmt.Fprintf(w, "wave: %d hosts in %d regions, %s in %d layers, links of %s, class %s\n",
 		r.Hosts, r.Regions, size(r.Bytes), r.Layers, rate(r.RateBitsPerSec), r.Class)
-	fmt.Fprintf(w, "image %s\n\n", r.Digest)
+	fmt.Fprintf(w, "image %s, seed %d\n\n", r.Digest, r.Seed)
 	table := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(table, "host\tzone\tfirst byte s\tfinish s\tof bound\tcopies in\tcopies out\tforeign bytes\t")
 	for _, result := range r.Results {
+		if result.Excused {
+			fmt.Fprintf(table, "%s\t%s\theld up on purpose\t\t\t\t\t\t\n", result.Name, result.Zone)
+			continue
+		}
 		if result.Error != "" {
 			fmt.Fprintf(table, "%s\t%s\tFAILED: %s\t\t\t\t\t\t\n", result.Name, result.Zone, result.Error)
 			continue

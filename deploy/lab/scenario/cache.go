@@ -1,0 +1,88 @@
+package scenario
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/shoal-registry/shoal/deploy/lab/wave"
+)
+
+var cache = Scenario{
+	Name:  "cache",
+	Claim: "an agent with a cache of 100 MiB pulls 500 MiB",
+	Full:  wave.Plan{Hosts: 1, Rate: 1e9, Bytes: 500 << 20, Layers: 1},
+	Quick: wave.Plan{Hosts: 1, Rate: 1e9, Bytes: 100 << 20, Layers: 1},
+	Run: func(ctx context.Context, l *Lab) error {
+		const images = 10
+		limit := l.Plan.Bytes / 5
+		l.Plan.AgentArgs = []string{"--cache-size", fmt.Sprintf("%dMiB", limit>>20)}
+		c, err := l.Start(ctx)
+		if err != nil {
+			return err
+		}
+		agent := c.Agents[0]
+		sampling, stop := context.WithCancel(ctx)
+		defer stop()
+		sampled := make(chan diskUse, 1)
+		go func() { sampled <- sampleDisk(sampling, filepath.Join(agent.Node.Data, "blobs")) }()
+		var results []wave.Result
+		for n := range images {
+			img, err := c.Image(uint64(n), l.Plan.Layers, l.Plan.Bytes/images)
+			if err != nil {
+				return err
+			}
+			name := fmt.Sprintf("%s/cached-%d", wave.Repository, n)
+			if err := c.Push(ctx, name, "1", img); err != nil {
+				return err
+			}
+			results = append(results, c.Pull(ctx, c.Agents, name, img, nil)...)
+		}
+		stop()
+		use := <-sampled
+		l.rightBytes(results)
+		l.Must("most on disk, MiB", fmt.Sprintf("<= %d", limit>>20), use.most <= limit, "%.1f (of %d samples)", mib(use.most), use.samples)
+		return nil
+	},
+}
+
+// diskUse is what a folder held.
+type diskUse struct {
+	most    int64 // bytes of disk
+	samples int
+}
+
+// sampleDisk measures a folder every 10 ms until ctx ends.
+func sampleDisk(ctx context.Context, folder string) (use diskUse) {
+	ticker := time.NewTicker(10 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		use.most = max(use.most, onDisk(folder))
+		use.samples++
+		select {
+		case <-ctx.Done():
+			return use
+		case <-ticker.C:
+		}
+	}
+}
+
+// onDisk returns the bytes of disk that the files in a folder take, as du counts them.
+// Files that vanish meanwhile count nothing.
+func onDisk(folder string) (bytes int64) {
+	_ = filepath.WalkDir(folder, func(_ string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return nil
+		}
+		if info, err := entry.Info(); err == nil {
+			if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+				bytes += stat.Blocks * 512
+			}
+		}
+		return nil
+	})
+	return bytes
+}
