@@ -41,7 +41,7 @@ func (f finder) Join(ctx context.Context, want swarm.Want) (swarm.Introduction, 
 	}
 	return swarm.Introduction{
 		Map: in.Map, Inline: in.Inline, Grant: in.Grant, GrantExpires: in.GrantExpires,
-		Peers: peers, Again: in.Again,
+		Peers: peers, Again: in.Again, Away: in.Away,
 	}, nil
 }
 
@@ -98,7 +98,7 @@ func blobOf(ctx context.Context, metadata raftmeta.Asker, root digest.CID) (meta
 	return blob, err
 }
 
-// holders knows by metadata which servers have a blob.
+// holders knows by metadata which servers, besides self, have a blob.
 type holders struct {
 	metadata raftmeta.Asker
 	self     meta.NodeID

@@ -83,7 +83,7 @@ func (n *Node) buildAgent(ctx context.Context) error {
 	}
 	discovery, err := dht.NewFinder(dht.FinderConfig{
 		Host: n.swarmHost, Cluster: n.id.Cluster, Self: me, Roster: n.swarmHost, DHT: regional,
-		Held: held(disk), Log: log, Metrics: n.metrics,
+		Held: held(disk), Grants: filepath.Join(n.cfg.Data, "grants"), Log: log, Metrics: n.metrics,
 	})
 	if err != nil {
 		return err
@@ -97,7 +97,8 @@ func (n *Node) buildAgent(ctx context.Context) error {
 			}
 			return degradedRead
 		}},
-		Log: log, Metrics: n.metrics,
+		Report: discovery.Report,
+		Log:    log, Metrics: n.metrics,
 	})
 	if err != nil {
 		return err
@@ -115,9 +116,11 @@ func (n *Node) buildAgent(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	seen := newNames(nil)
+	n.views["swarm"] = n.view(swarms, seen, discovery.Reachable, nil)
 	names, err := catalog.New(catalog.Config{
 		Metadata: mirror, Content: catalog.FromTransfer(bytes), Readable: readable(policy),
-		Node: me.ID, Region: me.Region, Metrics: n.metrics, Log: log,
+		Node: me.ID, Region: me.Region, Asked: seen.note, Metrics: n.metrics, Log: log,
 	})
 	if err != nil {
 		return err

@@ -107,10 +107,13 @@ func (n *Node) buildServer(ctx context.Context) error {
 	distance := n.distance(records)
 	background := newFetches()
 	grants := granter{metadata: records, key: n.key, cluster: n.id.Cluster}
+	var swarms *swarm.Swarm // made below; nobody is reported before Run
 	registrar, err := dht.NewRegistrar(dht.RegistrarConfig{
 		Host: n.swarmHost, Cluster: n.id.Cluster, Self: me, Roster: n.swarmHost,
 		Maps: maps{metadata: records, store: disk, fetch: background.begin}, Granter: grants,
-		Log: log, Metrics: n.metrics,
+		Held: held(disk), Holders: holders{metadata: records},
+		Shunned: func(peer meta.NodeID, d time.Duration) { swarms.Ban(peer, d) },
+		Log:     log, Metrics: n.metrics,
 	})
 	if err != nil {
 		return err
@@ -134,9 +137,10 @@ func (n *Node) buildServer(ctx context.Context) error {
 		return err
 	}
 	n.parts.Add("finder", discovery.Run)
-	swarms, err := swarm.New(swarm.Config{
+	swarms, err = swarm.New(swarm.Config{
 		Host: n.swarmHost, Cluster: n.id.Cluster, Self: self(me), Store: disk, Finder: finder{discovery},
 		Authorizer: trust.Checker{Cluster: n.id.Cluster, IsServer: n.isServer},
+		Report:     discovery.Report,
 		Log:        log, Metrics: n.metrics,
 	})
 	if err != nil {
@@ -169,9 +173,11 @@ func (n *Node) buildServer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	seen := newNames(records)
+	n.views["swarm"] = n.view(swarms, seen, nil, registrar)
 	names, err := catalog.New(catalog.Config{
 		Metadata: records, Commands: records, Content: catalog.FromTransfer(bytes), Readable: readable(policy),
-		IDs: minter, Node: me.ID, Region: me.Region, AutoCreate: n.cfg.Dev, Second: n.second(distance),
+		IDs: minter, Node: me.ID, Region: me.Region, AutoCreate: n.cfg.Dev, Second: n.second(distance), Asked: seen.note,
 		Metrics: n.metrics, Log: log,
 	})
 	if err != nil {

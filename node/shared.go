@@ -115,7 +115,7 @@ func (n *Node) openOps() error {
 			return err
 		}},
 	)
-	server, err := ops.New(ops.Config{Listen: n.cfg.Ops, Metrics: n.metrics, Checks: n.checks, Log: n.log})
+	server, err := ops.New(ops.Config{Listen: n.cfg.Ops, Metrics: n.metrics, Checks: n.checks, Views: n.views, Log: n.log})
 	if err != nil {
 		return err
 	}

@@ -37,6 +37,7 @@ import (
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/raftmeta/state"
 	"github.com/shoal-registry/shoal/verify"
+	"github.com/shoal-registry/shoal/verify/digest"
 )
 
 // Config is what a Catalog is made of.
@@ -68,8 +69,10 @@ type Config struct {
 	// WorkingBytes bounds the documents that are on their way in or out at one
 	// time; 0 means 64 MiB, less than 4 MiB means 4 MiB.
 	WorkingBytes int64
-	Metrics      prometheus.Registerer // nil registers nothing
-	Log          *slog.Logger
+	// Asked is told what a client calls the blob that it asks for; nil is not told.
+	Asked   func(b meta.Blob, repo meta.RepoRef, d digest.Digest)
+	Metrics prometheus.Registerer // nil registers nothing
+	Log     *slog.Logger
 }
 
 // Catalog is the use-case layer. It is safe for concurrent use, has no Run and

@@ -164,6 +164,9 @@ func (c *Catalog) Blob(ctx context.Context, by Caller, repo meta.RepoRef, d dige
 	if err != nil {
 		return b, asOf, about(err, "blob %s of %s", d, repo)
 	}
+	if c.cfg.Asked != nil {
+		c.cfg.Asked(b.Blob, repo, d)
+	}
 	return b, asOf, nil
 }
 
