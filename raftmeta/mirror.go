@@ -82,6 +82,7 @@ type Mirror struct {
 	since   uint64
 	repos   map[meta.RepoRef]bool // that are followed
 	news    bool                  // there are answers of others
+	waves   chan struct{}         // holds a token after a change of waves
 	flights map[string]*flight
 }
 
@@ -121,7 +122,7 @@ func OpenMirror(c MirrorConfig) (*Mirror, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	m := &Mirror{config: c, metrics: newMirrorMetrics(c.Metrics), repos: make(map[meta.RepoRef]bool), flights: make(map[string]*flight)}
+	m := &Mirror{config: c, metrics: newMirrorMetrics(c.Metrics), repos: make(map[meta.RepoRef]bool), flights: make(map[string]*flight), waves: make(chan struct{}, 1)}
 	var err error
 	if m.answers, err = simplelru.NewLRU(maxAnswers, m.evicted); err != nil {
 		return nil, err
@@ -150,6 +151,17 @@ func OpenMirror(c MirrorConfig) (*Mirror, error) {
 
 // Roster returns the nodes of the region and all servers, current while Run runs.
 func (m *Mirror) Roster() *Roster { return m.roster }
+
+// Waves has something to read after waves were planned, done or over, or may have
+// been unseen. It has one reader.
+func (m *Mirror) Waves() <-chan struct{} { return m.waves }
+
+func (m *Mirror) wavesChanged() {
+	select {
+	case m.waves <- struct{}{}:
+	default: // the reader has not looked since the last one
+	}
+}
 
 // Close closes the files.
 func (m *Mirror) Close() error { return m.disk.close() }
@@ -205,13 +217,14 @@ func (m *Mirror) Run(ctx context.Context) error {
 
 var followed = []feed.Kind{
 	feed.KindCluster, feed.KindNode, feed.KindRegion, feed.KindRepository,
-	feed.KindAlias, feed.KindVersion, feed.KindPackage, feed.KindBlob,
+	feed.KindAlias, feed.KindVersion, feed.KindPackage, feed.KindBlob, feed.KindWave,
 }
 
 // changes follows what the mirror depends on, forgets what changed, and passes it
 // on. It subscribes anew when it has come to depend on more.
 func (m *Mirror) changes(ctx context.Context, after uint64) iter.Seq2[feed.Change, error] {
 	return func(yield func(feed.Change, error) bool) {
+		m.wavesChanged() // what came before after was not heard
 		for {
 			filter, began := m.subscribe(after), time.Now()
 			again := false
@@ -255,7 +268,7 @@ func (m *Mirror) subscribe(after uint64) feed.Filter {
 	}
 	f := feed.Filter{Kinds: followed, Region: m.config.Region, Repos: slices.Collect(maps.Keys(m.repos))}
 	if len(f.Repos) == 0 {
-		f.Kinds = []feed.Kind{feed.KindCluster, feed.KindNode, feed.KindRegion}
+		f.Kinds = []feed.Kind{feed.KindCluster, feed.KindNode, feed.KindRegion, feed.KindWave}
 	}
 	return f
 }
@@ -273,6 +286,9 @@ func (m *Mirror) outgrown(age time.Duration) bool {
 // observe notes what changed, so that older answers are not given again, and
 // forgets what is gone.
 func (m *Mirror) observe(c feed.Change) {
+	if c.Kind == feed.KindWave {
+		m.wavesChanged()
+	}
 	if c.Repo == (meta.RepoRef{}) {
 		return
 	}

@@ -55,6 +55,7 @@ const (
 type server struct {
 	ask   *connect.Client[askRequest, askResponse]
 	watch *connect.Client[watchRequest, watchFrame]
+	sync  *connect.Client[syncRequest, syncResponse]
 
 	// Guarded by Client.mu.
 	cool  time.Duration // how long the last failure put it behind
@@ -96,14 +97,11 @@ func (c *Client) candidates() []candidate {
 	for _, url := range urls {
 		s := c.servers[url]
 		if s == nil {
-			options := []connect.ClientOption{
-				connect.WithCodec(cborCodec{}),
-				connect.WithReadMaxBytes(maxAnswerBytes),
-				connect.WithSendMaxBytes(maxQuestionBytes),
-			}
+			options := clientOptions()
 			s = &server{
 				ask:   connect.NewClient[askRequest, askResponse](c.config.HTTP, url+askProcedure, options...),
 				watch: connect.NewClient[watchRequest, watchFrame](c.config.HTTP, url+watchProcedure, options...),
+				sync:  connect.NewClient[syncRequest, syncResponse](c.config.HTTP, url+syncProcedure, options...),
 			}
 			c.servers[url] = s
 		}
@@ -114,6 +112,14 @@ func (c *Client) candidates() []candidate {
 		}
 	}
 	return append(well, cooling...)
+}
+
+func clientOptions() []connect.ClientOption {
+	return []connect.ClientOption{
+		connect.WithCodec(cborCodec{}),
+		connect.WithReadMaxBytes(maxAnswerBytes),
+		connect.WithSendMaxBytes(maxQuestionBytes),
+	}
 }
 
 // report records how a try went.
@@ -153,7 +159,7 @@ func (c *Client) Answer(ctx context.Context, f meta.Freshness, q raftmeta.Reques
 	var tries []error
 	var unable error
 	for _, s := range c.candidates() {
-		response, err := c.ask(ctx, s, &request, timeout)
+		response, err := call(ctx, c, s, s.ask, &request, timeout)
 		if err != nil {
 			if ctx.Err() != nil {
 				return meta.AsOf{}, fmt.Errorf("ask %s: %w", q.Name(), context.Cause(ctx))
@@ -182,10 +188,11 @@ func (c *Client) Answer(ctx context.Context, f meta.Freshness, q raftmeta.Reques
 	return meta.AsOf{}, noServer("ask "+q.Name(), tries)
 }
 
-func (c *Client) ask(ctx context.Context, s candidate, request *askRequest, timeout time.Duration) (*askResponse, error) {
+// call makes one try with one server.
+func call[Q, A any](ctx context.Context, c *Client, s candidate, with *connect.Client[Q, A], request *Q, timeout time.Duration) (*A, error) {
 	try, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	response, err := s.ask.CallUnary(try, connect.NewRequest(request))
+	response, err := with.CallUnary(try, connect.NewRequest(request))
 	if err != nil {
 		// A caller that went away says nothing of the server.
 		if ctx.Err() == nil {
