@@ -82,7 +82,7 @@ func (s *source) join(ctx context.Context) error {
 	if s.c.cfg.Fetcher == nil {
 		return fmt.Errorf("it is not here and there is nobody to ask: %w", meta.ErrNotFound)
 	}
-	fetch, err := s.c.cfg.Fetcher.Fetch(ctx, s.b.Root, s.b.StoredBytes)
+	fetch, err := s.c.cfg.Fetcher.Fetch(ctx, s.b)
 	if err != nil {
 		return err
 	}

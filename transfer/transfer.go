@@ -30,8 +30,9 @@ import (
 
 // Fetcher brings blobs that are not here; Swarm makes a *swarm.Swarm one.
 type Fetcher interface {
-	// Fetch joins the one fetch of root, or starts it. storedBytes is a hint, 0 is unknown.
-	Fetch(ctx context.Context, root digest.CID, storedBytes int64) (Session, error)
+	// Fetch joins the one fetch of b.Root, or starts it, in the class that limit.ClassOf
+	// finds in ctx.
+	Fetch(ctx context.Context, b meta.Blob) (Session, error)
 	// Map returns the encoded chunk map of root.
 	Map(ctx context.Context, root digest.CID) ([]byte, error)
 }

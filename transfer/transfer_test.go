@@ -50,7 +50,8 @@ func newSource(s store.Store, contents ...[]byte) *source {
 	return f
 }
 
-func (f *source) Fetch(_ context.Context, root digest.CID, _ int64) (transfer.Session, error) {
+func (f *source) Fetch(_ context.Context, b meta.Blob) (transfer.Session, error) {
+	root := b.Root
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	content, ok := f.contents[root]

@@ -106,6 +106,12 @@ func (b *Budgets) Set(l Limits) error {
 //
 // Errors: ctx's; meta.ErrUnavailable when too many wait.
 func (b *Budgets) Take(ctx context.Context, f Flow, most int) (int, error) {
+	return b.TakeUntil(ctx, nil, f, most)
+}
+
+// TakeUntil is Take for a flow that may become another: when stop is closed before
+// anything may pass, it returns 0 and no error.
+func (b *Budgets) TakeUntil(ctx context.Context, stop <-chan struct{}, f Flow, most int) (int, error) {
 	if b == nil || most <= 0 {
 		return most, nil
 	}
@@ -113,7 +119,7 @@ func (b *Budgets) Take(ctx context.Context, f Flow, most int) (int, error) {
 	n := most
 	if s.limited.Load() {
 		var err error
-		if n, err = b.take(ctx, s, f, most); err != nil {
+		if n, err = b.take(ctx, stop, s, f, most); n == 0 {
 			return 0, err
 		}
 	}
@@ -121,7 +127,7 @@ func (b *Budgets) Take(ctx context.Context, f Flow, most int) (int, error) {
 	return n, nil
 }
 
-func (b *Budgets) take(ctx context.Context, s *side, f Flow, most int) (int, error) {
+func (b *Budgets) take(ctx context.Context, stop <-chan struct{}, s *side, f Flow, most int) (int, error) {
 	s.mu.Lock()
 	now := time.Since(b.epoch)
 	if n := s.core.try(now, &f, most); n > 0 {
@@ -143,22 +149,24 @@ func (b *Budgets) take(ctx context.Context, s *side, f Flow, most int) (int, err
 		b.serve(s, now)
 	}
 	s.mu.Unlock()
+	defer func() { s.waited[f.Class].Add(int64(time.Since(b.epoch) - now)) }()
+	var err error
 	select {
 	case <-r.ready:
+		return r.granted, nil
+	case <-stop:
 	case <-ctx.Done():
-		s.mu.Lock()
-		if r.granted == 0 {
-			s.core.remove(r)
-			b.serve(s, time.Since(b.epoch)) // it may have kept others waiting
-			s.mu.Unlock()
-			s.waited[f.Class].Add(int64(time.Since(b.epoch) - now))
-			return 0, fmt.Errorf("wait for bandwidth: %w", context.Cause(ctx))
-		}
-		s.mu.Unlock()
-		<-r.ready // what has been let through is used
+		err = fmt.Errorf("wait for bandwidth: %w", context.Cause(ctx))
 	}
-	s.waited[f.Class].Add(int64(time.Since(b.epoch) - now))
-	return r.granted, nil
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r.granted > 0 {
+		<-r.ready // what has been let through is used
+		return r.granted, nil
+	}
+	s.core.remove(r)
+	b.serve(s, time.Since(b.epoch)) // it may have kept others waiting
+	return 0, err
 }
 
 // serve hands out what is free and arms the timer for the next time. s.mu is held.

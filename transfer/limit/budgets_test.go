@@ -122,6 +122,27 @@ func TestTakeGivesUp(t *testing.T) {
 	})
 }
 
+// Who waits as one flow and becomes another asks again.
+func TestTakeUntil(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := budgets(t, Limits{Classes: map[Class]int64{Prewarm: MinRate}})
+		stop := make(chan struct{})
+		time.AfterFunc(time.Millisecond, func() { close(stop) })
+		for f, began := (Flow{Class: Prewarm}), time.Now(); ; {
+			n, err := b.TakeUntil(t.Context(), stop, f, 256<<10)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n == 0 {
+				if time.Since(began) != time.Millisecond || b.sides[Up].core.waiting != 0 {
+					t.Errorf("stopped after %v, %d wait", time.Since(began), b.sides[Up].core.waiting)
+				}
+				return
+			}
+		}
+	})
+}
+
 // Downloads have budgets of their own, and nobody without a budget waits.
 func TestDirectionsAndPlaces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

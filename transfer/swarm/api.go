@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/transfer/limit"
 	"github.com/shoal-registry/shoal/transfer/store"
 	"github.com/shoal-registry/shoal/verify/digest"
 )
@@ -89,6 +90,10 @@ type Config struct {
 	Metrics prometheus.Registerer
 	// Limits bounds what the swarm may use; zero fields take their defaults.
 	Limits Limits
+	// Budgets bounds the bytes of chunks per second; none when nil.
+	Budgets *limit.Budgets
+	// TenantOf returns whose blob a checked grant is for; when nil all are nobody's.
+	TenantOf func(grant []byte) string
 }
 
 // Limits bounds the swarm; a zero field takes its default.

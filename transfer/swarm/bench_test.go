@@ -26,7 +26,7 @@ func BenchmarkTransfer(b *testing.B) {
 	b.SetBytes(int64(len(content)))
 	b.ReportAllocs()
 	for b.Loop() {
-		session, err := agent.Fetch(context.Background(), root)
+		session, err := agent.Fetch(context.Background(), root, swarm.FetchOptions{})
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -114,7 +114,7 @@ func BenchmarkWave(b *testing.B) {
 		b.StartTimer()
 		for _, n := range nodes[1:] {
 			wg.Go(func() {
-				session, err := n.Fetch(context.Background(), root)
+				session, err := n.Fetch(context.Background(), root, swarm.FetchOptions{})
 				if err != nil {
 					b.Error(err)
 					return

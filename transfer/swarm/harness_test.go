@@ -261,7 +261,7 @@ func within(t testing.TB) context.Context {
 
 // fetch reads the whole of root in order at n, as a client would.
 func (n *node) fetch(ctx context.Context, root digest.CID) ([]byte, error) {
-	session, err := n.Fetch(ctx, root)
+	session, err := n.Fetch(ctx, root, swarm.FetchOptions{})
 	if err != nil {
 		return nil, err
 	}

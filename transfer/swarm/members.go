@@ -323,6 +323,9 @@ func (m *membership) onJoin(l *link, j *wire.Join, allowed bool) {
 	p.hasMap = p.hasMap || j.HasMap
 	if len(j.Grant) > 0 {
 		p.grant, p.allowed, p.checked = j.Grant, allowed, time.Now()
+		if p.tenant = ""; allowed && m.s.cfg.TenantOf != nil {
+			p.tenant = m.s.cfg.TenantOf(j.Grant)
+		}
 	}
 	if len(j.Have) > 0 {
 		p.bits, p.early = j.Have, nil
@@ -403,6 +406,7 @@ func (m *membership) onWant(p *member, w *wire.Want) {
 		return
 	}
 	m.touch()
+	p.hears(w.Purpose)
 	for _, item := range w.Items {
 		if m.core == nil {
 			m.send(p, wire.Message{Busy: &wire.Busy{Channel: p.channel, Request: item.Request}})
@@ -417,6 +421,7 @@ func (m *membership) onPull(p *member, w *wire.Pull) {
 		return
 	}
 	m.touch()
+	p.hears(w.Purpose)
 	if m.core == nil {
 		m.send(p, wire.Message{Busy: &wire.Busy{Channel: p.channel, Request: w.Request}})
 		return

@@ -14,6 +14,7 @@ import (
 
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/transfer/chunk"
+	"github.com/shoal-registry/shoal/transfer/limit"
 	"github.com/shoal-registry/shoal/transfer/store"
 	"github.com/shoal-registry/shoal/transfer/swarm/core"
 	"github.com/shoal-registry/shoal/transfer/wire"
@@ -61,6 +62,7 @@ type membership struct {
 	asked    map[uint32]asking // our requests without an answer
 	lastAsk  uint32
 	closed   bool // no new use of blob
+	purpose  purpose
 	err      error
 	trouble  string    // why nothing comes, for people
 	used     time.Time // when somebody last wanted something
@@ -76,7 +78,8 @@ type membership struct {
 	uploads      map[uploadKey]*atomic.Bool
 	grant        []byte
 	grantExpires time.Time
-	grantSent    time.Time // the expiry that members know of
+	grantSent    time.Time   // the expiry that members know of
+	saidClass    limit.Class // that members know us to fetch for
 	introducing  bool
 	fetched      bool // a session was here
 	introduced   bool
@@ -117,6 +120,8 @@ type member struct {
 	channel uint32    // the peer's number for the root; 0: it has not joined
 	grant   []byte
 	allowed bool
+	tenant  string        // of the grant
+	class   atomic.Uint32 // limit.Class that it wants the root for
 	checked time.Time
 	hasMap  bool
 	told    int    // how many chunks it knows us to have; -1: nothing
@@ -133,6 +138,7 @@ func newMembership(s *Swarm, root digest.CID, channel uint32, blob store.Blob) *
 		waiters: map[int][]chan struct{}{}, sessions: map[uint32]*Session{}, changed: map[uint32]*Session{},
 		asked: map[uint32]asking{}, used: time.Now(),
 		members: map[peer.ID]*member{}, uploads: map[uploadKey]*atomic.Bool{},
+		purpose: purpose{changed: make(chan struct{})},
 	}
 	if blob != nil {
 		m.inbox <- func() { m.open(blob) }
@@ -160,7 +166,7 @@ func (m *membership) wake() {
 // attach adds a session. With place the caller brings a place in s.fetching, which
 // goes back when the fetch has one; without, nil is returned when it has none.
 // s.mu is held.
-func (m *membership) attach(place bool) *Session {
+func (m *membership) attach(o FetchOptions, place bool) *Session {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if len(m.sessions) == 0 && !place {
@@ -170,8 +176,9 @@ func (m *membership) attach(place bool) *Session {
 		m.s.fetching.Release(1)
 	}
 	m.lastID++
-	session := &Session{m: m, id: m.lastID, to: -1}
+	session := &Session{m: m, id: m.lastID, to: -1, options: o}
 	m.sessions[session.id] = session
+	m.reclassify()
 	m.changed[session.id] = session
 	m.used = time.Now()
 	m.wake()
@@ -496,6 +503,9 @@ func (m *membership) completed() {
 func (m *membership) readersChanged() {
 	m.mu.Lock()
 	m.fetched = m.fetched || len(m.sessions) > 0
+	m.mu.Unlock()
+	m.tellClass()
+	m.mu.Lock()
 	if m.core == nil {
 		m.mu.Unlock()
 		return
@@ -596,6 +606,7 @@ func (m *membership) ask(p *member, e core.Effect) {
 	if e.Kind == core.Want {
 		a.chunk = e.Chunk
 	}
+	why := uint8(m.saidClass)
 	if e.Hedge {
 		m.hedged()
 	}
@@ -604,10 +615,10 @@ func (m *membership) ask(p *member, e core.Effect) {
 	m.lastAsk = request
 	m.mu.Unlock()
 	if e.Kind == core.Want {
-		m.send(p, wire.Message{Want: &wire.Want{Channel: p.channel, Items: []wire.WantItem{{Request: request, Chunk: uint32(e.Chunk)}}}})
+		m.send(p, wire.Message{Want: &wire.Want{Channel: p.channel, Items: []wire.WantItem{{Request: request, Chunk: uint32(e.Chunk)}}, Purpose: why}})
 	} else {
 		m.send(p, wire.Message{Pull: &wire.Pull{
-			Channel: p.channel, Request: request, From: uint32(e.From), Class: uint32(e.Class), Classes: uint32(e.Classes),
+			Channel: p.channel, Request: request, From: uint32(e.From), Class: uint32(e.Class), Classes: uint32(e.Classes), Purpose: why,
 		}})
 	}
 }

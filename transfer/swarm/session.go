@@ -17,6 +17,7 @@ type Session struct {
 	// Guarded by m.mu.
 	from, to int
 	closed   bool
+	options  FetchOptions
 }
 
 // Blob waits until the map is known and the blob exists in the store, partial or
@@ -117,6 +118,7 @@ func (s *Session) Close() error {
 	delete(m.sessions, s.id)
 	m.changed[s.id] = s
 	m.used = time.Now()
+	m.reclassify()
 	if len(m.sessions) == 0 {
 		m.s.fetching.Release(1)
 	}

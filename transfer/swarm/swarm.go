@@ -35,6 +35,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/transfer/limit"
 	"github.com/shoal-registry/shoal/transfer/store"
 	"github.com/shoal-registry/shoal/transfer/wire"
 	"github.com/shoal-registry/shoal/verify/digest"
@@ -164,6 +165,12 @@ func (s *Swarm) accept(st network.Stream, serve func(context.Context, network.St
 	}
 }
 
+// FetchOptions say for whom and for what a blob is fetched: by them budgets are chosen.
+type FetchOptions struct {
+	Tenant string // whose it is; "" is unknown
+	Class  limit.Class
+}
+
 // Fetch joins the one fetch of root, or starts it, and returns a hold on it. The
 // fetch goes on while a hold is open; the holder must Close it. A hold wants every
 // chunk in order from 0; Prefer changes that. Fetch does not wait for the
@@ -171,14 +178,14 @@ func (s *Swarm) accept(st network.Stream, serve func(context.Context, network.St
 // end. Chunks that the store has lost since are fetched again.
 //
 // Errors: ctx's; meta.ErrUnavailable when the swarm has stopped; of the store.
-func (s *Swarm) Fetch(ctx context.Context, root digest.CID) (*Session, error) {
+func (s *Swarm) Fetch(ctx context.Context, root digest.CID, o FetchOptions) (*Session, error) {
 	select {
 	case <-s.started:
 	case <-ctx.Done():
 		return nil, fmt.Errorf("fetch %s: %w", root, ctx.Err())
 	}
 	for {
-		session, err := s.hold(ctx, root)
+		session, err := s.hold(ctx, root, o)
 		if err != nil {
 			return nil, fmt.Errorf("fetch %s: %w", root, err)
 		}
@@ -191,8 +198,8 @@ func (s *Swarm) Fetch(ctx context.Context, root digest.CID) (*Session, error) {
 }
 
 // hold returns a hold on the fetch of root, which it starts when there is none.
-func (s *Swarm) hold(ctx context.Context, root digest.CID) (*Session, error) {
-	if session := s.join(root); session != nil {
+func (s *Swarm) hold(ctx context.Context, root digest.CID, o FetchOptions) (*Session, error) {
+	if session := s.join(root, o); session != nil {
 		return session, nil
 	}
 	if err := s.fetching.Acquire(ctx, 1); err != nil {
@@ -206,7 +213,7 @@ func (s *Swarm) hold(ctx context.Context, root digest.CID) (*Session, error) {
 		s.fetching.Release(1)
 		return nil, err
 	}
-	return s.attach(root, blob)
+	return s.attach(root, blob, o)
 }
 
 // retire ends a membership whose blob was removed from the store; the next Fetch
@@ -221,19 +228,19 @@ func (s *Swarm) retire(m *membership) {
 }
 
 // join returns a hold on a fetch that runs, nil when there is none.
-func (s *Swarm) join(root digest.CID) *Session {
+func (s *Swarm) join(root digest.CID, o FetchOptions) *Session {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	m := s.byRoot[root]
 	if m == nil {
 		return nil
 	}
-	return m.attach(false)
+	return m.attach(o, false)
 }
 
 // attach returns a hold on the fetch of root, which it starts when there is none.
 // It takes over blob, which may be nil, and a place in s.fetching.
-func (s *Swarm) attach(root digest.CID, blob store.Blob) (*Session, error) {
+func (s *Swarm) attach(root digest.CID, blob store.Blob, o FetchOptions) (*Session, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.start == nil {
@@ -247,7 +254,7 @@ func (s *Swarm) attach(root digest.CID, blob store.Blob) (*Session, error) {
 	} else {
 		closeBlob(blob)
 	}
-	return m.attach(true), nil
+	return m.attach(o, true), nil
 }
 
 // newMembership registers and starts a membership. s.mu is held, s runs.
@@ -343,7 +350,7 @@ func (s *Swarm) banned(id peer.ID) bool {
 //
 // Errors: ctx's; of the fetch.
 func (s *Swarm) Map(ctx context.Context, root digest.CID) ([]byte, error) {
-	session, err := s.Fetch(ctx, root)
+	session, err := s.Fetch(ctx, root, FetchOptions{Class: limit.ClassOf(ctx)})
 	if err != nil {
 		return nil, err
 	}

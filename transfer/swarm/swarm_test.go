@@ -123,7 +123,7 @@ func TestAReaderStreamsWhileTheRestIsOnItsWay(t *testing.T) {
 	content := random(20 * chunk.MinBytes)
 	root := w.put(seed, content)
 	agent := w.add()
-	session, err := agent.Fetch(within(t), root)
+	session, err := agent.Fetch(within(t), root, swarm.FetchOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,7 +159,7 @@ func TestAnIncompleteServerRelays(t *testing.T) {
 	content := random(12 * chunk.MinBytes)
 	root := w.put(origin, content)
 	relay := w.add(server)
-	hold, err := relay.Fetch(within(t), root)
+	hold, err := relay.Fetch(within(t), root, swarm.FetchOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,7 +175,7 @@ func TestAnIncompleteServerRelays(t *testing.T) {
 		a := w.add()
 		list = append(list, a)
 		agents.Go(func() {
-			session, err := a.Fetch(within(t), root)
+			session, err := a.Fetch(within(t), root, swarm.FetchOptions{})
 			if err != nil {
 				t.Error(err)
 				return
@@ -292,7 +292,7 @@ func TestRangesOfAnArrivingBlob(t *testing.T) {
 	seed := w.add(server)
 	root := w.put(seed, content)
 	agent := w.add()
-	session, err := agent.Fetch(within(t), root)
+	session, err := agent.Fetch(within(t), root, swarm.FetchOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -320,7 +320,7 @@ func TestAHundredSessionsShareOneFetch(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range 100 {
 		wg.Go(func() {
-			session, err := agent.Fetch(within(t), root)
+			session, err := agent.Fetch(within(t), root, swarm.FetchOptions{})
 			if err != nil {
 				t.Error(err)
 				return
@@ -376,7 +376,7 @@ func TestAWrongMapFromTheFinderIsNotTaken(t *testing.T) {
 	seed := w.add(server)
 	root := w.put(seed, content)
 	w.maps[root] = mapOf(t, random(1000)).Encode()
-	session, err := w.add().Fetch(within(t), root)
+	session, err := w.add().Fetch(within(t), root, swarm.FetchOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -419,7 +419,7 @@ func TestAServerThatGetsTheBlobLaterServesItThen(t *testing.T) {
 	w.maps[root] = m.Encode()
 	w.join(root, lacking.self)
 	agent := w.add()
-	session, err := agent.Fetch(within(t), root)
+	session, err := agent.Fetch(within(t), root, swarm.FetchOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -464,7 +464,7 @@ func TestAFetchWithoutPeersSaysWhy(t *testing.T) {
 	m := mapOf(t, random(1000))
 	w.maps[m.Root()] = m.Encode()
 	agent := w.add()
-	session, err := agent.Fetch(within(t), m.Root())
+	session, err := agent.Fetch(within(t), m.Root(), swarm.FetchOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -489,7 +489,7 @@ func TestARefusedFetchFails(t *testing.T) {
 		w.mu.Lock()
 		w.refuse = kind
 		w.mu.Unlock()
-		session, err := agent.Fetch(within(t), digest.Sum(random(8)))
+		session, err := agent.Fetch(within(t), digest.Sum(random(8)), swarm.FetchOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -552,7 +552,7 @@ func TestStopFailsWhatRuns(t *testing.T) {
 	m := mapOf(t, random(1000))
 	w.maps[m.Root()] = m.Encode()
 	agent := w.add()
-	session, err := agent.Fetch(within(t), m.Root())
+	session, err := agent.Fetch(within(t), m.Root(), swarm.FetchOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -561,7 +561,7 @@ func TestStopFailsWhatRuns(t *testing.T) {
 		t.Errorf("the error is %v", err)
 	}
 	_ = session.Close()
-	if _, err := agent.Fetch(within(t), m.Root()); !errors.Is(err, meta.ErrUnavailable) {
+	if _, err := agent.Fetch(within(t), m.Root(), swarm.FetchOptions{}); !errors.Is(err, meta.ErrUnavailable) {
 		t.Errorf("a fetch after the stop: %v", err)
 	}
 }
@@ -687,7 +687,7 @@ func TestWithAnExpiredGrantNothingIsTold(t *testing.T) {
 	content := random(4 * chunk.MinBytes)
 	root := w.put(seed, content)
 	agent := w.add()
-	session, err := agent.Fetch(within(t), root)
+	session, err := agent.Fetch(within(t), root, swarm.FetchOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -734,7 +734,7 @@ func TestGrantsAreRenewedOnTheStream(t *testing.T) {
 	seed := w.add(server, holding(g))
 	root := w.put(seed, content)
 	agent := w.add()
-	session, err := agent.Fetch(within(t), root)
+	session, err := agent.Fetch(within(t), root, swarm.FetchOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -756,7 +756,7 @@ func TestWhatWasNotAskedForEndsTheLink(t *testing.T) {
 	m := mapOf(t, random(1000))
 	w.maps[m.Root()] = m.Encode()
 	agent := w.add()
-	session, err := agent.Fetch(within(t), m.Root())
+	session, err := agent.Fetch(within(t), m.Root(), swarm.FetchOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

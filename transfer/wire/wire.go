@@ -107,10 +107,15 @@ type Have struct {
 	Bits []byte `cbor:"3,keyasint,omitempty"`
 }
 
-// Want asks for chunks; each is answered by a chunk or by Busy.
+// Want asks for chunks; each is answered by a chunk or by Busy. One without Items only
+// tells Purpose.
 type Want struct {
 	Channel uint32     `cbor:"1,keyasint,omitempty"`
 	Items   []WantItem `cbor:"2,keyasint,omitempty"`
+	// Purpose is what the sender wants the root for at present: 0 for a reader, 1 for
+	// a copy that is owed, 2 before anybody asks (limit.Class). It holds for all its
+	// requests until the next Want or Pull.
+	Purpose uint8 `cbor:"3,keyasint,omitempty"`
 }
 
 // WantItem is one chunk asked for under a number of the asker.
@@ -130,6 +135,8 @@ type Pull struct {
 	// several seeds do not choose alike; Classes 0 or 1 is no restriction.
 	Class   uint32 `cbor:"4,keyasint,omitempty"`
 	Classes uint32 `cbor:"5,keyasint,omitempty"`
+	// Purpose is as in Want.
+	Purpose uint8 `cbor:"6,keyasint,omitempty"`
 }
 
 // Busy refuses a request, or a Join when Request is 0.

@@ -100,6 +100,16 @@ func OpenGrant(cluster string, b []byte) (Grant, error) {
 	return g, nil
 }
 
+// ContextOf returns the context of a grant that was checked before, "" when b is none.
+func ContextOf(b []byte) string {
+	var s signedGrant
+	var g Grant
+	if codec.Unmarshal(b, &s) != nil || codec.Unmarshal(s.Body, &g) != nil {
+		return ""
+	}
+	return g.Context
+}
+
 // Checker checks grants offline. It is safe for concurrent use when its functions are.
 type Checker struct {
 	// Cluster is the cluster's id.
