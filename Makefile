@@ -6,6 +6,7 @@ SHELL := bash
 GO      ?= go
 BIN     := bin/shoal
 TOOLS    = $(shell deploy/tools/setup path)
+lower    = $(shell echo $(1) | tr A-Z a-z)
 # Tests of two packages at a time: the machines this runs on have two cores.
 P       ?= 2
 # Packages without the end-to-end tests, which start real processes.
@@ -13,14 +14,12 @@ UNIT     = $(shell $(GO) list ./... | grep -v /deploy/e2e)
 # Packages with goroutines worth watching; -race costs several times the time, so -short.
 RACE     = $(shell $(GO) list ./... | grep -v -e /deploy/ -e /cmd/)
 
-# make lab
-HOSTS   ?= 8
-RATE    ?= 100mbit
-SIZE    ?= 64MiB
-LAYERS  ?= 4
-REGIONS ?= 1
-ZONES   ?= 1
+# make lab: what is not given is as the scenario has it, or else a wave of 8 hosts, 100mbit, 64MiB
+LABS    := SCENARIO HOSTS RATE SIZE LAYERS REGIONS SERVERS ZONES RTT SEED
 LAB     ?=
+# make sim: SCENARIO empty is all but the big ones, SEED 0 the scenario's own
+SCENARIO ?=
+SEED    ?= 0
 # make bench
 SCALE   ?= 1
 BENCH   ?=
@@ -78,9 +77,20 @@ e2e-full: tools build ## end-to-end with the large cases (5 GiB layer, more kill
 	SHOAL_BIN=$(abspath $(BIN)) SHOAL_TOOLS=$(TOOLS) SHOAL_E2E=full $(GO) test -v -count=1 -timeout 90m ./deploy/e2e/...
 
 .PHONY: lab
-lab: build ## a wave in network namespaces (root): HOSTS= RATE= SIZE= REGIONS= ZONES= LAYERS= LAB="--json"
-	$(GO) run ./deploy/lab --bin $(BIN) --hosts $(HOSTS) --rate $(RATE) --size $(SIZE) --layers $(LAYERS) \
-	  --regions $(REGIONS) --zones $(ZONES) $(LAB)
+lab: build ## a wave in network namespaces (root): HOSTS= RATE= SIZE= REGIONS= SERVERS= ZONES= LAYERS= RTT=; SCENARIO=NAME (see lab-list) prints figures against goals
+	$(GO) run ./deploy/lab --bin $(BIN) $(foreach v,$(LABS),$(if $($(v)),--$(call lower,$(v)) $($(v)))) $(LAB)
+
+.PHONY: lab-all
+lab-all: build ## every scenario of the lab in turn, one table (root; about 20 minutes); LAB="--quick" for a quick look
+	$(GO) run ./deploy/lab --bin $(BIN) --scenario all $(if $(SEED),--seed $(SEED)) $(LAB)
+
+.PHONY: lab-list
+lab-list: ## name the lab's scenarios
+	@$(GO) run ./deploy/lab --list
+
+.PHONY: sim
+sim: ## waves of 100 to 100,000 hosts in virtual time: SCENARIO=wave-2600 (go run ./deploy/sim --list) SEED=7
+	$(GO) run ./deploy/sim --scenario "$(SCENARIO)" --seed $(SEED)
 
 .PHONY: bench
 bench: build ## shoal beside the distribution registry on this machine: SCALE=0.1 for a quick look
