@@ -45,7 +45,7 @@ Try it:
 	root.AddCommand(
 		newDev(), newServer(), newAgent(),
 		newToken(), newTenant(), newRepo(), newRegion(), newTrust(),
-		newStatus(), newDoctor(), newConfig(), newLogin(), newVersion(),
+		newStatus(), newTop(), newDoctor(), newConfig(), newLogin(), newVersion(),
 	)
 	return root
 }
