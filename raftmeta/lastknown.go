@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -13,11 +14,19 @@ import (
 )
 
 // lastKnown keeps a Mirror's roster and answers over restarts, in a small Pebble.
-// It is a cache: what cannot be read is thrown away.
+// It is a cache: what cannot be read is thrown away, and nobody waits for the disk.
+// A goroutine of its own, which ends with close, syncs what was written soon after.
 type lastKnown struct {
 	mu sync.RWMutex
 	db *pebble.DB // nil once closed
+
+	written chan struct{} // holds one while something is not synced; closed by close
+	synced  sync.WaitGroup
 }
+
+// syncEvery is how often what was written is synced at most: the log keeps small
+// records in the process's memory until then, where even a killed process loses them.
+const syncEvery = 100 * time.Millisecond
 
 // Keys: n + node id -> meta.Node; a + question -> savedAnswer; f -> knownFormat.
 const (
@@ -74,7 +83,18 @@ func tryLastKnown(dir string) (*lastKnown, error) {
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
-	return &lastKnown{db: db}, nil
+	k := &lastKnown{db: db, written: make(chan struct{}, 1)}
+	k.synced.Go(k.sync)
+	return k, nil
+}
+
+// sync makes what was written durable until the channel is closed.
+func (k *lastKnown) sync() {
+	for range k.written {
+		// An error shows at the next write, too, which reports it.
+		_ = k.db.LogData(nil, pebble.Sync)
+		time.Sleep(syncEvery)
+	}
 }
 
 // close closes the files; what comes later is not kept.
@@ -84,6 +104,8 @@ func (k *lastKnown) close() error {
 	if k.db == nil {
 		return nil
 	}
+	close(k.written)
+	k.synced.Wait()
 	err := k.db.Close()
 	k.db = nil
 	return err
@@ -141,10 +163,17 @@ func (k *lastKnown) set(space byte, name string, value []byte) error {
 		return nil
 	}
 	key := append([]byte{space}, name...)
+	var err error
 	if value == nil {
-		return k.db.Delete(key, pebble.NoSync)
+		err = k.db.Delete(key, pebble.NoSync)
+	} else {
+		err = k.db.Set(key, value, pebble.NoSync)
 	}
-	return k.db.Set(key, value, pebble.NoSync)
+	select {
+	case k.written <- struct{}{}:
+	default:
+	}
+	return err
 }
 
 // silentLog drops Pebble's messages, but for the last.

@@ -82,7 +82,7 @@ type Mirror struct {
 	since   uint64
 	repos   map[meta.RepoRef]bool // that are followed
 	news    bool                  // there are answers of others
-	waves   chan struct{}         // holds a token after a change of waves
+	waves   chan uint64           // holds the index of the last change of waves
 	flights map[string]*flight
 }
 
@@ -122,7 +122,7 @@ func OpenMirror(c MirrorConfig) (*Mirror, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	m := &Mirror{config: c, metrics: newMirrorMetrics(c.Metrics), repos: make(map[meta.RepoRef]bool), flights: make(map[string]*flight), waves: make(chan struct{}, 1)}
+	m := &Mirror{config: c, metrics: newMirrorMetrics(c.Metrics), repos: make(map[meta.RepoRef]bool), flights: make(map[string]*flight), waves: make(chan uint64, 1)}
 	var err error
 	if m.answers, err = simplelru.NewLRU(maxAnswers, m.evicted); err != nil {
 		return nil, err
@@ -152,15 +152,19 @@ func OpenMirror(c MirrorConfig) (*Mirror, error) {
 // Roster returns the nodes of the region and all servers, current while Run runs.
 func (m *Mirror) Roster() *Roster { return m.roster }
 
-// Waves has something to read after waves were planned, done or over, or may have
-// been unseen. It has one reader.
-func (m *Mirror) Waves() <-chan struct{} { return m.waves }
+// Waves has a log index to read up to which waves may have been planned, done or
+// over since the last one. It has one reader.
+func (m *Mirror) Waves() <-chan uint64 { return m.waves }
 
-func (m *Mirror) wavesChanged() {
+// wavesChanged is called by Run only: of one writer the channel always has room
+// after it was emptied.
+func (m *Mirror) wavesChanged(index uint64) {
 	select {
-	case m.waves <- struct{}{}:
-	default: // the reader has not looked since the last one
+	case unread := <-m.waves:
+		index = max(index, unread)
+	default:
 	}
+	m.waves <- index
 }
 
 // Close closes the files.
@@ -224,7 +228,7 @@ var followed = []feed.Kind{
 // on. It subscribes anew when it has come to depend on more.
 func (m *Mirror) changes(ctx context.Context, after uint64) iter.Seq2[feed.Change, error] {
 	return func(yield func(feed.Change, error) bool) {
-		m.wavesChanged() // what came before after was not heard
+		m.wavesChanged(after) // what came before was not heard
 		for {
 			filter, began := m.subscribe(after), time.Now()
 			again := false
@@ -287,7 +291,7 @@ func (m *Mirror) outgrown(age time.Duration) bool {
 // forgets what is gone.
 func (m *Mirror) observe(c feed.Change) {
 	if c.Kind == feed.KindWave {
-		m.wavesChanged()
+		m.wavesChanged(c.Index)
 	}
 	if c.Repo == (meta.RepoRef{}) {
 		return

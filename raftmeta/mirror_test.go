@@ -314,3 +314,40 @@ func (f filtered) Follow(ctx context.Context, after uint64, filter feed.Filter) 
 	f.filters <- filter
 	return f.Store.Follow(ctx, after, filter)
 }
+
+// The news of waves reaches an agent before and after it follows repositories, with
+// the index at which a server is to be asked.
+func TestMirrorTellsOfWaves(t *testing.T) {
+	s := withApp(t)
+	push(s, "v1", "latest")
+	plan := func(id string) uint64 {
+		return s.Must(state.CreateWave{Life: time.Hour, Wave: meta.Wave{ID: id, Refs: []meta.WaveRef{
+			{Repo: appRef, Package: "api", Version: string(digest.FromBytes([]byte("v1")))},
+		}}}).Index
+	}
+	plan("before")
+	m := openMirror(t, t.TempDir(), s)
+	ctx, stop := context.WithCancel(t.Context())
+	stopped := make(chan error)
+	go func() { stopped <- m.Run(ctx) }()
+	heard := func(index uint64) {
+		t.Helper()
+		for at := uint64(0); at < index; {
+			select {
+			case at = <-m.Waves():
+			case <-time.After(time.Minute):
+				t.Fatalf("heard of nothing behind %d, want %d", at, index)
+			}
+		}
+	}
+	applied, _ := s.Applied()
+	heard(applied)
+	heard(plan("second"))
+	resolve(t, m, meta.Bounded, "v1")
+	heard(plan("third"))
+	heard(s.Must(state.CancelWave{ID: "second"}).Index)
+	stop()
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+}

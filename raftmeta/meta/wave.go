@@ -250,6 +250,15 @@ type WavePart struct {
 	Reason     string `cbor:"5,keyasint,omitempty"`
 }
 
+// WaveWord is all that a host says.
+type WaveWord struct {
+	// After is the log index up to which the host has heard of waves: the answer must
+	// not be older.
+	After uint64 `cbor:"1,keyasint,omitempty"`
+	// Parts are of the waves that it knows.
+	Parts []WavePart `cbor:"2,keyasint,omitempty"`
+}
+
 // WaveOrder is what a server tells a host of a wave that it has a part in.
 type WaveOrder struct {
 	ID string `cbor:"1,keyasint,omitempty"`

@@ -25,15 +25,15 @@ const (
 // Desk is where a server takes hosts in for waves: a *wave.Desk.
 type Desk interface {
 	// Sync takes what a host says of its part in waves and returns what it is to do,
-	// at the latest after wait when there is nothing new.
-	Sync(ctx context.Context, node meta.NodeID, parts []meta.WavePart, wait time.Duration) (meta.WaveOrders, error)
+	// as of a log index or later; after wait at the latest when there is nothing new.
+	Sync(ctx context.Context, node meta.NodeID, said meta.WaveWord, wait time.Duration) (meta.WaveOrders, error)
 	// Progress returns what this server heard lately of a wave, by region.
 	Progress(wave string) []meta.WaveProgress
 }
 
 type syncRequest struct {
-	Parts []meta.WavePart `cbor:"1,keyasint,omitempty"`
-	Wait  time.Duration   `cbor:"2,keyasint,omitempty"`
+	Word meta.WaveWord `cbor:"1,keyasint,omitempty"`
+	Wait time.Duration `cbor:"2,keyasint,omitempty"`
 }
 
 type syncResponse struct {
@@ -61,10 +61,10 @@ func WavesHandler(d Desk) (path string, _ func(who meta.Principal) http.Handler)
 	return waves, func(who meta.Principal) http.Handler {
 		mux := http.NewServeMux()
 		mux.Handle(syncProcedure, connect.NewUnaryHandler(syncProcedure, func(ctx context.Context, r *connect.Request[syncRequest]) (*connect.Response[syncResponse], error) {
-			if len(r.Msg.Parts) > maxParts || r.Msg.Wait < 0 {
-				return nil, connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("%d waves and %v to wait: %w", len(r.Msg.Parts), r.Msg.Wait, meta.ErrInvalid))
+			if len(r.Msg.Word.Parts) > maxParts || r.Msg.Wait < 0 {
+				return nil, connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("%d waves and %v to wait: %w", len(r.Msg.Word.Parts), r.Msg.Wait, meta.ErrInvalid))
 			}
-			orders, err := d.Sync(ctx, who.Node, r.Msg.Parts, min(r.Msg.Wait, maxWait))
+			orders, err := d.Sync(ctx, who.Node, r.Msg.Word, min(r.Msg.Wait, maxWait))
 			if err != nil && ctx.Err() != nil {
 				return nil, connect.NewError(connect.CodeCanceled, err)
 			}
@@ -90,8 +90,8 @@ func WavesHandler(d Desk) (path string, _ func(who meta.Principal) http.Handler)
 //
 // Errors: *meta.UnavailableError; meta.ErrNotFound when the cluster does not know
 // this node; of ctx.
-func (c *Client) Sync(ctx context.Context, parts []meta.WavePart, wait time.Duration) (meta.WaveOrders, error) {
-	request := syncRequest{Parts: parts, Wait: min(wait, maxWait)}
+func (c *Client) Sync(ctx context.Context, said meta.WaveWord, wait time.Duration) (meta.WaveOrders, error) {
+	request := syncRequest{Word: said, Wait: min(wait, maxWait)}
 	var tries []error
 	var unable error
 	for _, s := range c.candidates() {

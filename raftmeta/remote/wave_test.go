@@ -19,13 +19,13 @@ type desk struct {
 	held func() // when set, Sync calls it and waits until its caller leaves
 }
 
-func (d *desk) Sync(ctx context.Context, node meta.NodeID, parts []meta.WavePart, wait time.Duration) (o meta.WaveOrders, _ error) {
+func (d *desk) Sync(ctx context.Context, node meta.NodeID, said meta.WaveWord, wait time.Duration) (o meta.WaveOrders, _ error) {
 	if d.held != nil {
 		d.held()
 		<-ctx.Done()
 		return o, ctx.Err()
 	}
-	for _, p := range parts {
+	for _, p := range said.Parts {
 		o.Orders = append(o.Orders, meta.WaveOrder{ID: fmt.Sprint(node, " ", p.Wave), State: p.State, In: wait})
 	}
 	return o, d.err
@@ -52,27 +52,27 @@ func TestSync(t *testing.T) {
 	good := &desk{}
 	urls := []string{gone.URL, serveDesk(t, busy, agent), serveDesk(t, good, agent)}
 	c := remote.NewClient(remote.Config{HTTP: http.DefaultClient, Servers: func() []string { return urls }})
-	parts := []meta.WavePart{{Wave: "w1", State: meta.HostFetching, Bytes: 1, TotalBytes: 2}}
-	orders, err := c.Sync(t.Context(), parts, time.Hour)
+	said := meta.WaveWord{Parts: []meta.WavePart{{Wave: "w1", State: meta.HostFetching, Bytes: 1, TotalBytes: 2}}}
+	orders, err := c.Sync(t.Context(), said, time.Hour)
 	if err != nil || len(orders.Orders) != 1 || orders.Orders[0].ID != "a1 w1" || orders.Orders[0].In != 30*time.Second {
 		t.Errorf("orders are %+v, %v", orders, err)
 	}
 	good.err = fmt.Errorf("node a1: %w", meta.ErrNotFound)
-	if _, err := c.Sync(t.Context(), parts, 0); !errors.Is(err, meta.ErrNotFound) {
+	if _, err := c.Sync(t.Context(), said, 0); !errors.Is(err, meta.ErrNotFound) {
 		t.Errorf("a host that nobody knows: %v", err)
 	}
 	good.err = nil
-	if _, err := c.Sync(t.Context(), make([]meta.WavePart, 2000), 0); !errors.Is(err, meta.ErrUnavailable) {
+	if _, err := c.Sync(t.Context(), meta.WaveWord{Parts: make([]meta.WavePart, 2000)}, 0); !errors.Is(err, meta.ErrUnavailable) {
 		t.Errorf("too many parts: %v", err)
 	}
 	urls = urls[:2]
-	if _, err := c.Sync(t.Context(), nil, 0); !errors.Is(err, meta.ErrUnavailable) {
+	if _, err := c.Sync(t.Context(), meta.WaveWord{}, 0); !errors.Is(err, meta.ErrUnavailable) {
 		t.Errorf("nobody has a quorum: %v", err)
 	}
 	ctx, leave := context.WithCancel(t.Context())
 	good.held = leave
 	urls = []string{serveDesk(t, good, agent)}
-	if _, err := c.Sync(ctx, nil, time.Minute); !errors.Is(err, context.Canceled) {
+	if _, err := c.Sync(ctx, meta.WaveWord{}, time.Minute); !errors.Is(err, context.Canceled) {
 		t.Errorf("a host that leaves: %v", err)
 	}
 }
