@@ -171,14 +171,14 @@ func (c *Client) GetManifest(ctx context.Context, repository, reference string) 
 type Pulled struct {
 	Manifest  []byte
 	Bytes     int64         // of manifest and blobs
-	FirstByte time.Duration // from the call to the first byte of the first blob
+	FirstByte time.Duration // from the call to the first byte of the first layer
 	Total     time.Duration // from the call to the last byte, checked
-	// LongestGap is the longest time without a byte of a blob after FirstByte.
+	// LongestGap is the longest time without a byte of a layer after FirstByte.
 	LongestGap time.Duration
 }
 
-// Pull reads an image's manifest and then its config and layers one after another,
-// checks every digest and length, and keeps nothing but the manifest.
+// Pull reads an image's manifest and then, as clients do, its config and its layers one
+// after another, checks every digest and length, and keeps nothing but the manifest.
 func (c *Client) Pull(ctx context.Context, repository, reference string) (Pulled, error) {
 	start := time.Now()
 	var p Pulled
@@ -191,8 +191,12 @@ func (c *Client) Pull(ctx context.Context, repository, reference string) (Pulled
 	if err := json.Unmarshal(p.Manifest, &parsed); err != nil {
 		return p, fmt.Errorf("manifest %s:%s: %w", repository, reference, err)
 	}
+	if err := c.PullBlob(ctx, repository, parsed.Config, nil); err != nil {
+		return p, err
+	}
+	p.Bytes += parsed.Config.Size
 	var last time.Duration
-	for _, d := range append(parsed.Layers, parsed.Config) {
+	for _, d := range parsed.Layers {
 		if err := c.PullBlob(ctx, repository, d, func() {
 			now := time.Since(start)
 			if p.FirstByte == 0 {

@@ -39,7 +39,11 @@ var cache = Scenario{
 			if err := c.Push(ctx, name, "1", img); err != nil {
 				return err
 			}
-			results = append(results, c.Pull(ctx, c.Agents, name, img, nil)...)
+			pulled, err := c.Pull(ctx, c.Agents, name, img, nil)
+			if err != nil {
+				return err
+			}
+			results = append(results, pulled...)
 		}
 		stop()
 		use := <-sampled

@@ -59,7 +59,10 @@ var cpu = Scenario{
 		}
 		l.Say("go")
 		start := time.Now()
-		results := c.Pull(ctx, c.Agents, name, img, nil)
+		results, err := c.Pull(ctx, c.Agents, name, img, nil)
+		if err != nil {
+			return err
+		}
 		took := time.Since(start)
 		nodes, clients, err := spent()
 		if err != nil {

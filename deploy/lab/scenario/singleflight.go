@@ -35,13 +35,15 @@ var singleflight = Scenario{
 		if err != nil {
 			return err
 		}
-		// Each client is a member of its own for Pull: they start at the same moment.
 		var pulls []*wave.Member
 		for i := range clients {
 			pulls = append(pulls, c.Agents[i%len(c.Agents)])
 		}
 		l.Say("%d pulls", len(pulls))
-		results := c.Pull(ctx, pulls, name, img, nil)
+		results, err := c.Pull(ctx, pulls, name, img, nil)
+		if err != nil {
+			return err
+		}
 		l.rightBytes(results)
 		now, err := c.Counters()
 		if err != nil {

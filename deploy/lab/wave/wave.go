@@ -85,12 +85,58 @@ func (c *Cluster) Warm(ctx context.Context) error {
 	})
 }
 
+// Event is something that happens while members pull, and whom it excuses.
+type Event struct {
+	// Due is asked again and again with what passed the links since the start, until it
+	// is true.
+	Due func(moved Counters) bool
+	// Do is called then, once.
+	Do func(ctx context.Context) error
+	// Excused members need not end: those that are not done when all others are, are cut
+	// off. nil excuses nobody.
+	Excused func(*Member) bool
+}
+
+// Await waits until due is true of what passed the links since some counters.
+func (c *Cluster) Await(ctx context.Context, what string, since Counters, due func(moved Counters) bool) error {
+	return proc.Await(ctx, what, func(context.Context) error {
+		now, err := c.Counters()
+		if err == nil && !due(now.Since(since)) {
+			err = errors.New("not yet")
+		}
+		return err
+	})
+}
+
 // Pull lets one client on each of the members pull an image at the same moment and
-// returns what each got, in the order of members.
+// returns what each got, in the order of members. A member may be listed several times.
 //
-// Clients stream manifest, layers and config and check sha256 of each. Those on members
-// for which excused is true are cut off when all others are done; nil excuses nobody.
-func (c *Cluster) Pull(ctx context.Context, members []*Member, name string, img *image.Image, excused func(*Member) bool) []Result {
+// Clients stream manifest, layers and config and check sha256 of each. event, when not
+// nil, happens on the way; it is an error when all end before it is due, and when it
+// fails. What a client got, wrong or nothing, is in its result.
+func (c *Cluster) Pull(ctx context.Context, members []*Member, name string, img *image.Image, event *Event) ([]Result, error) {
+	if event == nil {
+		return c.pull(ctx, members, name, img, nil), nil
+	}
+	before, err := c.Counters()
+	if err != nil {
+		return nil, err
+	}
+	watching, ended := context.WithCancelCause(ctx)
+	done := make(chan error, 1)
+	go func() {
+		err := c.Await(watching, "the event", before, event.Due)
+		if err == nil {
+			err = event.Do(ctx)
+		}
+		done <- err
+	}()
+	results := c.pull(ctx, members, name, img, event.Excused)
+	ended(errors.New("all ended before it"))
+	return results, <-done
+}
+
+func (c *Cluster) pull(ctx context.Context, members []*Member, name string, img *image.Image, excused func(*Member) bool) []Result {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	results := make([]Result, len(members))
@@ -126,23 +172,11 @@ func (c *Cluster) Pull(ctx context.Context, members []*Member, name string, img 
 	return results
 }
 
-// Event is something that happens while a wave runs, and whom it excuses.
-type Event struct {
-	// Due is asked again and again with what passed the links since the start, until it
-	// is true.
-	Due func(moved Counters) bool
-	// Do is called then, once.
-	Do func(ctx context.Context) error
-	// Excused members need not end.
-	Excused func(*Member) bool
-}
-
 // Wave pushes a new image to the origin, warms every agent up with a small one, lets
 // all agents pull the new one at the same moment, and reports.
 //
-// event, when not nil, happens on the way; a wave that ends before it is due is an
-// error. An error is a lab that did not run; a host that got wrong bytes or none is in
-// the report.
+// An error is a lab that did not run; a host that got wrong bytes or none is in the
+// report. event is as for Pull.
 func (c *Cluster) Wave(outer context.Context, event *Event) (Report, error) {
 	ctx, cancel := context.WithTimeoutCause(outer, c.plan.Timeout, fmt.Errorf("the wave took more than %v", c.plan.Timeout))
 	defer cancel()
@@ -168,41 +202,16 @@ func (c *Cluster) Wave(outer context.Context, event *Event) (Report, error) {
 	}
 	c.plan.Say("go")
 	start := time.Now()
-	happened := make(chan error, 1)
-	watching, ended := context.WithCancelCause(ctx)
-	var excused func(*Member) bool
-	if event != nil {
-		excused = event.Excused
-		go func() { happened <- c.await(watching, *event, before) }()
-	} else {
-		happened <- nil
-	}
-	r.Results = c.Pull(ctx, c.Agents, name, img, excused)
+	r.Results, err = c.Pull(ctx, c.Agents, name, img, event)
 	r.ElapsedSec = time.Since(start).Seconds()
 	r.LoadAfter = LoadAverage()
-	ended(errors.New("the wave ended before it"))
-	err = <-happened
 	if outer.Err() != nil {
 		return r, context.Cause(outer) // an interrupted wave says nothing about the swarm
 	}
 	if err != nil {
-		return r, fmt.Errorf("the event of the wave: %w", err)
+		return r, err
 	}
 	return r, c.account(&r, before)
-}
-
-// await waits until an event is due and lets it happen.
-func (c *Cluster) await(ctx context.Context, event Event, before Counters) error {
-	if err := proc.Await(ctx, "the event", func(context.Context) error {
-		now, err := c.Counters()
-		if err == nil && !event.Due(now.Since(before)) {
-			err = errors.New("not due yet")
-		}
-		return err
-	}); err != nil {
-		return err
-	}
-	return event.Do(ctx)
 }
 
 // account adds to the report what passed the links and what memory the nodes took.
