@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/network"
+
 	"github.com/shoal-registry/shoal/dht"
 	"github.com/shoal-registry/shoal/dht/host"
 	"github.com/shoal-registry/shoal/raftmeta"
@@ -43,6 +45,16 @@ func (f finder) Join(ctx context.Context, want swarm.Want) (swarm.Introduction, 
 		Map: in.Map, Inline: in.Inline, Grant: in.Grant, GrantExpires: in.GrantExpires,
 		Peers: peers, Again: in.Again, Away: in.Away,
 	}, nil
+}
+
+// outlet finds the sockets of a host's connections.
+func outlet(h *host.Host) func(network.Conn) swarm.Outlet {
+	return func(c network.Conn) swarm.Outlet {
+		if s := h.Socket(c); s != nil {
+			return s
+		}
+		return nil
+	}
 }
 
 // gateways is the forwarder's roster: the swarm host's, which follows the feed and is

@@ -90,7 +90,7 @@ func (n *Node) buildAgent(ctx context.Context) error {
 	}
 	n.parts.Add("finder", discovery.Run)
 	swarms, err := swarm.New(swarm.Config{
-		Host: n.swarmHost, Cluster: n.id.Cluster, Self: self(me), Store: disk, Finder: finder{discovery},
+		Host: n.swarmHost, Outlet: outlet(n.swarmHost), Cluster: n.id.Cluster, Self: self(me), Store: disk, Finder: finder{discovery},
 		Authorizer: trust.Checker{Cluster: n.id.Cluster, IsServer: n.isServer, Grace: func() time.Duration {
 			if discovery.Reachable() {
 				return 0

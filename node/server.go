@@ -138,7 +138,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 	}
 	n.parts.Add("finder", discovery.Run)
 	swarms, err = swarm.New(swarm.Config{
-		Host: n.swarmHost, Cluster: n.id.Cluster, Self: self(me), Store: disk, Finder: finder{discovery},
+		Host: n.swarmHost, Outlet: outlet(n.swarmHost), Cluster: n.id.Cluster, Self: self(me), Store: disk, Finder: finder{discovery},
 		Authorizer: trust.Checker{Cluster: n.id.Cluster, IsServer: n.isServer},
 		Report:     discovery.Report,
 		Log:        log, Metrics: n.metrics,

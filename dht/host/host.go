@@ -42,7 +42,6 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
 	libp2pquic "github.com/libp2p/go-libp2p/p2p/transport/quic"
-	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
 	"github.com/prometheus/client_golang/prometheus"
@@ -98,9 +97,10 @@ type Config struct {
 // is safe for concurrent use.
 type Host struct {
 	host.Host
-	cfg    Config
-	roster *roster
-	log    *slog.Logger
+	cfg     Config
+	roster  *roster
+	log     *slog.Logger
+	sockets *sockets
 
 	mu     sync.Mutex
 	dialed map[peer.ID]time.Time // last time a peer's dial backoff was forgiven
@@ -131,7 +131,7 @@ func New(cfg Config) (*Host, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a host: %w: %w", err, meta.ErrInvalid)
 	}
-	h := &Host{cfg: cfg, roster: newRoster(cfg.Plane, cfg.QUIC), log: cfg.Log, dialed: map[peer.ID]time.Time{}}
+	h := &Host{cfg: cfg, roster: newRoster(cfg.Plane, cfg.QUIC), log: cfg.Log, sockets: &sockets{by: map[ends]*Socket{}}, dialed: map[peer.ID]time.Time{}}
 	m := newMetrics(cfg.Plane)
 	options, err := h.options(key, m)
 	if err != nil {
@@ -175,7 +175,7 @@ func (h *Host) options(key crypto.PrivKey, m *metrics) ([]libp2p.Option, error) 
 		libp2p.Peerstore(book),
 		libp2p.NoListenAddrs, // Listen comes after, one by one: all must succeed
 		// Without SO_REUSEPORT a second process on our port fails instead of sharing it.
-		libp2p.Transport(tcp.NewTCPTransport, tcp.DisableReuseport(), tcp.WithConnectionTimeout(connectTimeout)),
+		libp2p.Transport(newTCP(h.sockets)),
 		libp2p.Security(libp2ptls.ID, libp2ptls.New),
 		libp2p.Muxer(yamux.ID, muxer()),
 		libp2p.ConnectionGater(&gate{h.roster, m}),
@@ -324,6 +324,9 @@ func (h *Host) Advertised() []string {
 	}
 	return out
 }
+
+// Socket returns the socket of a connection; nil when it has none, as with QUIC.
+func (h *Host) Socket(c network.Conn) *Socket { return h.sockets.get(c) }
 
 // NodeID returns this host's node id.
 func (h *Host) NodeID() meta.NodeID { return meta.NodeID(h.ID().String()) }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/shoal-registry/shoal/raftmeta/meta"
@@ -70,11 +71,24 @@ type Authorizer interface {
 	Check(grant []byte, peer meta.NodeID, root digest.CID, now time.Time) error
 }
 
+// Outlet tells how much of what was written to a connection's streams has gone out.
+type Outlet interface {
+	// Written counts the bytes that the system has taken, of all streams and with
+	// what encryption and muxer add.
+	Written() int64
+	// Reach returns a channel that gets a signal once Written is at least total, or
+	// a stray one earlier. One goroutine at a time waits for it.
+	Reach(total int64) <-chan struct{}
+}
+
 // Config is what a Swarm needs. Host, Cluster, Self, Store, Finder and Authorizer
 // are required.
 type Config struct {
 	// Host is the swarm host; its address book and gate belong to dht/host.
 	Host host.Host
+	// Outlet returns the outlet of one of Host's connections, nil when it has none;
+	// then, and when Outlet is nil, chunks are written as fast as the streams take them.
+	Outlet func(network.Conn) Outlet
 	// Cluster is the cluster id, part of the protocol ids.
 	Cluster string
 	// Self describes this node to its peers; ID and Complete are ignored.

@@ -17,21 +17,20 @@ import (
 )
 
 const (
-	streamIdle = time.Minute      // a data stream without a chunk for so long ends
-	progress   = 10 * time.Second // a piece must move within
-	pieceBytes = 256 << 10
 	// maxIncoming bounds the data streams of one peer; a few more than it may use, as
 	// old ones end.
 	maxIncoming = 2 * dataStreams
-	// The system takes megabytes to send at once. A slot would be free long before its
-	// chunk has left, the core would choose too early, and messages would wait behind
-	// bulk. So within a region no more than stepsAhead steps of a chunk are on their way
-	// unconfirmed. Over longer ways that would cost more than it is worth.
-	stepsAhead = 2
-	minStep    = 16 << 10
-	maxStep    = 256 << 10
-	quickStep  = 5 * time.Millisecond
-	slowStep   = 20 * time.Millisecond
+	// A muxer and a kernel take megabytes to send at once, and messages would wait
+	// behind them. So a chunk is written in pieces, of a link no more than two at a
+	// time that the kernel has not taken; it takes little itself, see Outlet. A
+	// piece with the muxer's header is so many full TLS records.
+	muxHeader = 12
+	minPiece  = 16<<10 - muxHeader
+	maxPiece  = 64<<10 - muxHeader
+	// How long a piece should wait at least, or at most, for the kernel; its length
+	// follows.
+	quickPiece = 5 * time.Millisecond
+	slowPiece  = 20 * time.Millisecond
 )
 
 // buffers holds chunk buffers by the power of two that fits, from 256 KiB up.
@@ -74,20 +73,22 @@ func (s *Swarm) acceptChunks(ctx context.Context, st network.Stream) {
 		return
 	}
 	defer l.removeIncoming(st)
+	f := s.flows.begin(l, st)
+	defer s.flows.finish(f)
 	var head [wire.HeaderBytes]byte
 	for {
-		_ = st.SetReadDeadline(time.Now().Add(streamIdle))
 		if _, err := io.ReadFull(st, head[:]); err != nil {
 			_ = st.Reset()
 			return
 		}
+		f.moved.Add(wire.HeaderBytes) // it is not idle any more
 		h, err := wire.ParseHeader(&head)
 		if err == nil {
-			err = l.receive(ctx, st, header{h})
+			err = l.receive(ctx, f, h)
 		}
 		if err != nil {
 			_ = st.Reset()
-			s.log.Debug("chunk stream ended", "peer", id.String(), "error", err)
+			s.log.Debug("chunk stream ended", "peer", id, "error", err)
 			if errors.Is(err, meta.ErrInvalid) {
 				l.close(err)
 			}
@@ -115,40 +116,38 @@ func (l *link) removeIncoming(st network.Stream) {
 // receive reads one chunk, has the store verify and write it, and tells the owner.
 //
 // Errors: of the stream; meta.ErrInvalid for what was never asked for.
-func (l *link) receive(ctx context.Context, st network.Stream, h header) error {
+func (l *link) receive(ctx context.Context, f *flow, h wire.Header) error {
 	s := l.s
 	m := s.channel(h.Channel)
 	if m == nil {
-		return discard(st, h) // the fetch has ended
+		return f.discard(h) // the fetch has ended
 	}
-	blob, fit := m.expect(l, h.Header)
+	blob, fit := m.expect(l, h)
 	if fit != nil {
 		return fit
 	}
 	if blob == nil { // cancelled, the peer could not know
 		m.wasted()
-		return discard(st, h)
+		return f.discard(h)
 	}
 	defer m.io.Done()
 	request, chunk := core.Request(h.Request), int(h.Chunk)
 	m.post(func() { m.answer(l, core.Event{Kind: core.Coming, Request: request, Chunk: chunk}) })
-	fail := func(kind core.EventKind) {
+	tell := func(kind core.EventKind) {
 		m.post(func() { m.answer(l, core.Event{Kind: kind, Request: request, Chunk: chunk}) })
 	}
-	if err := s.inBytes.Acquire(ctx, int64(h.Bytes)); err != nil {
+	if err := s.inBytes.take(ctx, f, int64(h.Bytes)); err != nil {
 		return err
 	}
-	defer s.inBytes.Release(int64(h.Bytes))
+	defer s.inBytes.drop(f, int64(h.Bytes))
 	buf := buffer(int(h.Bytes))
 	defer release(buf)
-	if err := h.each(func(from, to int) error {
-		_ = st.SetReadDeadline(time.Now().Add(progress))
-		if _, err := io.ReadFull(st, (*buf)[from:to]); err != nil {
-			return err
-		}
-		return h.confirm(st)
-	}); err != nil {
-		fail(core.Failed)
+	err := f.fill(*buf)
+	if err == nil {
+		err = f.confirm(h)
+	}
+	if err != nil {
+		tell(core.Failed)
 		return err
 	}
 	m.took(l, int64(h.Bytes))
@@ -160,58 +159,56 @@ func (l *link) receive(ctx context.Context, st network.Stream, h header) error {
 	case err == nil:
 		s.metrics.received.WithLabelValues("ok").Inc()
 		m.wrote(chunk)
-		fail(core.Arrived)
+		tell(core.Arrived)
 	case errors.Is(err, meta.ErrCorrupt):
 		m.wrong(l, chunk)
-		fail(core.Corrupt)
+		tell(core.Corrupt)
 	default:
-		fail(core.Failed)
+		tell(core.Failed)
 		m.post(func() { m.fail(fmt.Errorf("write chunk %d of %s: %w", chunk, m.root, err)) })
 	}
 	return nil
 }
 
-// header is a chunk's header with what both ends do by it.
-type header struct{ wire.Header }
-
-// each calls f with the bounds of each step of the chunk.
-func (h header) each(f func(from, to int) error) error {
-	step := int(h.Step)
-	if step == 0 {
-		step = pieceBytes
-	}
-	for from := 0; from < int(h.Bytes); from += step {
-		if err := f(from, min(from+step, int(h.Bytes))); err != nil {
+// fill reads len(b) bytes.
+func (f *flow) fill(b []byte) error {
+	for len(b) > 0 {
+		n, err := f.st.Read(b)
+		f.moved.Add(int64(n))
+		b = b[n:]
+		if err != nil && len(b) > 0 {
 			return err
 		}
 	}
 	return nil
 }
 
-// confirm tells the sender that a step has come, if it wants to know.
-func (h header) confirm(st network.Stream) error {
-	if h.Step == 0 {
+// confirm tells the sender that a chunk has come, if it wants to know.
+func (f *flow) confirm(h wire.Header) error {
+	if !h.Confirm {
 		return nil
 	}
-	_ = st.SetWriteDeadline(time.Now().Add(progress))
-	_, err := st.Write([]byte{wire.Confirmed})
+	_, err := f.st.Write([]byte{wire.Confirmed})
 	return err
 }
 
 // discard reads a chunk that is not wanted.
-func discard(st network.Stream, h header) error {
-	return h.each(func(from, to int) error {
-		_ = st.SetReadDeadline(time.Now().Add(progress))
-		if _, err := io.CopyN(io.Discard, st, int64(to-from)); err != nil {
+func (f *flow) discard(h wire.Header) error {
+	buf := buffer(maxPiece)
+	defer release(buf)
+	for left := int(h.Bytes); left > 0; {
+		n := min(left, len(*buf))
+		if err := f.fill((*buf)[:n]); err != nil {
 			return err
 		}
-		return h.confirm(st)
-	})
+		left -= n
+	}
+	return f.confirm(h)
 }
 
 // upload sends a chunk and reports whether it left. It waits for one of the peer's
 // data streams and for memory, and gives up between pieces when stop is set.
-func (m *membership) upload(ctx context.Context, l *link, h header, stop *atomic.Bool) bool {
+func (m *membership) upload(ctx context.Context, l *link, h wire.Header, stop *atomic.Bool) bool {
 	select {
 	case l.sending <- struct{}{}:
 	case <-l.closed:
@@ -220,113 +217,166 @@ func (m *membership) upload(ctx context.Context, l *link, h header, stop *atomic
 		return false
 	}
 	defer func() { <-l.sending }()
-	s, chunk := m.s, int(h.Chunk)
-	if stop.Load() || s.outBytes.Acquire(ctx, int64(h.Bytes)) != nil {
+	if stop.Load() {
 		return false
 	}
-	defer s.outBytes.Release(int64(h.Bytes))
-	buf := buffer(int(h.Bytes))
-	defer release(buf)
-	b, err := m.blob.ReadChunk(ctx, chunk, (*buf)[:0])
-	if err == nil && len(b) != int(h.Bytes) {
-		err = fmt.Errorf("%d bytes instead of %d: %w", len(b), h.Bytes, meta.ErrCorrupt)
-	}
-	if err != nil {
-		s.log.Warn("chunk cannot be served", "root", m.root.String(), "chunk", chunk, "error", err)
-		l.send(wire.Message{Busy: &wire.Busy{Channel: h.Channel, Request: h.Request}})
-		m.post(func() { m.lost(chunk) })
+	if err := m.transmit(ctx, l, h, stop); err != nil {
+		m.s.log.Debug("chunk was not sent", "peer", l.id, "chunk", h.Chunk, "error", err)
 		return false
 	}
-	if err := l.transmit(ctx, h, b, stop); err != nil {
-		s.log.Debug("chunk was not sent", "peer", l.id.String(), "chunk", chunk, "error", err)
-		return false
-	}
-	m.gave(l, int64(len(b)))
+	m.gave(l, int64(h.Bytes))
 	return true
 }
 
-// errUnwanted says that the peer has cancelled.
-var errUnwanted = errors.New("the peer does not want it any more")
+// errUnwanted says that the peer has cancelled, errLost that the chunk is not here.
+var (
+	errUnwanted = errors.New("the peer does not want it any more")
+	errLost     = errors.New("the chunk cannot be read")
+)
 
 // transmit writes a chunk to a data stream. An idle stream may have been ended by
 // the peer meanwhile; then a new one is tried once.
-func (l *link) transmit(ctx context.Context, h header, b []byte, stop *atomic.Bool) error {
+func (m *membership) transmit(ctx context.Context, l *link, h wire.Header, stop *atomic.Bool) error {
 	for {
 		st, reused, err := l.takeStream(ctx)
 		if err != nil {
 			return err
 		}
-		moved, err := l.transmitOn(st, h, b, stop)
-		if err == nil {
+		f := m.s.flows.begin(l, st)
+		err = m.transmitOn(ctx, f, h, stop)
+		m.s.flows.finish(f)
+		if err == nil || errors.Is(err, errLost) {
 			l.giveStream(st)
-			return nil
+			return err
 		}
 		_ = st.Reset()
-		if !reused || moved || ctx.Err() != nil {
+		if !reused || f.moved.Load() > 0 || ctx.Err() != nil {
 			return err
 		}
 	}
 }
 
-func (l *link) transmitOn(st network.Stream, h header, b []byte, stop *atomic.Bool) (moved bool, err error) {
-	var head [wire.HeaderBytes]byte
-	h.Put(&head)
-	_ = st.SetWriteDeadline(time.Now().Add(progress))
-	if _, err := st.Write(head[:]); err != nil {
-		return false, err
+// transmitOn holds memory for the chunk while it is being sent.
+func (m *membership) transmitOn(ctx context.Context, f *flow, h wire.Header, stop *atomic.Bool) error {
+	s := m.s
+	if err := s.outBytes.take(ctx, f, int64(h.Bytes)); err != nil {
+		return err
 	}
-	var written [stepsAhead]time.Time // of the steps not confirmed, a ring
-	first, last := 0, 0
-	confirmed := func() error {
-		_ = st.SetReadDeadline(time.Now().Add(progress))
-		var answer [1]byte
-		if _, err := io.ReadFull(st, answer[:]); err != nil {
-			return err
-		}
-		if answer[0] != wire.Confirmed {
-			return fmt.Errorf("a step is answered with %#x: %w", answer[0], meta.ErrInvalid)
-		}
-		l.pace(h.Step, time.Since(written[first%stepsAhead]))
-		first++
-		return nil
+	defer s.outBytes.drop(f, int64(h.Bytes))
+	buf := buffer(int(h.Bytes))
+	defer release(buf)
+	b, err := m.blob.ReadChunk(ctx, int(h.Chunk), (*buf)[:0])
+	if err == nil && len(b) != int(h.Bytes) {
+		err = fmt.Errorf("%d bytes instead of %d: %w", len(b), h.Bytes, meta.ErrCorrupt)
 	}
-	if err := h.each(func(from, to int) error {
-		if last-first == stepsAhead {
-			if err := confirmed(); err != nil {
-				return err
-			}
-		}
+	if err != nil {
+		s.log.Warn("chunk cannot be served", "root", m.root, "chunk", h.Chunk, "error", err)
+		f.link.send(wire.Message{Busy: &wire.Busy{Channel: h.Channel, Request: h.Request}})
+		m.post(func() { m.lost(int(h.Chunk)) })
+		return fmt.Errorf("%w: %w", errLost, err)
+	}
+	if err := f.send(h, b, stop); err != nil {
+		return err
+	}
+	return f.confirmed(h)
+}
+
+// send writes the header and the chunk in pieces.
+func (f *flow) send(h wire.Header, b []byte, stop *atomic.Bool) error {
+	l := f.link
+	// The header goes with the first bytes, as one frame.
+	first := buffer(min(int(l.piece.Load()), wire.HeaderBytes+len(b)))
+	h.Put((*[wire.HeaderBytes]byte)(*first))
+	b = b[copy((*first)[wire.HeaderBytes:], b):]
+	err := f.put(*first)
+	release(first)
+	for err == nil && len(b) > 0 {
 		if stop.Load() {
 			return errUnwanted
 		}
-		_ = st.SetWriteDeadline(time.Now().Add(progress))
-		n, err := st.Write(b[from:to])
-		moved = moved || n > 0
-		if h.Step > 0 {
-			written[last%stepsAhead] = time.Now()
-			last++
-		}
-		return err
-	}); err != nil {
-		return moved, err
+		n := min(int(l.piece.Load()), len(b))
+		err = f.put(b[:n])
+		b = b[n:]
 	}
-	for first < last {
-		if err := confirmed(); err != nil {
-			return true, err
-		}
-	}
-	return true, nil
+	return err
 }
 
-// pace sets the step of the chunks to come by how long one took: so little is on
+// put writes a piece when there is room for it.
+func (f *flow) put(p []byte) error {
+	l := f.link
+	if l.outlet != nil {
+		select {
+		case l.turn <- struct{}{}:
+		case <-f.ended:
+			return errStalled
+		}
+		defer func() { <-l.turn }()
+		if err := f.await(len(p)); err != nil {
+			return err
+		}
+		l.given += int64(len(p))
+	}
+	n, err := f.st.Write(p)
+	f.moved.Add(int64(n))
+	return err
+}
+
+var errStalled = errors.New("nothing moves")
+
+// await waits until no more than one piece of the link is on the way to the kernel.
+// It is its turn.
+func (f *flow) await(n int) error {
+	l := f.link
+	began := time.Time{}
+	for {
+		written := l.outlet.Written()
+		if written >= l.given { // what else is written counts too, so start anew
+			l.given = written
+		}
+		if l.given-written <= int64(n) {
+			break
+		}
+		if began.IsZero() {
+			began = time.Now()
+		}
+		select {
+		case <-l.outlet.Reach(l.given - int64(n)):
+		case <-f.ended:
+			return errStalled
+		}
+	}
+	if began.IsZero() {
+		l.pace(n, 0)
+	} else {
+		l.pace(n, time.Since(began))
+	}
+	return nil
+}
+
+// confirmed waits until the peer has the chunk.
+func (f *flow) confirmed(h wire.Header) error {
+	if !h.Confirm {
+		return nil
+	}
+	var answer [1]byte
+	if _, err := io.ReadFull(f.st, answer[:]); err != nil {
+		return err
+	}
+	if answer[0] != wire.Confirmed {
+		return fmt.Errorf("a chunk is answered with %#x: %w", answer[0], meta.ErrInvalid)
+	}
+	return nil
+}
+
+// pace sets the length of the pieces to come by how long one waited: so little is on
 // its way that messages need not wait long behind it, so much that the link is full.
-func (l *link) pace(step uint32, took time.Duration) {
-	switch now := l.step.Load(); {
-	case now != step: // it was judged already
-	case took < quickStep && step < maxStep:
-		l.step.Store(2 * step)
-	case took > slowStep && step > minStep:
-		l.step.Store(step / 2)
+func (l *link) pace(n int, waited time.Duration) {
+	switch now := l.piece.Load(); {
+	case n < int(now): // the end of a chunk, or judged already
+	case waited < quickPiece && now < maxPiece:
+		l.piece.Store(2*(now+muxHeader) - muxHeader)
+	case waited > slowPiece && now > minPiece:
+		l.piece.Store((now+muxHeader)/2 - muxHeader)
 	}
 }
 

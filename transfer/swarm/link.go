@@ -38,7 +38,10 @@ type link struct {
 	out        chan wire.Message
 	rtt        atomic.Int64  // time.Duration
 	maps       atomic.Int32  // MapPart in out
-	step       atomic.Uint32 // of chunks to send
+	outlet     Outlet        // of the connection; nil when it has none
+	piece      atomic.Uint32 // bytes of a chunk written at once
+	turn       chan struct{} // held to write a piece, where there is an outlet
+	given      int64         // outlet.Written when all pieces are out; of who has the turn
 	sending    chan struct{}
 	took, gave atomic.Int64 // bytes of chunks
 	bad        atomic.Int64 // wrong chunks
@@ -66,9 +69,9 @@ func newLink(s *Swarm, id peer.ID) *link {
 		s: s, id: id, ready: make(chan struct{}), closed: make(chan struct{}),
 		out: make(chan wire.Message, linkQueue), sending: make(chan struct{}, dataStreams),
 		members: map[*membership]struct{}{}, incoming: map[network.Stream]struct{}{},
-		unused: time.Now(),
+		unused: time.Now(), turn: make(chan struct{}, 1),
 	}
-	l.step.Store(4 * minStep)
+	l.piece.Store(maxPiece)
 	return l
 }
 
@@ -269,6 +272,9 @@ func (l *link) begin(st network.Stream) bool {
 		return false
 	default:
 	}
+	if l.s.cfg.Outlet != nil {
+		l.outlet = l.s.cfg.Outlet(st.Conn())
+	}
 	l.s.cfg.Host.ConnManager().Protect(l.id, "shoal-swarm")
 	close(l.ready)
 	return true
@@ -387,6 +393,7 @@ func (l *link) close(why error) {
 	for d := range incoming {
 		_ = d.Reset()
 	}
+	l.s.flows.endOf(l)
 	l.s.mu.Lock()
 	if l.s.links[l.id] == l {
 		delete(l.s.links, l.id)

@@ -678,11 +678,10 @@ func (m *membership) serve(p *member, e core.Effect) {
 	}
 	stop := new(atomic.Bool)
 	l := p.link
-	h := header{wire.Header{
+	h := wire.Header{
 		Channel: p.channel, Request: uint32(e.Request), Chunk: uint32(e.Chunk), Bytes: m.blob.Map().Chunks[e.Chunk].Stored,
-	}}
-	if p.info.Region == m.s.cfg.Self.Region {
-		h.Step = l.step.Load()
+		// Beyond, a round trip would cost more than it is worth.
+		Confirm: p.info.Region == m.s.cfg.Self.Region,
 	}
 	m.io.Add(1)
 	if !m.s.spawn(func(ctx context.Context) {

@@ -63,9 +63,10 @@ type Swarm struct {
 	// How many roots are served, and fetched, this moment: they share the slots.
 	servingRoots, fetchingRoots atomic.Int32
 	fetching                    *semaphore.Weighted // one a root that is fetched
-	inBytes                     *semaphore.Weighted // chunks being received
-	outBytes                    *semaphore.Weighted // chunks being sent
-	started                     chan struct{}       // closed by Run
+	inBytes                     *memory             // chunks being received
+	outBytes                    *memory             // chunks being sent
+	flows                       flows
+	started                     chan struct{} // closed by Run
 
 	mu        sync.Mutex
 	start     func(func(context.Context)) // runs it in Run's group; nil before and after
@@ -92,8 +93,9 @@ func New(cfg Config) (*Swarm, error) {
 		control:   protocol.ID(wire.ControlProtocol(cfg.Cluster)),
 		chunks:    protocol.ID(wire.ChunkProtocol(cfg.Cluster)),
 		fetching:  semaphore.NewWeighted(int64(cfg.Limits.Sessions)),
-		inBytes:   semaphore.NewWeighted(max(cfg.Limits.BufferBytes, wire.MaxChunkBytes)),
-		outBytes:  semaphore.NewWeighted(max(cfg.Limits.BufferBytes, wire.MaxChunkBytes)),
+		inBytes:   newMemory(max(cfg.Limits.BufferBytes, wire.MaxChunkBytes)),
+		outBytes:  newMemory(max(cfg.Limits.BufferBytes, wire.MaxChunkBytes)),
+		flows:     flows{all: map[*flow]struct{}{}},
 		started:   make(chan struct{}),
 		byRoot:    map[digest.CID]*membership{},
 		byChannel: map[uint32]*membership{},
@@ -123,6 +125,7 @@ func (s *Swarm) Run(ctx context.Context) error {
 			f(ctx)
 		}()
 	}
+	s.start(s.flows.watch)
 	s.mu.Unlock()
 	close(s.started)
 	// A stream's handler runs in a goroutine of libp2p; it only hands over to ours.

@@ -283,7 +283,7 @@ func Read(r codec.ByteReader) (Message, error) {
 func Write(w io.Writer, m Message) error { return codec.WriteMessage(w, m) }
 
 // HeaderBytes is the length of a Header.
-const HeaderBytes = 32
+const HeaderBytes = 20
 
 // Header precedes a chunk on a data stream.
 type Header struct {
@@ -291,47 +291,48 @@ type Header struct {
 	Channel, Request uint32
 	// Chunk is its number in the map, Bytes its stored length, which follows.
 	Chunk, Bytes uint32
-	// Step asks the receiver to write Confirmed to the stream whenever it has read
-	// so many bytes, and at the end; 0 asks for nothing. So the sender knows what
-	// has left its buffers and the link.
-	Step uint32
+	// Confirm asks the receiver to write Confirmed to the stream when it has read
+	// the chunk. So the sender knows that it has left its buffers and the link.
+	Confirm bool
 }
 
-// Confirmed is the byte that answers each step, MinStep the least Step.
+// Confirmed is the byte that answers a chunk.
+const Confirmed = 0x06
+
+// headerMagic starts each header; flagConfirm is Header.Confirm.
 const (
-	Confirmed = 0x06
-	MinStep   = 4 << 10
+	headerMagic = 0x5C
+	flagConfirm = 1
 )
 
-// headerMagic starts each header.
-const headerMagic = 0x5C
-
-// Put writes h, big-endian: u8 0x5C, u8 version, u16 0, u32 channel, u32 request,
-// u32 chunk, u32 bytes, u32 step, 8 bytes 0.
+// Put writes h, big-endian: u8 0x5C, u8 version, u8 flags, u8 0, u32 channel,
+// u32 request, u32 chunk, u32 bytes.
 func (h Header) Put(b *[HeaderBytes]byte) {
 	*b = [HeaderBytes]byte{headerMagic, Version}
+	if h.Confirm {
+		b[2] = flagConfirm
+	}
 	binary.BigEndian.PutUint32(b[4:], h.Channel)
 	binary.BigEndian.PutUint32(b[8:], h.Request)
 	binary.BigEndian.PutUint32(b[12:], h.Chunk)
 	binary.BigEndian.PutUint32(b[16:], h.Bytes)
-	binary.BigEndian.PutUint32(b[20:], h.Step)
 }
 
 // ParseHeader reads what Put wrote.
 //
-// Errors: meta.ErrInvalid for another magic or version, reserved bytes that are
-// not 0, a length of 0 or above MaxChunkBytes, or a step below MinStep.
+// Errors: meta.ErrInvalid for another magic or version, flags or a reserved byte
+// that are not known, a length of 0 or above MaxChunkBytes.
 func ParseHeader(b *[HeaderBytes]byte) (Header, error) {
 	h := Header{
 		Channel: binary.BigEndian.Uint32(b[4:]),
 		Request: binary.BigEndian.Uint32(b[8:]),
 		Chunk:   binary.BigEndian.Uint32(b[12:]),
 		Bytes:   binary.BigEndian.Uint32(b[16:]),
-		Step:    binary.BigEndian.Uint32(b[20:]),
+		Confirm: b[2]&flagConfirm != 0,
 	}
 	want := [HeaderBytes]byte{}
 	h.Put(&want)
-	if want != *b || h.Bytes == 0 || h.Bytes > MaxChunkBytes || h.Step > 0 && h.Step < MinStep {
+	if want != *b || h.Bytes == 0 || h.Bytes > MaxChunkBytes {
 		return Header{}, fmt.Errorf("chunk header %x: %w", *b, meta.ErrInvalid)
 	}
 	return h, nil

@@ -111,12 +111,12 @@ func TestHeader(t *testing.T) {
 	if got, err := wire.ParseHeader(&b); err != nil || got != want {
 		t.Errorf("got %+v, %v", got, err)
 	}
-	want.Step = 16 << 10
+	want.Confirm = true
 	want.Put(&b)
-	if got, err := wire.ParseHeader(&b); err != nil || got != want || b[22] != 0x40 {
+	if got, err := wire.ParseHeader(&b); err != nil || got != want || b[2] != 1 {
 		t.Errorf("to be confirmed: %x, %+v, %v", b, got, err)
 	}
-	for i, v := range map[int]byte{0: 1, 1: 2, 2: 1, 23: 1, 31: 1, 16: 0xff} {
+	for i, v := range map[int]byte{0: 1, 1: 2, 2: 2, 3: 1, 16: 0xff} {
 		bad := golden
 		bad[i] = v
 		if _, err := wire.ParseHeader(&bad); !errors.Is(err, meta.ErrInvalid) {

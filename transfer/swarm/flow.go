@@ -1,0 +1,163 @@
+package swarm
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"golang.org/x/sync/semaphore"
+)
+
+const (
+	streamIdle = time.Minute      // a data stream without a chunk for so long ends
+	progress   = 10 * time.Second // something of a chunk must move within
+	// Whoever moves less than slowBytes a second for slowFor while others wait for
+	// memory gives his back.
+	slowBytes = 64 << 10
+	slowFor   = 3
+	watchTick = time.Second
+)
+
+// memory bounds the chunks that are on their way in, or out, and knows whether
+// others wait for some.
+type memory struct {
+	*semaphore.Weighted
+	waiting atomic.Int32
+}
+
+func newMemory(bytes int64) *memory { return &memory{Weighted: semaphore.NewWeighted(bytes)} }
+
+// take waits for n bytes and notes in f that it has them. drop gives them back.
+//
+// Errors: ctx's.
+func (m *memory) take(ctx context.Context, f *flow, n int64) error {
+	if !m.TryAcquire(n) {
+		m.waiting.Add(1)
+		err := m.Acquire(ctx, n)
+		m.waiting.Add(-1)
+		if err != nil {
+			return err
+		}
+	}
+	f.holding.Store(m)
+	return nil
+}
+
+func (m *memory) drop(f *flow, n int64) {
+	f.holding.Store(nil)
+	m.Release(n)
+}
+
+func (m *memory) scarce() bool { return m.waiting.Load() > 0 }
+
+// flow is a data stream in use, as the watchdog sees it: deadlines would cost a timer
+// or two a piece.
+type flow struct {
+	link    *link
+	st      network.Stream
+	moved   atomic.Int64 // bytes in all
+	holding atomic.Pointer[memory]
+	paused  atomic.Bool   // it waits for something of this node's own
+	ended   chan struct{} // closed when the watchdog or the link has ended it
+
+	// The watchdog's.
+	once  sync.Once
+	seen  int64 // moved at the last tick
+	still time.Duration
+	slow  int // ticks with less than slowBytes
+}
+
+// end makes whoever uses the stream fail.
+func (f *flow) end() {
+	f.once.Do(func() {
+		close(f.ended)
+		_ = f.st.Reset()
+	})
+}
+
+// tick judges the flow after another watchTick; false when it is to end.
+func (f *flow) tick() bool {
+	moved, memory := f.moved.Load(), f.holding.Load()
+	n := moved - f.seen
+	f.seen = moved
+	if n > 0 || f.paused.Load() {
+		f.still = 0
+	} else {
+		f.still += watchTick
+	}
+	switch {
+	case memory == nil:
+		f.slow = 0
+		return f.still < streamIdle
+	case f.paused.Load() || n >= slowBytes:
+		f.slow = 0
+	default:
+		f.slow++
+	}
+	return f.still < progress && (f.slow < slowFor || !memory.scarce())
+}
+
+// flows are all that a Swarm has.
+type flows struct {
+	mu   sync.Mutex
+	all  map[*flow]struct{}
+	over bool
+}
+
+// begin watches st until finish. A stream that comes too late is ended at once.
+func (fs *flows) begin(l *link, st network.Stream) *flow {
+	f := &flow{link: l, st: st, ended: make(chan struct{})}
+	fs.mu.Lock()
+	over := fs.over
+	if !over {
+		fs.all[f] = struct{}{}
+	}
+	fs.mu.Unlock()
+	if over {
+		f.end()
+	}
+	return f
+}
+
+func (fs *flows) finish(f *flow) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	delete(fs.all, f)
+}
+
+// endOf ends the flows of a link.
+func (fs *flows) endOf(l *link) { fs.endWhere(func(f *flow) bool { return f.link == l }) }
+
+func (fs *flows) endWhere(bad func(*flow) bool) {
+	var ending []*flow
+	fs.mu.Lock()
+	for f := range fs.all {
+		if bad(f) {
+			ending = append(ending, f)
+		}
+	}
+	fs.mu.Unlock()
+	for _, f := range ending { // a reset may wait for the connection
+		f.end()
+	}
+}
+
+// watch ends flows that stand still, and all of them with ctx.
+func (fs *flows) watch(ctx context.Context) {
+	ticker := time.NewTicker(watchTick)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+			fs.endWhere(func(f *flow) bool { return !f.tick() })
+		case <-ctx.Done():
+			fs.mu.Lock()
+			fs.over = true
+			fs.mu.Unlock()
+			fs.endWhere(func(*flow) bool { return true })
+			return
+		}
+	}
+}

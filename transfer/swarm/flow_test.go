@@ -1,0 +1,114 @@
+package swarm
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+)
+
+// resetOnly is a stream that can only be reset.
+type resetOnly struct {
+	network.Stream
+	resets int
+}
+
+func (r *resetOnly) Reset() error {
+	r.resets++
+	return nil
+}
+
+// ticks moves perTick bytes before each of n ticks and returns after how many the
+// flow is to end, 0 when it lives.
+func ticks(f *flow, n int, perTick int64) int {
+	for i := range n {
+		f.moved.Add(perTick)
+		if !f.tick() {
+			return i + 1
+		}
+	}
+	return 0
+}
+
+func TestAFlowThatStandsStillEnds(t *testing.T) {
+	room, full := newMemory(10), newMemory(10)
+	full.waiting.Store(1)
+	for _, c := range []struct {
+		name    string
+		memory  *memory
+		paused  bool
+		perTick int64
+		ends    int // after so many seconds
+	}{
+		{"idle", nil, false, 0, int(streamIdle / watchTick)},
+		{"stuck in a chunk", room, false, 0, int(progress / watchTick)},
+		{"waiting for its own node", room, true, 0, 0},
+		{"slow, and memory is there", room, false, 1, 0},
+		{"slow, and others wait for memory", full, false, slowBytes - 1, slowFor},
+		{"fast enough, and others wait for memory", full, false, slowBytes, 0},
+		{"held back by its own node while others wait for memory", full, true, 1, 0},
+	} {
+		f := &flow{}
+		f.holding.Store(c.memory)
+		f.paused.Store(c.paused)
+		if got := ticks(f, 200, c.perTick); got != c.ends {
+			t.Errorf("%s: ends after %d s instead of %d", c.name, got, c.ends)
+		}
+	}
+}
+
+func TestAFlowMayBeginAfterALongIdleTime(t *testing.T) {
+	f := &flow{}
+	if got := ticks(f, int(streamIdle/watchTick)-1, 0); got != 0 {
+		t.Fatalf("an idle stream ended after %d s", got)
+	}
+	f.holding.Store(newMemory(1))
+	if got := ticks(f, 1, 20); got != 0 {
+		t.Error("a stream ended when a chunk began")
+	}
+	if got := ticks(f, 100, 0); got != int(progress/watchTick) {
+		t.Errorf("it stands still for %d s", got)
+	}
+}
+
+func TestMemoryIsScarceWhileSomebodyWaits(t *testing.T) {
+	m := newMemory(10)
+	slow, waiting := &flow{}, &flow{}
+	if err := m.take(t.Context(), slow, 10); err != nil || m.scarce() {
+		t.Fatalf("the first to come: %v, scarce %v", err, m.scarce())
+	}
+	got := make(chan error, 1)
+	go func() { got <- m.take(context.Background(), waiting, 5) }()
+	for !m.scarce() {
+		time.Sleep(time.Millisecond)
+	}
+	m.drop(slow, 10)
+	if err := <-got; err != nil || m.scarce() || waiting.holding.Load() != m || slow.holding.Load() != nil {
+		t.Errorf("after the memory came back: %v, scarce %v", err, m.scarce())
+	}
+}
+
+func TestFlowsEndWithTheirLinkAndTheSwarm(t *testing.T) {
+	fs := &flows{all: map[*flow]struct{}{}}
+	a, b := &link{}, &link{}
+	one, two := &resetOnly{}, &resetOnly{}
+	fa, fb := fs.begin(a, one), fs.begin(b, two)
+	fs.endOf(a)
+	fs.endOf(a)
+	<-fa.ended
+	if one.resets != 1 || two.resets != 0 {
+		t.Errorf("resets %d and %d", one.resets, two.resets)
+	}
+	fs.finish(fa)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	fs.watch(ctx)
+	<-fb.ended
+	fs.finish(fb)
+	late := &resetOnly{}
+	<-fs.begin(a, late).ended
+	if two.resets != 1 || late.resets != 1 || len(fs.all) != 0 {
+		t.Errorf("resets %d and %d, %d flows are left", two.resets, late.resets, len(fs.all))
+	}
+}
