@@ -132,14 +132,10 @@ func (e *entry) become(s blobState, m *chunk.Map, f *os.File, have chunk.Bitmap,
 func (e *entry) open(ctx context.Context, m *chunk.Map) error {
 	e.life.Lock()
 	defer e.unlock()
-	state, _ := e.snapshot()
-	if state == unloaded {
-		if err := e.load(ctx); err != nil {
-			return err
-		}
-		state, _ = e.snapshot()
+	if err := e.loadOnce(ctx); err != nil {
+		return err
 	}
-	if state == absent {
+	if state, _ := e.snapshot(); state == absent {
 		if m == nil {
 			return meta.ErrNotFound
 		}
@@ -149,6 +145,20 @@ func (e *entry) open(ctx context.Context, m *chunk.Map) error {
 	}
 	e.touch(time.Now())
 	return nil
+}
+
+// peek loads what is on disk, which is no use that eviction goes by.
+func (e *entry) peek(ctx context.Context) error {
+	e.life.Lock()
+	defer e.unlock()
+	return e.loadOnce(ctx)
+}
+
+func (e *entry) loadOnce(ctx context.Context) error {
+	if state, _ := e.snapshot(); state != unloaded {
+		return nil
+	}
+	return e.load(ctx)
 }
 
 // touch notes the use of a cached blob in the file's modification time, which
@@ -355,10 +365,12 @@ func (e *entry) ruin(fl files, cause error) error {
 
 // create starts a partial blob. Caller holds life; state is absent.
 func (e *entry) create(ctx context.Context, m *chunk.Map) error {
-	if err := e.d.room(ctx, m.StoredBytes); err != nil {
-		return err
-	}
 	if bare(m) {
+		// It takes space when it is written. A cache makes room now.
+		if err := e.d.reserve(ctx, onDisk(m.StoredBytes)); err != nil {
+			return err
+		}
+		e.d.give(onDisk(m.StoredBytes))
 		e.become(partial, m, nil, chunk.NewBitmap(m.Len()), nil)
 		if m.Len() > 0 {
 			return nil
@@ -366,20 +378,27 @@ func (e *entry) create(ctx context.Context, m *chunk.Map) error {
 		return e.writeBare(nil)
 	}
 	fl := e.d.files(e.root)
-	f, haveFile, err := e.createFiles(fl, m)
+	encoded := m.Encode()
+	cost := onDisk(m.StoredBytes) + onDisk(int64(len(encoded))) + onDisk(int64(m.Len()+7)/8)
+	settle := e.d.account(fl)
+	if err := e.d.reserve(ctx, cost); err != nil {
+		return err
+	}
+	defer func() { settle(cost) }()
+	f, haveFile, err := e.createFiles(fl, m, encoded)
 	if err != nil {
 		_ = e.unlinkFiles(fl) // nothing half left; what stays the scan removes
 		return err
 	}
-	e.d.used.Add(m.StoredBytes)
 	e.become(partial, m, f, chunk.NewBitmap(m.Len()), haveFile)
+	e.d.index.add(e.root, m)
 	return nil
 }
 
 // createFiles writes the map and the empty bitmap before the data file, which is
 // what makes the blob exist.
-func (e *entry) createFiles(fl files, m *chunk.Map) (f, haveFile *os.File, err error) {
-	if err := writeAtomic(fl.chunkMap, m.Encode(), e.d.cfg.Fsync && !m.Derivable()); err != nil {
+func (e *entry) createFiles(fl files, m *chunk.Map, encoded []byte) (f, haveFile *os.File, err error) {
+	if err := writeAtomic(fl.chunkMap, encoded, e.d.cfg.Fsync && !m.Derivable()); err != nil {
 		return nil, nil, err
 	}
 	haveFile, err = os.OpenFile(fl.have, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o640)
@@ -404,6 +423,12 @@ func (e *entry) createFiles(fl files, m *chunk.Map) (f, haveFile *os.File, err e
 // writeBare makes a bare blob complete in one go. Caller holds life.
 func (e *entry) writeBare(content []byte) error {
 	fl := e.d.files(e.root)
+	settle := e.d.account(fl)
+	cost := onDisk(int64(len(content)))
+	if err := e.d.reserve(context.Background(), cost); err != nil {
+		return err
+	}
+	defer func() { settle(cost) }()
 	if err := writeAtomic(fl.whole, content, e.d.cfg.Fsync); err != nil {
 		return err
 	}
@@ -415,7 +440,6 @@ func (e *entry) writeBare(content []byte) error {
 	if err != nil {
 		return errors.Join(err, unlink(fl.whole))
 	}
-	e.d.used.Add(int64(len(content)))
 	_, m := e.snapshot()
 	e.become(complete, m, f, chunk.Bitmap{}, nil)
 	return nil
@@ -469,6 +493,8 @@ func (e *entry) finishLocked() error {
 		return nil
 	}
 	fl := e.d.files(e.root)
+	settle := e.d.account(fl)
+	defer func() { settle(0) }()
 	if err := e.d.syncFile(e.file); err != nil {
 		return err
 	}
@@ -501,6 +527,9 @@ func (e *entry) finishLocked() error {
 func (e *entry) demote(i int) error {
 	_, m := e.snapshot()
 	fl := e.d.files(e.root)
+	settle := e.d.account(fl)
+	defer func() { settle(0) }()
+	e.d.sound.Remove(e.root)
 	have := chunk.FullBitmap(m.Len())
 	if i >= 0 {
 		have.Clear(i)
@@ -593,13 +622,23 @@ func (e *entry) mark(i int, here bool) error {
 	return nil
 }
 
-// verify hashes every chunk that is here.
+// verify hashes every chunk that is here, beside readers and writers.
 func (e *entry) verify(ctx context.Context) (bad int, err error) {
-	e.life.Lock()
-	defer e.unlock()
-	return e.verifyLocked(ctx)
+	_, m := e.snapshot()
+	buf := chunkBuffers.get()
+	defer chunkBuffers.put(buf)
+	for i := range m.Chunks {
+		if err := ctx.Err(); err != nil {
+			return bad, err
+		}
+		if _, err := e.readChecked(i, buf.b[:m.Chunks[i].Stored]); errors.Is(err, meta.ErrCorrupt) {
+			bad++
+		}
+	}
+	return bad, nil
 }
 
+// verifyLocked is verify by who holds life.
 func (e *entry) verifyLocked(ctx context.Context) (bad int, err error) {
 	_, m := e.snapshot()
 	buf := chunkBuffers.get()
@@ -642,6 +681,17 @@ func (e *entry) readDisk(i int, b []byte) ([]byte, error) {
 	return nil, meta.ErrCorrupt
 }
 
+// readChecked is readDisk by who holds no lock; a damaged chunk is then no longer here.
+func (e *entry) readChecked(i int, b []byte) ([]byte, error) {
+	b, err := e.readDisk(i, b)
+	if errors.Is(err, meta.ErrCorrupt) {
+		e.life.Lock()
+		e.quarantine(i)
+		e.unlock()
+	}
+	return b, err
+}
+
 func (e *entry) has(i int) bool {
 	e.bits.Lock()
 	defer e.bits.Unlock()
@@ -657,16 +707,16 @@ func (e *entry) remove() error {
 
 // removeFiles deletes what is there of the blob and accounts for it. Caller holds life.
 func (e *entry) removeFiles(fl files) error {
-	var freed int64
-	for _, path := range []string{fl.whole, fl.part} {
-		if stat, err := os.Stat(path); err == nil {
-			freed += stat.Size()
-		}
-	}
+	settle := e.d.account(fl)
+	defer func() { settle(0) }()
+	m, err := readMap(fl.chunkMap, e.root)
 	if err := e.unlinkFiles(fl); err != nil {
 		return err
 	}
-	e.d.used.Add(-freed)
+	if err == nil {
+		e.d.index.drop(e.root, m)
+	}
+	e.d.sound.Remove(e.root)
 	e.become(absent, nil, nil, chunk.Bitmap{}, nil)
 	return nil
 }
@@ -678,17 +728,27 @@ func (e *entry) unlinkFiles(fl files) error {
 
 // adopt makes the finished upload in f, at path, the blob of m; existed says that an
 // equal one was there. f is then the entry's, unless existed.
+//
+// A file of the right length may have been damaged since it was checked. What was just
+// received is not, so it takes the place of one that was not checked by this process.
 func (e *entry) adopt(m *chunk.Map, encoded []byte, f *os.File, path string) (existed bool, err error) {
 	e.life.Lock()
 	defer e.life.Unlock()
 	fl := e.d.files(e.root)
-	state, _ := e.snapshot()
-	if state == complete {
-		return true, nil
+	if state, _ := e.snapshot(); (state == complete || state == unloaded) && e.d.sound.Contains(e.root) {
+		if stat, err := os.Stat(fl.whole); err == nil && stat.Size() == m.StoredBytes {
+			return true, nil
+		}
 	}
-	if stat, err := os.Stat(fl.whole); err == nil && stat.Size() == m.StoredBytes {
-		return true, nil
+	settle := e.d.account(fl)
+	more := onDisk(m.StoredBytes) - m.StoredBytes // the upload itself is counted
+	if !bare(m) {
+		more += onDisk(int64(len(encoded)))
 	}
+	if err := e.d.capped(context.Background(), more); err != nil {
+		return false, err
+	}
+	defer func() { settle(more) }()
 	if err := e.d.syncFile(f); err != nil {
 		return false, err
 	}
@@ -698,19 +758,21 @@ func (e *entry) adopt(m *chunk.Map, encoded []byte, f *os.File, path string) (ex
 			return false, err
 		}
 	}
+	_, before := os.Stat(fl.whole)
 	if err := os.Rename(path, fl.whole); err != nil {
 		return false, diskError("name blob", err)
 	}
 	if err := e.d.syncDir(fl.dir); err != nil {
+		if before == nil {
+			return false, err // the content is here either way
+		}
 		// It may not survive a crash, so it must not be found by a later commit.
 		return false, errors.Join(err, os.Rename(fl.whole, path))
 	}
-	if stat, err := os.Stat(fl.part); err == nil {
-		e.d.used.Add(-stat.Size())
-		_, _ = unlink(fl.part), unlink(fl.have) // the scan removes them otherwise
-	}
-	e.d.used.Add(m.StoredBytes)
+	_, _ = unlink(fl.part), unlink(fl.have) // the scan removes them otherwise
 	e.become(complete, m, f, chunk.Bitmap{}, nil)
+	e.d.index.add(e.root, m)
+	e.d.sound.Add(e.root, struct{}{})
 	return false, nil
 }
 
@@ -718,6 +780,8 @@ func (e *entry) adopt(m *chunk.Map, encoded []byte, f *os.File, path string) (ex
 type handle struct {
 	e      *entry
 	closed atomic.Bool
+	// sources are what Create found for Reuse.
+	sources atomic.Pointer[sources]
 }
 
 func (h *handle) Root() digest.CID { return h.e.root }
@@ -732,18 +796,21 @@ func (h *handle) Complete() bool {
 	return state == complete
 }
 
-func (h *handle) Have() chunk.Bitmap {
-	h.e.mu.RLock()
-	defer h.e.mu.RUnlock()
-	if h.e.state == complete {
-		return chunk.FullBitmap(h.e.m.Len())
+func (h *handle) Have() chunk.Bitmap { return h.e.bitmap() }
+
+// bitmap returns a copy of the bits of what is here of a loaded blob.
+func (e *entry) bitmap() chunk.Bitmap {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	if e.state == complete {
+		return chunk.FullBitmap(e.m.Len())
 	}
-	h.e.bits.Lock()
-	defer h.e.bits.Unlock()
-	if h.e.state != partial {
-		return chunk.NewBitmap(h.e.m.Len())
+	e.bits.Lock()
+	defer e.bits.Unlock()
+	if e.state != partial {
+		return chunk.NewBitmap(e.m.Len())
 	}
-	return h.e.have.Clone()
+	return e.have.Clone()
 }
 
 func (h *handle) ReadChunk(ctx context.Context, i int, dst []byte) ([]byte, error) {
@@ -769,13 +836,8 @@ func (h *handle) ReadChunk(ctx context.Context, i int, dst []byte) ([]byte, erro
 	if keep || cap(dst) < length {
 		dst = make([]byte, length)
 	}
-	b, err := e.readDisk(i, dst[:length])
+	b, err := e.readChecked(i, dst[:length])
 	if err != nil {
-		if errors.Is(err, meta.ErrCorrupt) {
-			e.life.Lock()
-			e.quarantine(i)
-			e.unlock()
-		}
 		return nil, fmt.Errorf("chunk %d of %s: %w", i, e.root, err)
 	}
 	if keep {
@@ -821,26 +883,12 @@ func (h *handle) write(ctx context.Context, i int, b []byte) error {
 
 // writeDisk writes and marks checked bytes; done says that the blob is complete or gone.
 func (e *entry) writeDisk(i int, b []byte, m *chunk.Map) (done bool, err error) {
-	e.mu.RLock()
-	state, f := e.state, e.file
-	if f != nil && state == partial {
-		// File and bitmap must not be swapped meanwhile: a mark in the bitmap of a blob
-		// that was removed and created again would vouch for bytes that are not in it.
-		defer e.mu.RUnlock()
-		if _, err = f.WriteAt(b, m.StoredOffset(i)); err != nil {
-			return false, diskError("write blob", err)
-		}
-		if err = e.mark(i, true); errors.Is(err, errUnchanged) {
-			err = nil
-		}
-		return false, err
-	}
-	e.mu.RUnlock()
-	switch {
-	case state == complete:
-		return true, nil
-	case state != partial:
-		return true, meta.ErrNotFound
+	done, err = e.write(i, func(f *os.File) error {
+		_, err := f.WriteAt(b, m.StoredOffset(i))
+		return diskError("write blob", err)
+	})
+	if !errors.Is(err, errBare) {
+		return done, err
 	}
 	e.life.Lock()
 	defer e.life.Unlock()
@@ -856,8 +904,37 @@ func (e *entry) writeDisk(i int, b []byte, m *chunk.Map) (done bool, err error) 
 	return true, nil
 }
 
+var errBare = errors.New("a bare partial blob has no file")
+
+// write has put write chunk i, checked, to the file of a partial blob and marks it;
+// done says that the blob is complete, or with meta.ErrNotFound that it is gone.
+//
+// Errors: errBare, of put.
+func (e *entry) write(i int, put func(*os.File) error) (done bool, err error) {
+	// File and bitmap must not be swapped meanwhile: a mark in the bitmap of a blob
+	// that was removed and created again would vouch for bytes that are not in it.
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	switch {
+	case e.state == complete:
+		return true, nil
+	case e.state != partial:
+		return true, meta.ErrNotFound
+	case e.file == nil:
+		return false, errBare
+	}
+	if err = put(e.file); err != nil {
+		return false, err
+	}
+	if err = e.mark(i, true); errors.Is(err, errUnchanged) {
+		err = nil
+	}
+	return false, err
+}
+
 func (h *handle) Close() error {
 	if !h.closed.Swap(true) {
+		h.sources.Swap(nil).close()
 		h.e.d.drop(h.e)
 	}
 	return nil

@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
 
@@ -44,6 +45,10 @@ type DiskConfig struct {
 	MaxUploads int
 	// UploadTTL is how long a session may rest before Run removes it; 0 is 24 h.
 	UploadTTL time.Duration
+	// Last says whether this host has the last copy of a blob in its region. Such a
+	// blob is evicted only when new content does not fit otherwise. It is asked
+	// without a lock of a blob, may take a while and may guess; nil is never.
+	Last func(root digest.CID) bool
 	// OnCorrupt is told of each chunk found damaged; it must not block.
 	OnCorrupt func(root digest.CID, i int)
 	// Log is silent when nil, Metrics unregistered when nil.
@@ -67,6 +72,7 @@ const (
 	uploadsDir     = "uploads"
 	bootIDFile     = "/proc/sys/kernel/random/boot_id"
 	defaultReserve = 512 << 20
+	soundMost      = 1 << 14 // roots remembered as sound; a forgotten one is written again
 )
 
 // Disk is a Store on a local directory. OpenDisk builds it, Run maintains it, Close
@@ -86,12 +92,22 @@ type Disk struct {
 	// sync are in doubt after a crash, unfinished content after any restart.
 	crashed, restarted time.Time
 
-	// used counts the bytes of blobs, partial ones in full.
+	// used is what files take: blobs, partial ones in full, their maps and bitmaps, and
+	// uploads; and what is reserved for those that are about to be.
 	used      atomic.Int64
-	counted   atomic.Bool // used is right: from a clean shutdown, or scanned
+	counted   atomic.Bool // used is right: from a clean shutdown, or counted
 	evicting  sync.Mutex
 	evictWake chan struct{}
 	pipelines chan struct{}
+
+	counting      sync.Mutex
+	shardsCounted map[string]bool // until counted
+
+	index       *chunkIndex
+	copying     chan struct{} // one a chunk that is copied for Reuse
+	cannotClone atomic.Bool
+	// sound are blobs that this process has received or verified whole.
+	sound *lru.Cache[digest.CID, struct{}]
 
 	mu       sync.Mutex
 	closed   bool
@@ -112,6 +128,9 @@ type mark struct {
 	Crashed   meta.Time `cbor:"6,keyasint,omitempty"`
 	Restarted meta.Time `cbor:"7,keyasint,omitempty"`
 }
+
+// markVersion 2 counts maps, bitmaps and uploads in UsedBytes, too.
+const markVersion = 2
 
 // OpenDisk opens the store in cfg.Dir. It reads no blob, so that a large store
 // starts as fast as an empty one.
@@ -139,7 +158,9 @@ func OpenDisk(cfg DiskConfig) (*Disk, error) {
 		evictWake: make(chan struct{}, 1), pipelines: make(chan struct{}, pipelinedMost),
 		entries: map[digest.CID]*entry{}, idle: list.New(),
 		sessions: map[string]*session{}, resting: list.New(),
+		shardsCounted: map[string]bool{}, index: newChunkIndex(indexHints), copying: make(chan struct{}, reuseAtOnce),
 	}
+	d.sound, _ = lru.New[digest.CID, struct{}](soundMost) // fails for no size only
 	if err := d.open(); err != nil {
 		d.release()
 		return nil, fmt.Errorf("open store %s: %w", cfg.Dir, err)
@@ -184,8 +205,15 @@ func (d *Disk) open() error {
 		return err
 	}
 	for _, n := range names {
-		if strings.HasSuffix(n.Name(), partSuffix) {
-			d.uploads++
+		if !strings.HasSuffix(n.Name(), partSuffix) {
+			continue
+		}
+		d.uploads++
+		if d.counted.Load() {
+			continue
+		}
+		if stat, err := n.Info(); err == nil {
+			d.used.Add(stat.Size())
 		}
 	}
 	return nil
@@ -198,13 +226,13 @@ func (d *Disk) readMark() error {
 		// Without a boot id, each unclean start is taken for a crash of the machine.
 		boot = []byte(d.started.String())
 	}
-	now := mark{Version: 1, Boot: strings.TrimSpace(string(boot))}
+	now := mark{Version: markVersion, Boot: strings.TrimSpace(string(boot))}
 	started := meta.TimeOf(d.started)
 	var last mark
 	b, err := os.ReadFile(d.path(markFile))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		last = mark{Version: 1, Boot: now.Boot, Clean: true, Counted: true} // a new store is empty
+		last = mark{Version: markVersion, Boot: now.Boot, Clean: true, Counted: true} // a new store is empty
 	case err != nil:
 		return err
 	case codec.Unmarshal(b, &last) != nil:
@@ -229,7 +257,7 @@ func (d *Disk) readMark() error {
 			}
 		}
 	}
-	if last.Clean && last.Counted {
+	if last.Clean && last.Counted && last.Version == markVersion {
 		d.used.Store(last.UsedBytes)
 		d.counted.Store(true)
 	}
@@ -247,6 +275,9 @@ func (d *Disk) writeMark(m mark) error {
 func (d *Disk) Run(ctx context.Context) error {
 	if err := d.scan(ctx); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("scan store: %w", err)
+	}
+	if err := d.learn(ctx); err != nil && ctx.Err() == nil {
+		d.log.Warn("cannot find out which chunks are here", "error", err)
 	}
 	ticker := time.NewTicker(maintainEvery)
 	defer ticker.Stop()
@@ -393,11 +424,23 @@ func (d *Disk) Open(ctx context.Context, root digest.CID) (Blob, error) {
 func (d *Disk) Create(ctx context.Context, m *chunk.Map) (Blob, error) {
 	root := m.Root()
 	e := d.hold(root)
-	if err := e.open(ctx, m); err != nil {
+	// What the blob can be made of is held while room is made for it, or that might go
+	// first. If nothing else can, it goes.
+	from := d.sourcesOf(ctx, root, m)
+	err := e.open(ctx, m)
+	if from != nil && errors.Is(err, meta.ErrNoSpace) {
+		from.close()
+		from = nil
+		err = e.open(ctx, m)
+	}
+	if err != nil {
+		from.close()
 		d.drop(e)
 		return nil, fmt.Errorf("create blob %s: %w", root, err)
 	}
-	return &handle{e: e}, nil
+	h := &handle{e: e}
+	h.sources.Store(from)
+	return h, nil
 }
 
 // Remove implements Store.
@@ -425,6 +468,9 @@ func (d *Disk) Verify(ctx context.Context, root digest.CID) (bad int, err error)
 	}
 	if err != nil {
 		return bad, fmt.Errorf("verify blob %s: %w", root, err)
+	}
+	if state, _ := e.snapshot(); state == complete && bad == 0 {
+		d.sound.Add(root, struct{}{})
 	}
 	return bad, nil
 }

@@ -66,6 +66,33 @@ func (s *Memory) Create(_ context.Context, m *chunk.Map) (Blob, error) {
 	return s.blobs[root], nil
 }
 
+// Reuse implements Store.
+func (s *Memory) Reuse(_ context.Context, b Blob) *Reuse {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	byID := map[digest.CID][]byte{}
+	for root, other := range s.blobs {
+		for i, c := range other.chunks {
+			if c != nil && root != b.Root() {
+				byID[other.m.Chunks[i].ID] = c
+			}
+		}
+	}
+	m, chunks := b.Map(), chunk.NewBitmap(b.Map().Len())
+	into := s.blobs[b.Root()]
+	for i, c := range m.Chunks {
+		if byID[c.ID] != nil && into != nil && into.chunks[i] == nil {
+			chunks.Set(i)
+		}
+	}
+	if chunks.Count() == 0 {
+		return nil
+	}
+	return newReuse(chunks, make(chan struct{}, reuseAtOnce), func(ctx context.Context, i int) error {
+		return b.WriteChunk(ctx, i, byID[m.Chunks[i].ID])
+	}, func() {})
+}
+
 // Open implements Store.
 func (s *Memory) Open(_ context.Context, root digest.CID) (Blob, error) {
 	s.mu.Lock()

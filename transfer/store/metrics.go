@@ -14,6 +14,8 @@ type metrics struct {
 	corrupt    prometheus.Counter
 	refused    *prometheus.CounterVec
 	evicted    prometheus.Counter
+	spared     prometheus.Counter
+	reused     *prometheus.CounterVec
 	syncs      prometheus.Histogram
 	all        []prometheus.Collector
 }
@@ -37,12 +39,15 @@ func newMetrics(r prometheus.Registerer, d *Disk) *metrics {
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "shoal", Subsystem: "store", Name: "refused_total",
 			Help: "Content refused because the disk is full (space) or too many uploads are open (uploads)."}, []string{"reason"}),
 		evicted: counter("evicted_bytes_total", "Bytes of cached blobs removed to make room."),
+		spared:  counter("spared_total", "Times that eviction left a blob because no other copy is in the region."),
+		reused: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "shoal", Subsystem: "store", Name: "reused_bytes_total",
+			Help: "Bytes of new blobs taken from other blobs here: written again (copied), or shared on disk (shared)."}, []string{"how"}),
 		syncs: prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: "shoal", Subsystem: "store", Name: "fsync_seconds",
 			Help: "Time to put a file or directory on the disk.", Buckets: prometheus.ExponentialBuckets(0.0001, 4, 9)}),
 	}
 	m.all = []prometheus.Collector{
-		m.ingested, m.commits, m.corrupt, m.refused, m.evicted, m.syncs,
-		gauge("used_bytes", "Bytes of blobs on disk, partial ones in full.", func() float64 { return float64(d.used.Load()) }),
+		m.ingested, m.commits, m.corrupt, m.refused, m.evicted, m.spared, m.reused, m.syncs,
+		gauge("used_bytes", "Bytes on disk: blobs, partial ones in full, their maps and bitmaps, uploads.", func() float64 { return float64(d.used.Load()) }),
 		gauge("hot_bytes", "Bytes of verified chunks in memory.", func() float64 { return float64(d.hot.size()) }),
 		total("hot_hits_total", "Chunk reads answered from memory.", func() float64 { return float64(d.hot.hits.Load()) }),
 		total("hot_misses_total", "Chunk reads that went to the disk.", func() float64 { return float64(d.hot.misses.Load()) }),
@@ -84,6 +89,18 @@ func (m *metrics) countSync(start time.Time) {
 func (m *metrics) countEvicted(bytes int64) {
 	if m != nil {
 		m.evicted.Add(float64(bytes))
+	}
+}
+
+func (m *metrics) countSpared() {
+	if m != nil {
+		m.spared.Inc()
+	}
+}
+
+func (m *metrics) countReused(how string, bytes int) {
+	if m != nil {
+		m.reused.WithLabelValues(how).Add(float64(bytes))
 	}
 }
 

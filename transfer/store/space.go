@@ -52,35 +52,111 @@ func (d *Disk) free() (int64, error) {
 	return int64(st.Bavail)*st.Frsize - max(reserve, 0), nil
 }
 
-// room says whether bytes more fit; a cache makes room first.
+// onDisk is what a file of n bytes takes; file systems give out blocks of 4 KiB.
+func onDisk(n int64) int64 { return (n + 4095) &^ 4095 }
+
+// footprint is what the files of one blob take.
+func footprint(fl files) int64 {
+	var sum int64
+	for _, path := range []string{fl.whole, fl.part, fl.have, fl.chunkMap} {
+		if stat, err := os.Stat(path); err == nil {
+			sum += onDisk(stat.Size())
+		}
+	}
+	return sum
+}
+
+// account is called before the files of a blob change, under its lock. The function
+// that it returns is called afterwards and corrects the count; reserved is what was
+// reserved for the change.
+func (d *Disk) account(fl files) func(reserved int64) {
+	if err := d.countShard(filepath.Base(fl.dir)); err != nil {
+		d.log.Warn("cannot count the blobs of a directory", "directory", fl.dir, "error", err)
+	}
+	before := footprint(fl)
+	return func(reserved int64) { d.used.Add(footprint(fl) - before - reserved) }
+}
+
+// reserve counts bytes as used if they fit; a cache makes room first. give takes it back.
+//
+// Errors: meta.ErrNoSpace.
+func (d *Disk) reserve(ctx context.Context, bytes int64) error {
+	if err := d.capped(ctx, bytes); err != nil {
+		return err
+	}
+	if err := d.room(ctx, bytes); err != nil {
+		d.give(bytes)
+		return err
+	}
+	return nil
+}
+
+func (d *Disk) give(bytes int64) { d.used.Add(-bytes) }
+
+// capped is the part of reserve that is about the cache's cap.
+func (d *Disk) capped(ctx context.Context, bytes int64) error {
+	limit := d.cfg.CacheBytes
+	if limit <= 0 {
+		d.used.Add(bytes)
+		return nil
+	}
+	if bytes > limit {
+		d.refuse("space")
+		return fmt.Errorf("%s do not fit a cache of %s, which --cache-size can make larger: %w", size(bytes), size(limit), meta.ErrNoSpace)
+	}
+	// After a kill nobody knows what is here until it was counted.
+	if err := d.countAll(ctx); err != nil {
+		return err
+	}
+	for {
+		used := d.used.Load()
+		if used+bytes <= limit {
+			if !d.used.CompareAndSwap(used, used+bytes) {
+				continue
+			}
+			if used+bytes > limit/100*highWater {
+				d.wakeEvictor()
+			}
+			return nil
+		}
+		removed, err := d.evict(ctx, min(limit-bytes, limit/100*lowWater), limit-bytes)
+		if err != nil {
+			return err
+		}
+		if removed == 0 && d.used.Load()+bytes > limit {
+			d.refuse("space")
+			return fmt.Errorf("%s do not fit: of the cache of %s all but %s is pinned or in use, --cache-size can make it larger: %w",
+				size(bytes), size(limit), size(max(limit-d.used.Load(), 0)), meta.ErrNoSpace)
+		}
+	}
+}
+
+// size writes a number of bytes for people.
+func size(n int64) string {
+	if n < 1<<20 {
+		return fmt.Sprintf("%d bytes", n)
+	}
+	return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
+}
+
+func (d *Disk) wakeEvictor() {
+	select {
+	case d.evictWake <- struct{}{}:
+	default:
+	}
+}
+
+// room says whether the file system has bytes above its reserve; a cache makes room first.
 //
 // Errors: meta.ErrNoSpace.
 func (d *Disk) room(ctx context.Context, bytes int64) error {
-	if d.cfg.CacheBytes > 0 {
-		if bytes > d.cfg.CacheBytes {
-			return fmt.Errorf("%d bytes are more than the whole cache of %d: %w", bytes, d.cfg.CacheBytes, meta.ErrNoSpace)
-		}
-		if used := d.used.Load(); used+bytes > d.cfg.CacheBytes {
-			if err := d.evict(ctx, min(d.cfg.CacheBytes-bytes, d.cfg.CacheBytes/100*lowWater)); err != nil {
-				return err
-			}
-			if d.used.Load()+bytes > d.cfg.CacheBytes {
-				d.refuse("space")
-				return fmt.Errorf("%d bytes do not fit, all else in the cache is in use: %w", bytes, meta.ErrNoSpace)
-			}
-		} else if used+bytes > d.cfg.CacheBytes/100*highWater {
-			select {
-			case d.evictWake <- struct{}{}:
-			default:
-			}
-		}
-	}
 	free, err := d.free()
 	if err != nil {
 		return err
 	}
 	if free < bytes && d.cfg.CacheBytes > 0 {
-		if err := d.evict(ctx, max(0, d.used.Load()-(bytes-free))); err != nil {
+		target := max(0, d.used.Load()-(bytes-free))
+		if _, err := d.evict(ctx, target, target); err != nil {
 			return err
 		}
 		if free, err = d.free(); err != nil {
@@ -89,7 +165,7 @@ func (d *Disk) room(ctx context.Context, bytes int64) error {
 	}
 	if free < bytes {
 		d.refuse("space")
-		return fmt.Errorf("%d bytes do not fit, %d are free above the reserve: %w", bytes, max(free, 0), meta.ErrNoSpace)
+		return fmt.Errorf("%s do not fit, %s are free above the reserve: %w", size(bytes), size(max(free, 0)), meta.ErrNoSpace)
 	}
 	return nil
 }
@@ -101,54 +177,70 @@ func (d *Disk) refuse(reason string) {
 }
 
 // evictAhead keeps the cache below its high water mark, so that new content seldom
-// waits for room.
+// waits for room. What may not go yet is left for when room is needed.
 func (d *Disk) evictAhead(ctx context.Context) error {
-	if d.cfg.CacheBytes <= 0 || d.used.Load() <= d.cfg.CacheBytes/100*highWater {
+	limit := d.cfg.CacheBytes
+	if limit <= 0 || d.used.Load() <= limit/100*highWater {
 		return nil
 	}
-	return d.evict(ctx, d.cfg.CacheBytes/100*lowWater)
+	_, err := d.evict(ctx, limit/100*lowWater, limit)
+	return err
 }
 
-// evictBatch is how many candidates one pass over the directories collects; it bounds
-// the memory of evicting from a cache of any number of blobs.
-const evictBatch = 4096
+const (
+	// evictBatch is how many candidates one pass over the directories collects; it
+	// bounds the memory of evicting from a cache of any number of blobs.
+	evictBatch = 4096
+	// lastWithin is how long one eviction asks which blobs are last copies.
+	lastWithin = 2 * time.Second
+)
 
 // evict removes the least recently used blobs until at most target bytes are used,
-// or all that is left is open or pinned.
-func (d *Disk) evict(ctx context.Context, target int64) error {
+// or all that is left is open, pinned or the last copy of its region. Last copies go
+// too, but only until at most yield bytes are used.
+func (d *Disk) evict(ctx context.Context, target, yield int64) (removed int, err error) {
 	d.evicting.Lock()
 	defer d.evicting.Unlock()
+	until := time.Now().Add(lastWithin)
 	for d.used.Load() > target {
 		oldest, err := d.oldest(ctx)
 		if err != nil {
-			return fmt.Errorf("evict: %w", err)
+			return removed, fmt.Errorf("evict: %w", err)
 		}
-		removed := 0
+		before := removed
+		var last []Info
 		for _, info := range oldest {
 			if d.used.Load() <= target {
 				break
 			}
-			gone, err := d.evictOne(info.Root)
-			if err != nil {
-				return fmt.Errorf("evict %s: %w", info.Root, err)
+			if d.cfg.Last != nil && time.Now().Before(until) && d.cfg.Last(info.Root) {
+				last = append(last, info)
+				continue
 			}
-			if gone {
-				removed++
-				d.metrics.countEvicted(info.StoredBytes)
+			if err := d.evictOne(ctx, info, &removed); err != nil {
+				return removed, err
 			}
 		}
-		if removed == 0 {
-			return nil
+		for _, info := range last {
+			if d.used.Load() <= max(yield, target) {
+				d.metrics.countSpared()
+				continue
+			}
+			if err := d.evictOne(ctx, info, &removed); err != nil {
+				return removed, err
+			}
+		}
+		if removed == before {
+			break
 		}
 	}
-	return nil
+	return removed, nil
 }
 
-// oldest returns the least recently used blobs that may go, oldest first, and
-// corrects the count of used bytes on the way.
+// oldest returns the least recently used blobs that may go, oldest first.
 func (d *Disk) oldest(ctx context.Context) ([]Info, error) {
 	var h newestFirst
-	err := d.count(ctx, func(info Info) {
+	err := d.each(ctx, func(info Info) {
 		if d.pins.has(info.Root) || d.isOpen(info.Root) {
 			return
 		}
@@ -188,26 +280,35 @@ func (d *Disk) isOpen(root digest.CID) bool {
 	return e != nil && e.refs > 0
 }
 
-// evictOne removes root unless somebody has opened or pinned it meanwhile.
-func (d *Disk) evictOne(root digest.CID) (bool, error) {
-	e := d.hold(root)
+// evictOne removes a blob unless somebody has opened or pinned it meanwhile.
+func (d *Disk) evictOne(ctx context.Context, info Info, removed *int) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	e := d.hold(info.Root)
 	defer d.drop(e)
-	e.life.Lock()
+	// Who has the lock uses the blob, and may be waiting for this very eviction.
+	if !e.life.TryLock() {
+		return nil
+	}
 	defer e.unlock()
 	d.mu.Lock()
 	alone := e.refs == 1
 	d.mu.Unlock()
 	// Who opens it from now on waits for life and then finds it absent.
-	if !alone || d.pins.has(root) {
-		return false, nil
+	if !alone || d.pins.has(info.Root) {
+		return nil
 	}
-	return true, e.removeFiles(d.files(root))
+	if err := e.removeFiles(d.files(info.Root)); err != nil {
+		return fmt.Errorf("evict %s: %w", info.Root, err)
+	}
+	*removed++
+	d.metrics.countEvicted(info.StoredBytes)
+	return nil
 }
 
-// count visits every blob and sets used to their sum. What is created or removed
-// meanwhile may be counted twice or not at all; the next count corrects that.
-func (d *Disk) count(ctx context.Context, visit func(Info)) error {
-	var sum int64
+// each visits every blob.
+func (d *Disk) each(ctx context.Context, visit func(Info)) error {
 	for n := range 256 {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -217,21 +318,66 @@ func (d *Disk) count(ctx context.Context, visit func(Info)) error {
 			return err
 		}
 		for _, info := range infos {
-			sum += info.StoredBytes
 			visit(info)
 		}
 	}
-	d.used.Store(sum)
+	return nil
+}
+
+// countAll makes used right after an unclean end.
+func (d *Disk) countAll(ctx context.Context) error {
+	if d.counted.Load() {
+		return nil
+	}
+	for n := range 256 {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := d.countShard(fmt.Sprintf("%02x", n)); err != nil {
+			return fmt.Errorf("count blobs: %w", err)
+		}
+	}
 	d.counted.Store(true)
+	return nil
+}
+
+// countShard adds the files of one directory to used, once in a process and before the
+// process changes any of them; from then on the changes are added.
+func (d *Disk) countShard(shard string) error {
+	if d.counted.Load() {
+		return nil
+	}
+	d.counting.Lock()
+	defer d.counting.Unlock()
+	if d.shardsCounted[shard] {
+		return nil
+	}
+	names, err := os.ReadDir(d.path(blobsDir, shard))
+	if err != nil {
+		return err
+	}
+	var sum int64
+	for _, n := range names {
+		stat, err := n.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if filepath.Ext(n.Name()) != tempSuffix {
+			sum += onDisk(stat.Size())
+		}
+	}
+	d.used.Add(sum)
+	d.shardsCounted[shard] = true
 	return nil
 }
 
 // scan counts after an unclean end and removes what a killed process left behind.
 func (d *Disk) scan(ctx context.Context) error {
-	if !d.counted.Load() {
-		if err := d.count(ctx, func(Info) {}); err != nil {
-			return err
-		}
+	if err := d.countAll(ctx); err != nil {
+		return err
 	}
 	dirs := []string{d.path(uploadsDir)}
 	for n := range 256 {
@@ -311,6 +457,8 @@ func (d *Disk) removeStray(dir, name string) error {
 		if stat, err := os.Stat(filepath.Join(dir, name)); err != nil || !stat.ModTime().Before(d.started) {
 			return err
 		}
+		settle := d.account(d.files(root))
+		defer func() { settle(0) }()
 	}
 	return unlink(filepath.Join(dir, name))
 }

@@ -36,6 +36,9 @@ type Store interface {
 	// Create returns the blob of m: the one that is there, complete or partial, else
 	// a new partial one to be filled by WriteChunk. A map without chunks is complete.
 	Create(ctx context.Context, m *chunk.Map) (Blob, error)
+	// Reuse looks for missing chunks of b, which is open, in the store's other blobs.
+	// It is nil when it finds none.
+	Reuse(ctx context.Context, b Blob) *Reuse
 	// Open returns the blob, complete or partial.
 	//
 	// Errors: meta.ErrNotFound; meta.ErrCorrupt when its map is damaged, in which

@@ -288,7 +288,9 @@ func (s *session) resume(ctx context.Context) error {
 	st := s.readState()
 	s.file, s.saved, s.flushed, s.sha512 = f, -1, 0, st != nil && st.SHA512
 	if stat.ModTime().Before(s.d.restarted) {
-		err = s.resumeChecked(ctx, st)
+		if err = s.resumeChecked(ctx, st); err == nil {
+			s.d.give(stat.Size() - s.offset.Load())
+		}
 	} else {
 		err = s.resumeTrusted(ctx, st, stat.Size())
 	}
@@ -421,6 +423,7 @@ func (s *session) rewind(offset int64, hasher []byte) error {
 	if err := s.file.Truncate(offset); err != nil {
 		return err
 	}
+	s.d.give(s.offset.Load() - offset)
 	s.flushed = min(s.flushed, offset)
 	if s.saved > offset {
 		_, path := s.d.uploadPath(s.id)
@@ -470,8 +473,12 @@ func (d *Disk) expire(id string) error {
 // end forgets the session and its bytes. Caller holds busy.
 func (s *session) end() error {
 	part, state := s.d.uploadPath(s.id)
+	stat, err := os.Stat(part)
 	if err := errors.Join(unlink(part), unlink(state)); err != nil {
 		return err
+	}
+	if err == nil {
+		s.d.give(stat.Size())
 	}
 	s.finish()
 	s.release()
@@ -630,6 +637,17 @@ func (s *session) take(b []byte) error {
 // write appends b to the data file.
 func (s *session) write(b []byte) error {
 	at := s.offset.Load()
+	if err := s.d.capped(context.Background(), int64(len(b))); err != nil {
+		return err
+	}
+	if err := s.writeAt(b, at); err != nil {
+		s.d.give(int64(len(b)))
+		return err
+	}
+	return nil
+}
+
+func (s *session) writeAt(b []byte, at int64) error {
 	if at/flushEvery != (at+int64(len(b)))/flushEvery || at == 0 {
 		if err := s.d.room(context.Background(), int64(len(b))); err != nil {
 			return err
@@ -769,6 +787,7 @@ func (s *session) commit(want digest.Digest) (Ingested, error) {
 		return in, nil
 	}
 	d.metrics.countCommit("new")
+	d.give(s.offset.Load())
 	s.file = nil // the blob's now
 	s.finish()
 	s.release()

@@ -102,6 +102,7 @@ func Run(t *testing.T, h Harness) {
 		{"FillRefusesOtherBytes", testFillRefuses},
 		{"FillSealed", testFillSealed},
 		{"CommitCompletesAPartialBlob", testCommitCompletes},
+		{"Reuse", testReuse},
 		{"NotFound", testNotFound},
 		{"Remove", testRemove},
 		{"List", testList},
@@ -566,6 +567,56 @@ func testCommitCompletes(t *testing.T, h Harness) {
 		}
 		_ = b.Close()
 	}
+}
+
+// What a new blob shares with others here is brought without anybody who writes it.
+func testReuse(t *testing.T, h Harness) {
+	s := h.New(t)
+	old := Content(2<<20, 1)
+	Put(t, s, old)
+	content := append(append([]byte(nil), old[:1<<20]...), Content(700<<10, 2)...)
+	m := chunk.Of(content)
+	b, err := s.Create(t.Context(), m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	r := s.Reuse(t.Context(), b)
+	if r.Count() != 4 || !r.Has(0) || !r.Has(3) || r.Has(4) {
+		t.Fatalf("%d chunks are promised, want the first 4", r.Count())
+	}
+	var mu sync.Mutex
+	came := map[int]error{}
+	r.Run(t.Context(), func(i int, err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		came[i] = err
+	})
+	for i := range 4 {
+		if err, told := came[i]; err != nil || !told || !b.Have().Has(i) {
+			t.Errorf("chunk %d: told %v, %v", i, told, err)
+		}
+	}
+	for i, p := range pieces(m, content) {
+		if err := b.WriteChunk(t.Context(), i, p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !bytes.Equal(Get(t, s, m.Root()), content) {
+		t.Error("it came back changed")
+	}
+	if r := s.Reuse(t.Context(), b); r != nil {
+		t.Errorf("a complete blob is promised %d chunks", r.Count())
+	}
+	alone, err := s.Create(t.Context(), chunk.Of(Content(600<<10, 3)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer alone.Close()
+	if r := s.Reuse(t.Context(), alone); r.Count() != 0 || r.Has(0) {
+		t.Errorf("a blob like no other is promised %d chunks", r.Count())
+	}
+	r.Close()
 }
 
 func testNotFound(t *testing.T, h Harness) {
