@@ -176,11 +176,15 @@ func (s *shelf) count() int {
 }
 
 // registrarOn runs a registrar and waits until it answers.
-func registrarOn(t testing.TB, n node, m Maps, g Granter, limits RegistrarLimits) (*Registrar, func()) {
+func registrarOn(t testing.TB, n node, m Maps, g Granter, limits RegistrarLimits, with ...func(*RegistrarConfig)) (*Registrar, func()) {
 	t.Helper()
-	r, err := NewRegistrar(RegistrarConfig{
+	cfg := RegistrarConfig{
 		Host: n.Host, Cluster: testCluster, Self: n.Node, Roster: n.Host, Maps: m, Granter: g, Limits: limits,
-	})
+	}
+	for _, f := range with {
+		f(&cfg)
+	}
+	r, err := NewRegistrar(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -36,7 +36,7 @@ type ReportedPeer struct {
 type verdict string
 
 const (
-	noted    verdict = "noted"    // the first word against the peer
+	noted    verdict = "noted"    // the first word of this reporter against the peer
 	repeated verdict = "repeated" // nothing new
 	shunning verdict = "shunned"  // from now on nobody is introduced to it
 	ignored  verdict = "ignored"  // the reporter has no say, or said too much
@@ -80,7 +80,8 @@ func (r *reports) take(reporter, peer meta.NodeID, now time.Time) verdict {
 		a = &accusation{by: map[meta.NodeID]time.Time{}}
 		r.accused[peer] = a
 	}
-	if _, known := a.by[reporter]; !known {
+	_, known := a.by[reporter]
+	if !known {
 		if len(a.by) >= maxAccusers || r.said[reporter] >= maxAccusations {
 			return ignored
 		}
@@ -94,13 +95,13 @@ func (r *reports) take(reporter, peer meta.NodeID, now time.Time) verdict {
 		}
 	}
 	switch {
-	case counting < accusers && len(a.by) == 1:
-		return noted
-	case counting < accusers || r.shunned(peer, now):
+	case counting >= accusers && !r.shunned(peer, now):
+		r.shun(peer, now)
+		return shunning
+	case known || r.shunned(peer, now):
 		return repeated
 	}
-	r.shun(peer, now)
-	return shunning
+	return noted
 }
 
 // shun keeps peer away from now on, and reports whether that is news.
