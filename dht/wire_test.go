@@ -27,6 +27,12 @@ func TestGoldenFrames(t *testing.T) {
 			"28a3015820" + root.Hex() + "020705f5"},
 		{"leave", request{Root: root, Leave: true},
 			"26a2015820" + root.Hex() + "04f5"},
+		{"look", request{Root: root, Look: true},
+			"26a2015820" + root.Hex() + "06f5"},
+		{"report", request{Root: root, Accused: "n1", Chunk: 9, Judged: true},
+			"2ca4015820" + root.Hex() + "07626e31080909f5"},
+		{"count", reply{Copies: 2, Away: []meta.NodeID{"n1"}},
+			"08a20a020b81626e31"},
 		{"reply", reply{Grant: []byte{1, 2}, GrantExpires: 5, Peers: []referral{{"n1", true}}, AgainMillis: 5000, Members: 3},
 			"16a50542010206050781a201626e3102f5081913880903"},
 	} {
@@ -39,6 +45,7 @@ func TestGoldenFrames(t *testing.T) {
 func TestReplyBounds(t *testing.T) {
 	for name, rep := range map[string]reply{
 		"peers":  {Peers: make([]referral, maxTold+1)},
+		"away":   {Away: make([]meta.NodeID, maxTold+1)},
 		"inline": {Inline: make([]byte, MaxInlineBytes+1)},
 	} {
 		if _, err := readReply(bufio.NewReader(bytes.NewReader(framed(rep)))); !errors.Is(err, meta.ErrInvalid) {
@@ -52,6 +59,9 @@ func TestReplyBounds(t *testing.T) {
 	largest := reply{Map: make([]byte, MaxMapBytes), Inline: make([]byte, MaxInlineBytes), Grant: make([]byte, 1024)}
 	for range MaxPeers + 1 {
 		largest.Peers = append(largest.Peers, referral{"12D3KooWSomethingOfTheUsualLengthOfFiftyTwoCharacters", true})
+	}
+	for range maxAway {
+		largest.Away = append(largest.Away, "12D3KooWSomethingOfTheUsualLengthOfFiftyTwoCharacters")
 	}
 	if got := len(framed(largest)); got > maxReplyBytes {
 		t.Errorf("a reply of %d bytes", got)
