@@ -332,7 +332,7 @@ func (m *membership) onJoin(l *link, j *wire.Join, allowed bool) {
 	}
 	if !j.Answer {
 		m.sendJoin(p, true)
-	} else if n := m.count(); (p.vouched || p.allowed) && p.told != n {
+	} else if (p.vouched || p.allowed) && (p.told < 0 || !p.up && p.told != m.count()) {
 		m.disclose(p)
 	}
 	m.bringUp(p)
@@ -372,16 +372,8 @@ func (m *membership) bringUp(p *member) {
 		m.step(core.Event{Kind: core.PeerHas, Peer: p.handle, Have: have})
 	}
 	if len(early) > 0 {
-		m.step(core.Event{Kind: core.PeerHas, Peer: p.handle, Chunks: numbers(early)})
+		m.step(core.Event{Kind: core.PeerHas, Peer: p.handle, Chunks: early})
 	}
-}
-
-func numbers(chunks []uint32) []int {
-	out := make([]int, len(chunks))
-	for i, c := range chunks {
-		out[i] = int(c)
-	}
-	return out
 }
 
 func (m *membership) onHave(p *member, h *wire.Have) {
@@ -397,7 +389,7 @@ func (m *membership) onHave(p *member, h *wire.Have) {
 			m.drop(p) // more than any map holds
 		}
 	default:
-		m.step(core.Event{Kind: core.PeerHas, Peer: p.handle, Chunks: numbers(h.Chunks)})
+		m.step(core.Event{Kind: core.PeerHas, Peer: p.handle, Chunks: h.Chunks, Load: int(min(h.Load, maxLoad))})
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,16 +23,16 @@ import (
 )
 
 const (
-	haveEvery   = 10 * time.Millisecond // HAVEs are gathered so long
 	pexEvery    = 5 * time.Second
 	pexPeers    = 16
 	chores      = 500 * time.Millisecond
 	joinWithin  = 5 * time.Second // a peer answers JOIN, or a map part, within
 	checkEvery  = time.Second     // a grant in use is checked again
 	inboxSize   = 256
-	maxMembers  = 4096 // peers known of for one root, connected or not
-	dialsAtOnce = 4    // before the map is known
-	mapsAtOnce  = 2    // parts of maps waiting to be written to one peer
+	maxMembers  = 4096    // peers known of for one root, connected or not
+	maxLoad     = 1 << 16 // waiting requests of a peer that are believed
+	dialsAtOnce = 4       // before the map is known
+	mapsAtOnce  = 2       // parts of maps waiting to be written to one peer
 )
 
 // membership is this node's part in the swarm of one root. The goroutine of run owns
@@ -74,7 +75,6 @@ type membership struct {
 	handles      []*member // by core.Peer; nil when free
 	free         []core.Peer
 	joinedCount  int
-	fresh        []uint32 // verified and not announced
 	uploads      map[uploadKey]*atomic.Bool
 	grant        []byte
 	grantExpires time.Time
@@ -187,11 +187,9 @@ func (m *membership) attach(o FetchOptions, place bool) *Session {
 
 // run owns the membership until nobody needs it.
 func (m *membership) run(ctx context.Context) {
-	tick, flush, chore := time.NewTimer(time.Hour), time.NewTimer(time.Hour), time.NewTicker(chores)
+	tick, chore := time.NewTimer(time.Hour), time.NewTicker(chores)
 	defer chore.Stop()
 	defer tick.Stop()
-	defer flush.Stop()
-	flushing := false
 	var stopIntroducer context.CancelFunc
 	for {
 		select {
@@ -201,17 +199,10 @@ func (m *membership) run(ctx context.Context) {
 			m.readersChanged()
 		case <-tick.C:
 			m.step(core.Event{Kind: core.Tick})
-		case <-flush.C:
-			flushing = false
-			m.announce()
 		case <-chore.C:
 			m.chores()
 		case <-ctx.Done():
 			m.fail(errStopped)
-		}
-		if len(m.fresh) > 0 && !flushing {
-			flushing = true
-			flush.Reset(haveEvery)
 		}
 		m.share()
 		if m.core != nil {
@@ -563,8 +554,8 @@ func (m *membership) carry(e core.Effect) {
 		delete(m.asked, uint32(e.Request))
 		m.mu.Unlock()
 		m.send(p, wire.Message{Cancel: &wire.Cancel{Channel: p.channel, Request: uint32(e.Request)}})
-	case core.Announce:
-		m.fresh = append(m.fresh, uint32(e.Chunk))
+	case core.Tell:
+		m.inform(p, e)
 	case core.Serve:
 		m.serve(p, e)
 	case core.Stop:
@@ -723,25 +714,25 @@ func (m *membership) mayRead(p *member) bool {
 	return false
 }
 
-// announce tells the members what has come since the last time. Whose grant has
-// ended is told no more until it brings a new one.
-func (m *membership) announce() {
-	for _, p := range m.members {
-		if p.told >= 0 && !p.vouched && !m.entitled(p) {
-			p.told = -1
-		}
+// inform tells a member which chunks are here. Whose grant has ended is told no more
+// until it brings a new one, and then with a bitmap.
+func (m *membership) inform(p *member, e core.Effect) {
+	if p.told < 0 || p.link == nil || p.channel == 0 {
+		return
 	}
-	for len(m.fresh) > 0 {
-		batch := m.fresh[:min(len(m.fresh), wire.MaxBatch)]
-		m.fresh = m.fresh[len(batch):]
-		for _, p := range m.members {
-			if p.channel != 0 && p.told >= 0 {
-				p.told += len(batch)
-				p.link.send(wire.Message{Have: &wire.Have{Channel: p.channel, Chunks: batch}})
-			}
-		}
+	if !p.vouched && !m.entitled(p) {
+		p.told = -1
+		return
 	}
-	m.fresh = nil // the messages still hold the old one
+	if len(e.Chunks) == 0 {
+		m.disclose(p)
+		return
+	}
+	chunks := slices.Clone(e.Chunks) // the message outlives the effect
+	for batch := range slices.Chunk(chunks, wire.MaxBatch) {
+		p.told += len(batch)
+		p.link.send(wire.Message{Have: &wire.Have{Channel: p.channel, Chunks: batch, Load: uint32(e.Load)}})
+	}
 }
 
 // chores is what is due now and then.

@@ -98,13 +98,15 @@ type Join struct {
 	HasMap bool `cbor:"6,keyasint,omitempty"`
 }
 
-// Have announces verified chunks, gathered for 10 ms.
+// Have announces verified chunks that the receiver lacks.
 type Have struct {
 	Channel uint32   `cbor:"1,keyasint,omitempty"`
 	Chunks  []uint32 `cbor:"2,keyasint,omitempty"`
 	// Bits is the whole bitmap instead, sent once to a peer whose right was not
 	// known when it joined.
 	Bits []byte `cbor:"3,keyasint,omitempty"`
+	// Load is how many requests wait for the sender's uplink: a hint whom to ask.
+	Load uint32 `cbor:"4,keyasint,omitempty"`
 }
 
 // Want asks for chunks; each is answered by a chunk or by Busy. One without Items only

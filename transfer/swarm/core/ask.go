@@ -40,10 +40,12 @@ func (c *Core) rewant() {
 	}
 	if c.missing > 0 {
 		c.done = false
+		c.note(c.now)
 	}
-	for _, r := range slices.Clone(c.requests) {
-		if r.chunk >= 0 && !c.wanted.Has(r.chunk) && r.began == 0 {
+	for k := len(c.requests) - 1; k >= 0; k-- {
+		if r := c.requests[k]; r.chunk >= 0 && !c.wanted.Has(r.chunk) && r.began == 0 {
 			c.cancel(r)
+			k = min(k, len(c.requests))
 		}
 	}
 	c.wet()
@@ -66,7 +68,7 @@ func (c *Core) look(r *reader) {
 		return
 	}
 	r.head, r.since = head, c.now
-	least := max(c.cfg.WindowBytes, int64(2*c.rate*c.reply.Seconds()))
+	least := max(c.cfg.WindowBytes, int64(2*c.rate*c.reply.mean.Seconds()))
 	var sum int64
 	high := head
 	for high < r.to && (high-head < c.cfg.WindowChunks || sum < least) {
@@ -74,6 +76,7 @@ func (c *Core) look(r *reader) {
 		high++
 	}
 	r.high = max(high, 1)
+	c.note(c.now + c.patienceOfReader())
 }
 
 // blocked reports whether the chunk that r needs next is not even asked for.
@@ -81,86 +84,7 @@ func (c *Core) blocked(r *reader) bool {
 	return r.head < r.to && !c.have.Has(r.head) && !c.flying.Has(r.head)
 }
 
-func (c *Core) patienceOfReader() time.Duration { return max(c.cfg.Patience, 2*c.reply) }
-
-// Requests.
-
-func (c *Core) request(p *peer, id Request) *request {
-	for _, r := range c.requests {
-		if r.id == id && r.peer == p {
-			return r
-		}
-	}
-	return nil
-}
-
-func (c *Core) fly(i int) {
-	if c.flights[i]++; c.flights[i] == 1 {
-		c.flying.set(i)
-		c.flyingCount++
-	}
-}
-
-func (c *Core) land(i int) {
-	if c.flights[i]--; c.flights[i] == 0 {
-		c.flying.clear(i)
-		c.flyingCount--
-	}
-}
-
-// drop forgets a request; its chunk may be asked for again.
-func (c *Core) drop(r *request) {
-	c.requests = slices.DeleteFunc(c.requests, func(q *request) bool { return q == r })
-	r.peer.out--
-	if r.pull && r.chunk < 0 {
-		r.peer.pulls--
-	}
-	if r.chunk < 0 {
-		return
-	}
-	c.land(r.chunk)
-	if !c.have.Has(r.chunk) {
-		c.wet()
-		for _, q := range c.requests {
-			if q.chunk == r.chunk {
-				q.given = false
-			}
-		}
-	}
-}
-
-func (c *Core) cancel(r *request) {
-	c.do(Effect{Kind: Cancel, Peer: r.peer.id, Request: r.id})
-	c.drop(r)
-}
-
-func (c *Core) ask(p *peer, chunk int, hedge bool) {
-	c.lastID++
-	c.requests = append(c.requests, &request{id: c.lastID, peer: p, chunk: chunk, asked: c.now, given: hedge})
-	p.out++
-	c.fly(chunk)
-	c.do(Effect{Kind: Want, Peer: p.id, Request: c.lastID, Chunk: chunk, Hedge: hedge})
-}
-
-// usual is how long p takes to begin an answer.
-func (c *Core) usual(p *peer) time.Duration {
-	if p.reply > 0 {
-		return p.reply
-	}
-	return c.reply
-}
-
-func (c *Core) deadline(r *request) time.Duration {
-	if r.began > 0 {
-		return r.began + c.patience(c.carry)
-	}
-	return r.asked + c.patience(c.usual(r.peer))
-}
-
-// giveUpAt is when r, of which nothing has come, is forgotten.
-func (c *Core) giveUpAt(r *request) time.Duration {
-	return r.asked + max(c.cfg.GiveUp<<min(r.peer.givenUp, 4), 4*c.patience(c.usual(r.peer)))
-}
+func (c *Core) patienceOfReader() time.Duration { return max(c.cfg.Patience, 2*c.reply.mean) }
 
 // depth is how many requests p is to have: twice what fills its round trip, so
 // that the rate that is measured can grow.
@@ -190,8 +114,11 @@ func (c *Core) mean() float64 {
 // room is how many chunks may be asked of all peers together.
 func (c *Core) room() int {
 	limit := max(c.cfg.Outstanding/c.fetchingRoots, min(c.cfg.Outstanding, c.cfg.FewPeers))
-	for _, p := range c.active {
-		limit += c.depth(p) - 1
+	if mean := c.mean(); mean > 0 {
+		limit += int(2 * c.rate * c.rtt.Seconds() / mean)
+	}
+	for _, p := range c.servers {
+		limit += p.pulls // they wait for what nobody has yet
 	}
 	return limit - len(c.requests)
 }
@@ -206,20 +133,17 @@ func (c *Core) fill() {
 	}
 	c.unblock()
 	c.pull()
-	room := c.room()
-	for room > 0 {
+	for room := c.room(); room > 0; {
 		var best *peer
-		ties := 0
+		least, ties := 0, 0
 		for _, p := range c.active {
-			if p.dry || p.late || p.busy > c.now || p.haveCount == 0 {
+			if p.dry || p.late || p.busy > c.now || p.haveCount == 0 || len(p.asked) >= c.depth(p) {
 				continue
 			}
-			if p.out >= c.depth(p) {
-				continue
-			}
-			if best == nil || c.before(p, best) {
-				best, ties = p, 1
-			} else if !c.before(best, p) {
+			switch n := c.burden(p); {
+			case best == nil || n < least:
+				best, least, ties = p, n, 1
+			case n == least:
 				if ties++; c.rand.IntN(ties) == 0 {
 					best = p
 				}
@@ -238,19 +162,31 @@ func (c *Core) fill() {
 	}
 }
 
-// before orders the peers that could be asked: agents before servers, then the
-// one with the least to do for us.
-func (c *Core) before(a, b *peer) bool {
-	if a.server != b.server {
-		return b.server
+// burden orders the peers that could be asked: agents before servers, then the one
+// that has the least to do, as far as we know; a place further away counts as much as
+// a few requests.
+func (c *Core) burden(p *peer) int {
+	n := len(p.asked)
+	if p.load > 0 {
+		load := p.load
+		if c.rate > 0 {
+			load -= int((c.now - p.loadAt).Seconds() * c.rate / c.mean())
+		}
+		n += max(load, 0)
 	}
-	return a.out < b.out
+	if p.server {
+		n += 1 << 20
+	}
+	if c.cfg.Zone != 0 && p.near > 1 {
+		n += c.cfg.FarCost
+	}
+	return n
 }
 
 // choose returns the chunk to ask of p, -1 when there is none.
 func (c *Core) choose(p *peer) int {
 	tail := c.inTail()
-	if p.server && !p.spent && !c.allShared() {
+	if p.server && (len(c.active)-len(c.servers) >= c.cfg.FewPeers || !p.spent && !c.allShared()) {
 		return -1 // it picks better than we do: pull
 	}
 	if n := len(c.readers); n > 0 && c.rand.IntN(100) >= c.cfg.Stray {
@@ -322,6 +258,9 @@ func (c *Core) again(p *peer, i int) bool {
 // other peer has. With several servers each is asked for its own class of
 // chunks, so that two do not send the same.
 func (c *Core) pull() {
+	if len(c.servers) == 0 {
+		return
+	}
 	usable := func(p *peer) bool { return !p.late && !p.spent && p.busy <= c.now }
 	classes := 0
 	for _, p := range c.servers {
@@ -335,7 +274,7 @@ func (c *Core) pull() {
 			continue
 		}
 		class++
-		spare := c.depth(p) - p.out
+		spare := c.depth(p) - len(p.asked)
 		if spare <= 0 {
 			continue
 		}
@@ -344,11 +283,10 @@ func (c *Core) pull() {
 			if len(c.readers) > 0 {
 				from = c.readers[c.rand.IntN(len(c.readers))].head
 			}
-			c.lastID++
-			c.requests = append(c.requests, &request{id: c.lastID, peer: p, chunk: -1, pull: true, asked: c.now})
-			p.out++
+			r := c.request(p, -1)
+			r.pull = true
 			p.pulls++
-			c.do(Effect{Kind: Pull, Peer: p.id, Request: c.lastID, From: from, Class: class, Classes: classes})
+			c.do(Effect{Kind: Pull, Peer: p.id, Request: r.id, From: from, Class: class, Classes: classes})
 		}
 	}
 }
@@ -375,7 +313,9 @@ func (c *Core) fresh(class, classes int) int {
 	return n
 }
 
-// unblock asks a server for the very chunk that a reader has waited for too long.
+// unblock asks a server for the very chunk that a reader has waited for too long, and
+// when nothing comes at all for what nobody around has: whoever the server gave it to
+// does not give it on.
 func (c *Core) unblock() {
 	for _, r := range c.readers {
 		if !c.blocked(r) || c.now < r.since+c.patienceOfReader() {
@@ -386,200 +326,35 @@ func (c *Core) unblock() {
 			c.ask(p, r.head, false)
 		}
 	}
+	elsewhere := len(c.requests)
+	for _, p := range c.servers {
+		elsewhere -= len(p.asked)
+	}
+	if elsewhere > 0 || c.now < c.cameAt+c.patienceOfReader() {
+		return
+	}
+	for _, p := range c.servers {
+		for p.busy <= c.now && len(p.asked)-p.pulls < c.cfg.FewPeers {
+			i := c.rarest(p, 0, c.count, false)
+			if i < 0 {
+				break
+			}
+			c.ask(p, i, false)
+		}
+	}
 }
 
 // other returns the best peer to ask for chunk i besides not, nil when there is none.
 func (c *Core) other(i int, not *peer) *peer {
 	var best *peer
+	least := 0
 	for _, p := range c.active {
-		if p == not || p.late || p.busy > c.now || !p.have.Has(i) || p.out >= 2*c.depth(p) {
+		if p == not || p.late || p.busy > c.now || !p.have.Has(i) || len(p.asked) >= 2*c.depth(p) {
 			continue
 		}
-		if best == nil || c.before(p, best) {
-			best = p
+		if n := c.burden(p); best == nil || n < least {
+			best, least = p, n
 		}
 	}
 	return best
-}
-
-// expire looks for what takes too long.
-func (c *Core) expire() {
-	for _, r := range slices.Clone(c.requests) {
-		if r.began == 0 && c.now >= c.giveUpAt(r) {
-			p := r.peer
-			p.givenUp++
-			p.late, p.dry = false, false
-			c.cancel(r)
-			continue
-		}
-		if r.given || c.now < c.deadline(r) {
-			continue
-		}
-		r.late = true
-		r.peer.late = true
-		if r.chunk < 0 {
-			// The server may still answer; another takes over its class.
-			c.wet()
-			continue
-		}
-		if p := c.other(r.chunk, r.peer); p != nil && c.flights[r.chunk] < 2 {
-			r.given = true
-			c.ask(p, r.chunk, true)
-		}
-	}
-	for _, u := range c.serving {
-		if !u.stuck && c.now >= u.began+c.patience(c.send) && len(c.serving) < 4*c.cfg.Slots {
-			u.stuck = true
-			c.slots--
-		}
-	}
-}
-
-// Answers.
-
-func (c *Core) coming(p *peer, ev Event) {
-	r := c.request(p, ev.Request)
-	if r == nil || r.began > 0 || ev.Chunk < 0 || ev.Chunk >= c.count {
-		return
-	}
-	r.began, r.late = c.now, false
-	p.late, p.givenUp = false, 0
-	if !r.pull {
-		p.reply = smooth(p.reply, c.now-r.asked)
-		c.reply = smooth(c.reply, c.now-r.asked)
-	} else {
-		p.reply = smooth(p.reply, c.now-r.asked)
-	}
-	if r.chunk >= 0 {
-		return
-	}
-	r.chunk = ev.Chunk
-	p.pulls--
-	if c.have.Has(r.chunk) {
-		c.fly(r.chunk)
-		c.cancel(r)
-		return
-	}
-	if c.flying.Has(r.chunk) {
-		// The server chose what another was asked for: keep what is further on.
-		for _, q := range slices.Clone(c.requests) {
-			if q.chunk == r.chunk && q != r {
-				if q.began > 0 {
-					c.fly(r.chunk)
-					c.cancel(r)
-					return
-				}
-				c.cancel(q)
-			}
-		}
-	}
-	c.fly(r.chunk)
-}
-
-func (c *Core) arrived(p *peer, ev Event) {
-	i := ev.Chunk
-	if i < 0 || i >= c.count {
-		return
-	}
-	if r := c.request(p, ev.Request); r != nil {
-		length := float64(c.cfg.Chunks[i])
-		if r.began > 0 {
-			took := max(c.now-r.began, time.Microsecond)
-			c.carry = smooth(c.carry, took)
-		}
-		took := max(c.now-r.asked, time.Microsecond).Seconds()
-		// What p delivers: all it has been asked for in the time of this answer.
-		sample := length * float64(p.out) / took
-		if p.rate == 0 {
-			p.rate = sample
-		} else {
-			p.rate = (3*p.rate + sample) / 4
-		}
-		p.late = false
-		if r.chunk != i { // it never began: the shell saw it whole
-			if r.chunk >= 0 {
-				c.land(r.chunk)
-			} else {
-				p.pulls--
-			}
-			r.chunk = i
-			c.fly(i)
-		}
-		p.dry = p.dry && p.out > c.depth(p)
-		c.requests = slices.DeleteFunc(c.requests, func(q *request) bool { return q == r })
-		p.out--
-		c.land(i)
-	}
-	c.rateSum += int64(c.cfg.Chunks[i])
-	if span := c.now - c.rateAt; span >= 250*time.Millisecond {
-		c.rate = (c.rate + float64(c.rateSum)/span.Seconds()) / 2
-		c.rateAt, c.rateSum = c.now, 0
-	}
-	if c.have.Has(i) {
-		return
-	}
-	for _, q := range slices.Clone(c.requests) {
-		if q.chunk == i {
-			c.cancel(q)
-		}
-	}
-	c.have.set(i)
-	c.haveCount++
-	if c.wanted.Has(i) {
-		c.missing--
-	}
-	c.do(Effect{Kind: Announce, Chunk: i})
-}
-
-func (c *Core) corrupt(p *peer, ev Event) {
-	r := c.request(p, ev.Request)
-	if p == nil {
-		return
-	}
-	if r != nil {
-		c.drop(r)
-	}
-	if p.bad++; p.bad >= c.cfg.BadChunks && p.state != banned {
-		c.ban(p)
-	}
-}
-
-func (c *Core) refused(p *peer, ev Event) {
-	r := c.request(p, ev.Request)
-	if r == nil {
-		return
-	}
-	p.late = false
-	if ev.After > 0 {
-		p.busy = c.now + min(ev.After, 15*time.Second)
-	} else if r.chunk >= 0 {
-		if p.have.Has(r.chunk) {
-			p.have.clear(r.chunk)
-			p.haveCount--
-			if p.active {
-				c.count1(p, r.chunk, -1)
-			}
-		}
-	} else {
-		p.spent, p.dry = true, false
-	}
-	c.drop(r)
-}
-
-func (c *Core) lost(i int) {
-	if i < 0 || i >= c.count || !c.have.Has(i) {
-		return
-	}
-	c.have.clear(i)
-	c.haveCount--
-	if c.wanted.Has(i) {
-		c.missing++
-		c.done = false
-	}
-	for _, r := range c.readers {
-		if i >= r.from && i < r.to {
-			r.head, r.high = r.from, 0
-		}
-	}
-	c.wet()
 }

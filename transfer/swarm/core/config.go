@@ -19,10 +19,16 @@ type Config struct {
 
 	// Degree is how many peers this member connects to by itself; default 24.
 	Degree int
-	// Members bounds all peers, with those that came by themselves; default 64.
-	Members int
-	// Slots is how many chunks are sent at once; default 4.
+	// Members bounds all peers, with those that came by themselves, and Asked those
+	// that are asked; default 64.
+	Members, Asked int
+	// Slots is how many chunks are sent at once at most; default 4.
 	Slots int
+	// Leaving is how many of them may be leaving at the full rate of the uplink: the
+	// next begins when LeavePercent of the time have passed that one of them needs at that
+	// rate, so that a chunk is soon whole with its receiver, and only receivers that
+	// are slower make more. Default 1 and 75.
+	Leaving, LeavePercent int
 	// Queue bounds the requests that wait for a slot, QueuePerPeer those of one
 	// peer; default 512 and 16. More are answered with BUSY.
 	Queue, QueuePerPeer int
@@ -40,8 +46,22 @@ type Config struct {
 	// Stray is the share of choices made outside of the window, in percent;
 	// default 10.
 	Stray int
-	// TimeoutMin and TimeoutTimes bound a request: max(TimeoutMin, TimeoutTimes x
-	// the usual); default 250 ms and 4.
+	// Backlog is up to how many requests, waiting or being answered, more demand is
+	// looked for: a peer that lacks what is here is told of it at once; default 6.
+	Backlog int
+	// Offers is how many peers are told at once of a chunk that nobody around has,
+	// whatever the backlog; default 3.
+	Offers int
+	// FarCost is how many waiting requests a peer of another zone is worse than one of
+	// the own; default 2.
+	FarCost int
+	// Gather is how many chunks come, on the average, before the peers that were not
+	// told at once are told of all of them; GatherMin and GatherMax bound the time.
+	// Default 8, 2 ms and 250 ms.
+	Gather               int
+	GatherMin, GatherMax time.Duration
+	// TimeoutMin and TimeoutTimes bound a request: it is late after max(TimeoutMin,
+	// mean + TimeoutTimes x mean deviation of the answers so far); default 250 ms and 4.
 	TimeoutMin   time.Duration
 	TimeoutTimes int
 	// GiveUp is when a request of which nothing has come is forgotten and its peer
@@ -53,7 +73,8 @@ type Config struct {
 	// BadChunks is how many wrong chunks end a peer; default 2.
 	BadChunks int
 	// Patience is how long a reader waits for the others to get its next chunk from
-	// a seed before it asks the seed for just that; default 250 ms.
+	// a seed before it asks the seed for just that, and how long a seed waits for the
+	// peer it gave a chunk to before it gives it to another; default 250 ms.
 	Patience time.Duration
 	// Referrals is how many peers a BUSY names; default 4.
 	Referrals int
@@ -68,7 +89,10 @@ func orDefault[T int | int64 | time.Duration](v *T, d T) {
 func (c Config) withDefaults() Config {
 	orDefault(&c.Degree, 24)
 	orDefault(&c.Members, 64)
+	orDefault(&c.Asked, 64)
 	orDefault(&c.Slots, 4)
+	orDefault(&c.Leaving, 1)
+	orDefault(&c.LeavePercent, 75)
 	orDefault(&c.Queue, 512)
 	orDefault(&c.QueuePerPeer, 16)
 	orDefault(&c.Depth, 1)
@@ -78,6 +102,12 @@ func (c Config) withDefaults() Config {
 	orDefault(&c.WindowChunks, 32)
 	orDefault(&c.WindowBytes, 8<<20)
 	orDefault(&c.Stray, 10)
+	orDefault(&c.Backlog, 6)
+	orDefault(&c.Offers, 3)
+	orDefault(&c.FarCost, 2)
+	orDefault(&c.Gather, 8)
+	orDefault(&c.GatherMin, 2*time.Millisecond)
+	orDefault(&c.GatherMax, 250*time.Millisecond)
 	orDefault(&c.TimeoutMin, 250*time.Millisecond)
 	orDefault(&c.TimeoutTimes, 4)
 	orDefault(&c.GiveUp, 5*time.Second)

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"math/bits"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -15,6 +16,9 @@ const (
 	banned
 )
 
+// maxHandle bounds the handles that a shell may use: they index a table.
+const maxHandle = 1 << 20
+
 // peer is what a Core knows of one peer.
 type peer struct {
 	id     Peer
@@ -28,24 +32,35 @@ type peer struct {
 	retryAt time.Duration
 	backoff time.Duration
 
-	// What it has, and what it is to get or just got from here but has not announced.
+	// What it has, and what it is getting from here.
 	have, given Bits
 	haveCount   int
 
+	// Telling: what is before told in the log it knows.
+	told int
+
 	// Asking. active peers are asked and counted in avail.
 	active  bool
-	dry     bool // it has nothing we need that is not asked for already
-	out     int  // requests without an answer
-	pulls   int  // those of them that are PULLs without a chunk yet
+	dry     bool       // it has nothing we need that is not asked for already
+	asked   []*request // without an answer
+	pulls   int        // those of them that are PULLs without a chunk yet
 	rtt     time.Duration
-	reply   time.Duration // usual time from asking to the first byte
+	reply   pulse         // from asking to the first byte
 	rate    float64       // bytes per second while it sends, smoothed
+	load    int           // requests that waited there
+	loadAt  time.Duration // when it said so
 	busy    time.Duration // not to be asked before
+	heard   time.Duration // when something came from it
+	gap     pulse         // between such times
 	late    bool          // a request timed out and nothing came since
 	givenUp int           // requests in a row of which nothing came
 	spent   bool          // a server that had nothing to choose for us: WANT instead
 	bad     int
-	queued  int // its requests waiting here
+
+	// Serving.
+	queued  int  // its requests waiting here
+	got     int  // chunks it got from here
+	pulling bool // it has pulled
 	serving int
 }
 
@@ -53,6 +68,7 @@ type peer struct {
 type request struct {
 	id    Request
 	peer  *peer
+	index int // in Core.requests
 	chunk int // -1 for a PULL not yet answered
 	pull  bool
 	asked time.Duration
@@ -68,7 +84,8 @@ type upload struct {
 	chunk          int // -1 for a PULL before the choice
 	from           int
 	class, classes int
-	began          time.Duration
+	began, gone    time.Duration // when it began, and should have left us
+	pulled         bool
 	stuck          bool // it takes too long to hold a slot
 	stopped        bool
 }
@@ -87,7 +104,10 @@ type Core struct {
 	rand  *rand.Rand
 	count int
 	now   time.Duration
+	due   time.Duration // when the next thing is due, or before; never when there is none
 	out   []Effect
+	taken bool     // out was returned
+	arena []uint32 // of Effect.Chunks
 
 	have, wanted, flying Bits // flying: asked for, not here
 	agents               Bits // an active peer that is no server has it
@@ -99,41 +119,59 @@ type Core struct {
 	haveCount            int
 	done                 bool
 
-	peers   map[Peer]*peer
+	peers   []*peer // by handle
 	ups     []*peer
 	active  []*peer
 	servers []*peer // active servers, by id
 	waiting []*peer // known, not connected
 	dialled int
 	findAt  time.Duration
+	rtt     time.Duration // of the peers, smoothed
+
+	log      []uint32 // chunks that came, in order
+	tellAt   time.Duration
+	inviteAt time.Duration
 
 	readers  []*reader
 	requests []*request
+	spare    []*request // to be used again
+	scratch  []*request
 	lastID   Request
 	rate     float64       // arriving bytes per second, smoothed
 	rateAt   time.Duration // start of the present sample
 	rateSum  int64
-	reply    time.Duration // over all peers
-	carry    time.Duration // usual time from first to last byte of a chunk
+	cameAt   time.Duration // when the last chunk came
+	reply    pulse         // over all peers
+	carry    pulse         // from first to last byte of a chunk
 
 	sent    []uint32
+	held    [scopes]held
 	queue   []*upload
 	serving []*upload
-	slots   int           // of serving, those not stuck
-	send    time.Duration // usual time to send a chunk
+	idle    []*upload // to be used again
+	slots   int       // of serving, those not stuck
+	turns   int
+	send    pulse // to send a chunk
+
+	uplink   float64 // bytes per second that leave at most, as far as seen
+	gaugeAt  time.Duration
+	gaugeSum int64
 
 	servingRoots, fetchingRoots int // of this node, with this one
 }
+
+// never is a time that does not come.
+const never = time.Duration(1<<63 - 1)
 
 // New returns a Core for a blob whose chunks this member has as have says.
 func New(cfg Config, have Bits) *Core {
 	cfg = cfg.withDefaults()
 	n := len(cfg.Chunks)
 	c := &Core{
-		cfg: cfg, rand: rand.New(rand.NewPCG(cfg.Seed, 0x73686f616c)), count: n,
+		cfg: cfg, rand: rand.New(rand.NewPCG(cfg.Seed, 0x73686f616c)), count: n, due: never,
 		have: NewBits(n), wanted: NewBits(n), flying: NewBits(n), agents: NewBits(n),
 		flights: make([]uint8, n), avail: make([]uint16, n), others: make([]uint16, n),
-		sent: make([]uint32, n), peers: map[Peer]*peer{}, servingRoots: 1, fetchingRoots: 1,
+		sent: make([]uint32, n), servingRoots: 1, fetchingRoots: 1,
 	}
 	for i := range n {
 		if have.Has(i) {
@@ -157,15 +195,46 @@ func (c *Core) Serving() int { return len(c.queue) + len(c.serving) }
 // Has reports whether chunk i is here.
 func (c *Core) Has(i int) bool { return c.have.Has(i) }
 
+// Have returns the set of chunks that are here, to be read until the next Step.
+func (c *Core) Have() Bits { return c.have }
+
 // Step tells what happened at now, which never goes back, and returns what to do
 // about it, in order. The result is valid until the next Step.
 func (c *Core) Step(now time.Duration, ev Event) []Effect {
+	c.Note(now, ev)
+	c.taken = true
+	if c.now >= c.due {
+		c.expire()
+	}
+	c.connect()
+	c.fill()
+	c.serve()
+	c.invite()
+	if c.missing == 0 && !c.done {
+		c.done = true
+		for len(c.requests) > 0 {
+			c.cancel(c.requests[len(c.requests)-1])
+		}
+		c.do(Effect{Kind: Done})
+	}
+	return c.out
+}
+
+// Note tells what happened, as Step does, but leaves what to do about it to the next
+// Step: of several events at once only the last needs one.
+func (c *Core) Note(now time.Duration, ev Event) {
 	c.now = max(c.now, now)
-	c.out = c.out[:0]
-	p := c.peers[ev.Peer]
+	if c.taken {
+		c.out, c.arena, c.taken = c.out[:0], c.arena[:0], false
+	}
+	p := c.peer(ev.Peer)
+	if p != nil && p.state == up && ev.Kind != RTTIs && ev.Kind != Sent && ev.Kind != Arrived {
+		p.gap.add(c.now - p.heard)
+		p.heard = c.now
+	}
 	switch ev.Kind {
 	case Tick:
-		c.expire()
+		c.due = min(c.due, c.now)
 	case PeerKnown:
 		c.peerKnown(p, ev)
 	case PeerForgotten:
@@ -189,8 +258,9 @@ func (c *Core) Step(now time.Duration, ev Event) []Effect {
 	case Corrupt:
 		c.corrupt(p, ev)
 	case Failed:
-		if r := c.request(p, ev.Request); r != nil {
+		if r := p.request(ev.Request); r != nil {
 			p.busy = c.now + c.cfg.TimeoutMin
+			c.note(p.busy)
 			c.drop(r)
 		}
 	case Refused:
@@ -213,81 +283,74 @@ func (c *Core) Step(now time.Duration, ev Event) []Effect {
 	case Shared:
 		c.servingRoots, c.fetchingRoots = max(ev.Serving, 1), max(ev.Fetching, 1)
 	}
-	c.connect()
-	c.fill()
-	c.serve()
-	if c.missing == 0 && !c.done {
-		c.done = true
-		c.do(Effect{Kind: Done})
-	}
-	return c.out
 }
 
 func (c *Core) do(e Effect) { c.out = append(c.out, e) }
 
+// note says that something is due at t.
+func (c *Core) note(t time.Duration) { c.due = min(c.due, t) }
+
 // Next returns when the Core wants a Tick, ok false when it waits for other events only.
 func (c *Core) Next() (at time.Duration, ok bool) {
-	at = -1
-	note := func(t time.Duration) {
-		if t = max(t, c.now+time.Millisecond); at < 0 || t < at {
-			at = t
-		}
+	if c.due == never {
+		return 0, false
 	}
-	for _, r := range c.requests {
-		if r.began == 0 {
-			note(c.giveUpAt(r))
-		}
-		if r.given {
-			continue
-		}
-		if r.late {
-			note(c.now + c.cfg.TimeoutMin)
+	return max(c.due, c.now+100*time.Microsecond), true
+}
+
+// expire looks for what is due, and when the next will be.
+func (c *Core) expire() {
+	c.due = never
+	if c.tellAt > 0 {
+		if c.now >= c.tellAt {
+			c.tellAll()
 		} else {
-			note(c.deadline(r))
+			c.note(c.tellAt)
 		}
 	}
-	for _, u := range c.serving {
-		if !u.stuck {
-			note(u.began + c.patience(c.send))
+	if c.inviteAt > c.now {
+		c.note(c.inviteAt)
+	}
+	c.expireRequests()
+	c.expireUploads()
+	if c.missing == 0 {
+		return
+	}
+	c.note(max(c.cameAt+c.patienceOfReader(), c.now+c.cfg.Patience))
+	for _, r := range c.readers {
+		if c.blocked(r) {
+			c.note(max(r.since+c.patienceOfReader(), c.now+c.cfg.GatherMin))
 		}
 	}
-	if c.missing > 0 {
-		for _, r := range c.readers {
-			if c.blocked(r) {
-				note(r.since + c.patienceOfReader())
-			}
-		}
-		for _, p := range c.active {
-			if p.busy > c.now {
-				note(p.busy)
-			}
-		}
-		if c.wantsPeers() {
-			for _, p := range c.waiting {
-				note(p.retryAt)
-			}
-			note(c.findAt)
+	for _, p := range c.active {
+		if p.busy > c.now {
+			c.note(p.busy)
 		}
 	}
-	return at, at >= 0
-}
-
-// patience is how long what usually takes usual may take.
-func (c *Core) patience(usual time.Duration) time.Duration {
-	if usual == 0 {
-		usual = time.Second / time.Duration(c.cfg.TimeoutTimes)
+	if c.wantsPeers() {
+		for _, p := range c.waiting {
+			c.note(max(p.retryAt, c.now+c.cfg.GatherMin))
+		}
+		c.note(max(c.findAt, c.now+c.cfg.GatherMin))
 	}
-	return max(c.cfg.TimeoutMin, time.Duration(c.cfg.TimeoutTimes)*usual)
-}
-
-func smooth(old, sample time.Duration) time.Duration {
-	if old == 0 {
-		return max(sample, 1)
-	}
-	return max((3*old+sample)/4, 1)
 }
 
 // Peers.
+
+// peer returns the peer of a handle, nil when there is none.
+func (c *Core) peer(id Peer) *peer {
+	if int(id) < len(c.peers) {
+		return c.peers[id]
+	}
+	return nil
+}
+
+func (c *Core) enter(p *peer) {
+	if grow := int(p.id) + 1 - len(c.peers); grow > 0 {
+		c.peers = append(c.peers, make([]*peer, grow)...)
+	}
+	c.peers[p.id] = p
+}
 
 func (c *Core) peerKnown(p *peer, ev Event) {
 	if p != nil {
@@ -296,16 +359,16 @@ func (c *Core) peerKnown(p *peer, ev Event) {
 		}
 		return
 	}
-	if len(c.waiting) >= 4*c.cfg.Members {
+	if len(c.waiting) >= 4*c.cfg.Members || ev.Peer >= maxHandle {
 		return // a Finder tells them again
 	}
 	p = &peer{id: ev.Peer, server: ev.Server, key: ev.Key, near: ev.Near, zone: ev.Zone}
-	c.peers[p.id] = p
+	c.enter(p)
 	c.waiting = append(c.waiting, p)
 }
 
 func (c *Core) forget(p *peer) {
-	delete(c.peers, p.id)
+	c.peers[p.id] = nil
 	c.waiting = slices.DeleteFunc(c.waiting, func(q *peer) bool { return q == p })
 }
 
@@ -319,8 +382,13 @@ func (c *Core) connect() {
 	for c.wantsPeers() {
 		var best *peer
 		ties := 0
+		next := never
 		for _, p := range c.waiting {
-			if p.state != known || p.retryAt > c.now {
+			if p.state != known {
+				continue
+			}
+			if p.retryAt > c.now {
+				next = min(next, p.retryAt)
 				continue
 			}
 			switch {
@@ -337,6 +405,7 @@ func (c *Core) connect() {
 				c.findAt = c.now + time.Second
 				c.do(Effect{Kind: Find})
 			}
+			c.note(min(next, c.findAt))
 			return
 		}
 		best.state = dialling
@@ -347,8 +416,11 @@ func (c *Core) connect() {
 
 func (c *Core) peerUp(p *peer, ev Event) {
 	if p == nil {
+		if ev.Peer >= maxHandle {
+			return
+		}
 		p = &peer{id: ev.Peer}
-		c.peers[p.id] = p
+		c.enter(p)
 	}
 	switch p.state {
 	case banned:
@@ -360,31 +432,74 @@ func (c *Core) peerUp(p *peer, ev Event) {
 		c.dialled--
 	}
 	c.waiting = slices.DeleteFunc(c.waiting, func(q *peer) bool { return q == p })
-	p.state, p.server, p.key, p.near, p.zone = up, ev.Server, ev.Key, ev.Near, ev.Zone
-	p.rtt, p.backoff = ev.RTT, 0
-	p.out, p.pulls, p.queued, p.serving, p.late, p.busy, p.dry, p.spent = 0, 0, 0, 0, false, 0, false, false
-	p.have, p.given, p.haveCount = NewBits(c.count), NewBits(c.count), 0
-	for i := range c.count {
-		if ev.Have.Has(i) {
-			p.have.set(i)
-			p.haveCount++
-		}
+	*p = peer{
+		id: p.id, state: up, server: ev.Server, key: ev.Key, near: ev.Near, zone: ev.Zone, rtt: ev.RTT,
+		have: NewBits(c.count), given: NewBits(c.count), told: len(c.log), heard: c.now, givenUp: p.givenUp, bad: p.bad,
+	}
+	if c.rtt == 0 {
+		c.rtt = p.rtt
+	} else {
+		c.rtt = (7*c.rtt + p.rtt) / 8
 	}
 	c.ups = append(c.ups, p)
 	c.activate()
+	c.add(p, ev.Have)
 }
 
-// activate keeps Degree peers active, servers before others.
+// add notes the chunks of a set as p's.
+func (c *Core) add(p *peer, set Bits) {
+	for w := range min(len(set), len(p.have)) {
+		for m := set[w] &^ p.have[w]; m != 0; m &= m - 1 {
+			if i := w<<6 + bits.TrailingZeros64(m); i < c.count {
+				c.add1(p, i)
+			}
+		}
+	}
+}
+
+func (c *Core) add1(p *peer, i int) {
+	if i < 0 || i >= c.count || p.have.Has(i) {
+		return
+	}
+	p.have.set(i)
+	p.haveCount++
+	if !p.given.Has(i) {
+		c.hold(p, i, 1)
+	}
+	if p.active {
+		c.count1(p, i, 1)
+		if c.wanted.Has(i) && !c.have.Has(i) {
+			p.dry, p.spent = false, false
+		}
+	}
+}
+
+// remove notes that p has chunk i no more.
+func (c *Core) remove(p *peer, i int) {
+	if !p.have.Has(i) {
+		return
+	}
+	p.have.clear(i)
+	p.haveCount--
+	if !p.given.Has(i) {
+		c.hold(p, i, -1)
+	}
+	if p.active {
+		c.count1(p, i, -1)
+	}
+}
+
+// activate keeps as many peers active as may be asked, servers before others.
 func (c *Core) activate() {
 	for _, p := range c.ups {
 		if p.active {
 			continue
 		}
-		if len(c.active) >= c.cfg.Degree {
+		if len(c.active) >= c.cfg.Asked {
 			if !p.server {
 				continue
 			}
-			i := slices.IndexFunc(c.active, func(q *peer) bool { return !q.server && q.out == 0 })
+			i := slices.IndexFunc(c.active, func(q *peer) bool { return !q.server && len(q.asked) == 0 })
 			if i < 0 {
 				continue
 			}
@@ -396,11 +511,7 @@ func (c *Core) activate() {
 			c.servers = append(c.servers, p)
 			slices.SortFunc(c.servers, func(a, b *peer) int { return int(a.id) - int(b.id) })
 		}
-		for i := range c.count {
-			if p.have.Has(i) {
-				c.count1(p, i, 1)
-			}
-		}
+		c.countAll(p, 1)
 	}
 }
 
@@ -412,9 +523,13 @@ func (c *Core) deactivate(p *peer) {
 	same := func(q *peer) bool { return q == p }
 	c.active = slices.DeleteFunc(c.active, same)
 	c.servers = slices.DeleteFunc(c.servers, same)
-	for i := range c.count {
-		if p.have.Has(i) {
-			c.count1(p, i, -1)
+	c.countAll(p, -1)
+}
+
+func (c *Core) countAll(p *peer, by int) {
+	for w, m := range p.have {
+		for ; m != 0; m &= m - 1 {
+			c.count1(p, w<<6+bits.TrailingZeros64(m), by)
 		}
 	}
 }
@@ -444,19 +559,26 @@ func (c *Core) peerDown(p *peer) {
 		c.deactivate(p)
 		same := func(q *peer) bool { return q == p }
 		c.ups = slices.DeleteFunc(c.ups, same)
-		for _, r := range slices.Clone(c.requests) {
-			if r.peer == p {
-				c.drop(r)
-			}
+		for len(p.asked) > 0 {
+			c.drop(p.asked[len(p.asked)-1])
 		}
-		c.queue = slices.DeleteFunc(c.queue, func(u *upload) bool { return u.peer == p })
-		for _, u := range c.serving {
-			if u.peer == p && !u.stuck {
-				u.stuck = true
+		c.queue = slices.DeleteFunc(c.queue, func(u *upload) bool {
+			if u.peer == p {
+				c.idle = append(c.idle, u)
+			}
+			return u.peer == p
+		})
+		c.serving = slices.DeleteFunc(c.serving, func(u *upload) bool {
+			if u.peer != p {
+				return false
+			}
+			if !u.stuck {
 				c.slots--
 			}
-		}
-		c.serving = slices.DeleteFunc(c.serving, func(u *upload) bool { return u.peer == p })
+			c.idle = append(c.idle, u)
+			return true
+		})
+		c.holdAll(p, -1)
 		c.waiting = append(c.waiting, p)
 		p.have, p.given = nil, nil
 		c.activate()
@@ -471,6 +593,7 @@ func (c *Core) peerDown(p *peer) {
 	}
 	p.backoff = min(max(2*p.backoff, 250*time.Millisecond), most)
 	p.retryAt = c.now + p.backoff
+	c.note(p.retryAt)
 	if len(c.waiting) > 4*c.cfg.Members {
 		c.forget(c.waiting[0])
 	}
@@ -487,27 +610,9 @@ func (c *Core) peerHas(p *peer, ev Event) {
 	if p == nil || p.state != up {
 		return
 	}
-	add := func(i int) {
-		if i < 0 || i >= c.count || p.have.Has(i) {
-			return
-		}
-		p.have.set(i)
-		p.haveCount++
-		if p.active {
-			c.count1(p, i, 1)
-			if c.wanted.Has(i) && !c.have.Has(i) {
-				p.dry, p.spent = false, false
-			}
-		}
-	}
+	p.load, p.loadAt = ev.Load, c.now
 	for _, i := range ev.Chunks {
-		add(i)
+		c.add1(p, int(i))
 	}
-	if ev.Have != nil {
-		for i := range c.count {
-			if ev.Have.Has(i) {
-				add(i)
-			}
-		}
-	}
+	c.add(p, ev.Have)
 }

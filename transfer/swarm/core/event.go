@@ -25,7 +25,7 @@ const (
 	PeerUp
 	// PeerDown: the connection to Peer ended, or dialling it failed.
 	PeerDown
-	// PeerHas: Peer announced Chunks; Have when it sent its whole set again.
+	// PeerHas: Peer announced Chunks; Have when it sent its whole set again. Load.
 	PeerHas
 	// RTTIs: the round trip to Peer was measured. RTT.
 	RTTIs
@@ -68,8 +68,10 @@ type Event struct {
 	Peer    Peer
 	Request Request
 	Chunk   int
-	Chunks  []int
+	Chunks  []uint32
 	Have    Bits
+	// Load is how many requests wait at the peer for its uplink.
+	Load int
 
 	Server bool
 	// Key is a stable hash of the peer's id: every member computes the same, so that
@@ -106,8 +108,9 @@ const (
 	Pull
 	// Cancel: tell Peer that the answer to Request is not wanted any more.
 	Cancel
-	// Announce: tell every member that Chunk is here.
-	Announce
+	// Tell: tell Peer that Chunks are here, and that Load requests wait. Chunks is
+	// valid as long as the Effect. With none: all chunks are here.
+	Tell
 	// Serve: send Chunk to Peer as the answer to its Request; report Sent.
 	Serve
 	// Stop: stop sending the answer to Peer's Request if it can be; report Sent.
@@ -131,5 +134,7 @@ type Effect struct {
 	Class, Classes int
 	After          time.Duration
 	Peers          []Peer
+	Chunks         []uint32
+	Load           int
 	Hedge          bool
 }

@@ -6,6 +6,106 @@ import (
 	"time"
 )
 
+// Who pulls from a server is of its own region or of another; what the ones got
+// does not serve the others.
+const (
+	own = iota
+	beyond
+	scopes
+)
+
+func (p *peer) scope() int {
+	if p.near > 2 {
+		return beyond
+	}
+	return own
+}
+
+// held counts for each chunk the pullers of a scope that have it or are getting it
+// from here.
+type held struct {
+	by    []uint16 // nil until the first PULL
+	fresh Bits     // chunks here that no puller of the scope has
+	low   int      // no word of fresh before has a bit
+}
+
+// counts begins to count p, which pulls.
+func (c *Core) counts(p *peer) {
+	if h := &c.held[p.scope()]; h.by == nil {
+		h.by, h.fresh = make([]uint16, c.count), NewBits(c.count)
+		copy(h.fresh, c.have)
+	}
+	p.pulling = true
+	c.holdAll(p, 1)
+}
+
+// hold notes that p has, or has no more, chunk i.
+func (c *Core) hold(p *peer, i, by int) {
+	if !p.pulling {
+		return
+	}
+	h := &c.held[p.scope()]
+	h.by[i] = uint16(int(h.by[i]) + by)
+	if h.by[i] > 0 || !c.have.Has(i) {
+		h.fresh.clear(i)
+	} else {
+		h.fresh.set(i)
+		h.low = min(h.low, i>>6)
+	}
+}
+
+func (c *Core) holdAll(p *peer, by int) {
+	for w := range p.have {
+		for m := p.have[w] | p.given[w]; m != 0; m &= m - 1 {
+			c.hold(p, w<<6+bits.TrailingZeros64(m), by)
+		}
+	}
+}
+
+// give and ungive note that p is getting chunk i, or not any more.
+func (c *Core) give(p *peer, i int) {
+	if !p.given.Has(i) {
+		p.given.set(i)
+		if !p.have.Has(i) {
+			c.hold(p, i, 1)
+		}
+	}
+}
+
+func (c *Core) ungive(p *peer, i int) {
+	if p.given.Has(i) {
+		p.given.clear(i)
+		if !p.have.Has(i) {
+			c.hold(p, i, -1)
+		}
+	}
+}
+
+// fresh returns a chunk here of a class that nobody of the scope has: the lowest from
+// where the puller reads, then the lowest; -1 when there is none.
+func (c *Core) freshFor(u *upload) int {
+	h := &c.held[u.peer.scope()]
+	for h.low < len(h.fresh) && h.fresh[h.low] == 0 {
+		h.low++
+	}
+	first := -1
+	for w := h.low; w < len(h.fresh); w++ {
+		for m := h.fresh[w] &^ u.peer.have[w]; m != 0; m &= m - 1 {
+			i := w<<6 + bits.TrailingZeros64(m)
+			if u.classes > 1 && i%u.classes != u.class {
+				continue
+			}
+			if i >= u.from {
+				return i
+			}
+			if first < 0 {
+				first = i
+			}
+		}
+	}
+	return first
+}
+
 // asked takes a peer's WANT.
 func (c *Core) asked(p *peer, ev Event) {
 	if p == nil || p.state != up || ev.Chunk < 0 || ev.Chunk >= c.count {
@@ -15,29 +115,39 @@ func (c *Core) asked(p *peer, ev Event) {
 		c.do(Effect{Kind: Busy, Peer: p.id, Request: ev.Request, Chunk: ev.Chunk})
 		return
 	}
-	c.enqueue(&upload{id: ev.Request, peer: p, chunk: ev.Chunk})
+	c.remove(p, ev.Chunk) // it must know
+	c.enqueue(upload{id: ev.Request, peer: p, chunk: ev.Chunk})
 }
 
-// pulled takes a peer's PULL.
+// pulled takes a peer's PULL. It waits until there is a chunk to choose.
 func (c *Core) pulled(p *peer, ev Event) {
 	if p == nil || p.state != up {
 		return
 	}
-	u := &upload{id: ev.Request, peer: p, chunk: -1, from: ev.From, class: ev.Class, classes: max(ev.Classes, 1)}
-	if c.Complete() && c.pick(u) < 0 {
+	if !p.pulling {
+		c.counts(p)
+	}
+	if c.Complete() && p.haveCount == c.count {
 		c.do(Effect{Kind: Busy, Peer: p.id, Request: ev.Request, Chunk: -1})
 		return
 	}
-	c.enqueue(u)
+	c.enqueue(upload{id: ev.Request, peer: p, chunk: -1, pulled: true, from: ev.From, class: ev.Class, classes: max(ev.Classes, 1)})
 }
 
-func (c *Core) enqueue(u *upload) {
+func (c *Core) enqueue(u upload) {
 	if len(c.queue) >= c.cfg.Queue || u.peer.queued >= max(c.cfg.QueuePerPeer, 2*c.cfg.DepthMax) {
-		c.refuse(u, max(c.cfg.TimeoutMin, c.send*time.Duration(len(c.queue)/c.cfg.Slots)))
+		c.refuse(&u, max(c.cfg.TimeoutMin, c.send.mean*time.Duration(len(c.queue)/c.cfg.Slots)))
 		return
 	}
 	u.peer.queued++
-	c.queue = append(c.queue, u)
+	var slot *upload
+	if n := len(c.idle); n > 0 {
+		slot, c.idle = c.idle[n-1], c.idle[:n-1]
+	} else {
+		slot = new(upload)
+	}
+	*slot = u
+	c.queue = append(c.queue, slot)
 }
 
 // refuse says BUSY and names others that have the chunk.
@@ -59,11 +169,18 @@ func (c *Core) refuse(u *upload, after time.Duration) {
 	c.do(e)
 }
 
+// unqueue takes the request at index i out of the queue.
+func (c *Core) unqueue(i int) *upload {
+	u := c.queue[i]
+	c.queue = slices.Delete(c.queue, i, i+1)
+	u.peer.queued--
+	return u
+}
+
 func (c *Core) cancelled(p *peer, ev Event) {
 	for i, u := range c.queue {
 		if u.peer == p && u.id == ev.Request {
-			c.queue = slices.Delete(c.queue, i, i+1)
-			p.queued--
+			c.idle = append(c.idle, c.unqueue(i))
 			return
 		}
 	}
@@ -85,88 +202,151 @@ func (c *Core) sentTo(p *peer, ev Event) {
 			c.slots--
 		}
 		p.serving--
-		if ev.OK {
-			c.send = smooth(c.send, c.now-u.began)
-		} else {
-			p.given.clear(u.chunk)
+		switch {
+		case ev.OK:
+			c.send.add(c.now - u.began)
+			c.gauge(u)
+			c.add1(p, u.chunk)
+		case u.stopped && u.pulled:
+			c.add1(p, u.chunk) // it has it, or gets it from another
+		default:
 			if c.sent[u.chunk] > 0 {
 				c.sent[u.chunk]--
 			}
 		}
+		c.ungive(p, u.chunk)
+		c.idle = append(c.idle, u)
 		return
 	}
 }
 
-// serve gives free slots to waiting requests: the oldest of a peer that gets the
-// least now, since two sends to one peer share its link while ours would fill another's.
+func (c *Core) expireUploads() {
+	limit := c.send.limit(c.cfg.TimeoutTimes, c.cfg.TimeoutMin)
+	for _, u := range c.serving {
+		if u.stuck {
+			continue
+		}
+		if c.now < u.gone {
+			c.note(u.gone)
+		}
+		if c.now < u.began+limit || len(c.serving) >= 4*c.cfg.Slots {
+			c.note(max(u.began+limit, c.now+c.cfg.TimeoutMin))
+			continue
+		}
+		u.stuck = true
+		c.slots--
+		if u.pulled { // who knows whether it ever arrives
+			c.ungive(u.peer, u.chunk)
+		}
+	}
+}
+
+// serve gives free slots to waiting requests.
 func (c *Core) serve() {
 	slots := (c.cfg.Slots + c.servingRoots - 1) / c.servingRoots
-	for c.slots < slots {
-		best := -1
-		for i := 0; i < len(c.queue); i++ {
-			u := c.queue[i]
-			if best >= 0 && u.peer.serving >= c.queue[best].peer.serving {
-				continue
-			}
-			if u.chunk < 0 && c.pick(u) < 0 {
-				if !c.Complete() {
-					continue // it waits for a chunk to relay
-				}
-				c.queue = slices.Delete(c.queue, i, i+1)
-				u.peer.queued--
-				c.do(Effect{Kind: Busy, Peer: u.peer.id, Request: u.id, Chunk: -1})
-				i--
-				continue
-			}
-			if best = i; u.peer.serving == 0 {
-				break
-			}
-		}
-		if best < 0 {
+	for c.slots < slots && len(c.queue) > 0 && c.leaving() < c.cfg.Leaving {
+		i, chunk := c.next()
+		if i < 0 {
 			return
 		}
-		u := c.queue[best]
-		c.queue = slices.Delete(c.queue, best, best+1)
-		u.peer.queued--
-		if u.chunk < 0 {
-			u.chunk = c.pick(u)
-		}
+		u := c.unqueue(i)
+		u.chunk = chunk
 		if !c.have.Has(u.chunk) { // lost while it waited
 			c.do(Effect{Kind: Busy, Peer: u.peer.id, Request: u.id, Chunk: u.chunk})
+			c.idle = append(c.idle, u)
 			continue
 		}
 		u.began = c.now
+		u.gone = c.now
+		if c.uplink > 0 {
+			u.gone += time.Duration(float64(c.cfg.Chunks[u.chunk]) / c.uplink * float64(c.cfg.LeavePercent) / 100 * 1e9)
+			c.note(max(u.gone, c.now+c.cfg.GatherMin/4))
+		}
 		u.peer.serving++
-		u.peer.given.set(u.chunk)
+		u.peer.got++
+		c.give(u.peer, u.chunk)
 		c.sent[u.chunk]++
 		c.serving = append(c.serving, u)
 		c.slots++
+		c.turns++
+		c.note(c.now + c.send.limit(c.cfg.TimeoutTimes, c.cfg.TimeoutMin))
 		c.do(Effect{Kind: Serve, Peer: u.peer.id, Request: u.id, Chunk: u.chunk})
 	}
 }
 
-// pick returns the chunk for a PULL: of those here that the puller lacks, the one
-// sent least, then the lowest from where its reader is, then the lowest; -1 when
-// there is none.
-func (c *Core) pick(u *upload) int {
-	best := -1
-	better := func(i int) bool {
-		if best < 0 || c.sent[i] != c.sent[best] {
-			return best < 0 || c.sent[i] < c.sent[best]
+// leaving counts the sends that, at the rate of our uplink, should still be leaving.
+func (c *Core) leaving() int {
+	n := 0
+	for _, u := range c.serving {
+		if c.now < u.gone && !u.stuck {
+			n++
 		}
-		return best < u.from && i >= u.from
 	}
-	for w := range c.have {
-		m := c.have[w] &^ u.peer.have[w] &^ u.peer.given[w]
-		for ; m != 0; m &= m - 1 {
-			i := w<<6 + bits.TrailingZeros64(m)
-			if u.classes > 1 && i%u.classes != u.class {
+	return n
+}
+
+// gauge learns from a send that ended how fast the uplink is: the most that went out
+// in a while.
+func (c *Core) gauge(u *upload) {
+	if c.slots == 0 && len(c.queue) == 0 { // now it idles
+		defer func() { c.gaugeAt = 0 }()
+	}
+	if c.gaugeAt == 0 {
+		c.gaugeAt, c.gaugeSum = u.began, 0
+	}
+	c.gaugeSum += int64(c.cfg.Chunks[u.chunk])
+	span := c.now - c.gaugeAt
+	rate := float64(c.gaugeSum) / max(span, time.Microsecond).Seconds()
+	if c.uplink == 0 {
+		c.uplink = rate
+	}
+	if span >= 4*c.send.mean {
+		c.uplink = max(rate, 0.98*c.uplink)
+		c.gaugeAt, c.gaugeSum = c.now, 0
+	}
+}
+
+// next returns the request to answer next and with which chunk, -1 when none can be.
+//
+// Of the chunks the one that was sent least goes first, as the others have other
+// sources; of the peers the one that gets the least now, since two sends to one peer
+// share its link while ours would fill another's. A server sends what nobody has; what
+// others have, too, only when there is nothing else, or now and then to those who ask
+// for it, as they have waited in vain.
+func (c *Core) next() (index, chunk int) {
+	index, chunk = -1, -1
+	var best int
+	var failed *upload
+	patient := c.turns%8 != 7
+	for i, u := range c.queue {
+		n := u.chunk
+		score := 0
+		if u.pulled {
+			if failed != nil && failed.class == u.class && failed.classes == u.classes && failed.peer.scope() == u.peer.scope() {
 				continue
 			}
-			if better(i) {
-				best = i
+			if n = c.freshFor(u); n < 0 {
+				failed = u
+				continue
 			}
+			score = int(min(u.peer.got, 1<<15))
+		} else if h := &c.held[u.peer.scope()]; h.by != nil && h.by[n] > 0 {
+			// Others have it.
+			if patient {
+				score = 1 << 30
+			}
+			if slices.ContainsFunc(c.serving, func(v *upload) bool { return v.chunk == n && !v.stuck }) {
+				continue
+			}
+		} else if h.by != nil {
+			score = int(min(u.peer.got, 1<<15))
+		} else {
+			score = int(min(c.sent[n], 1<<15))
+		}
+		score += u.peer.serving << 16
+		if index < 0 || score < best {
+			index, chunk, best = i, n, score
 		}
 	}
-	return best
+	return index, chunk
 }

@@ -21,8 +21,9 @@ type simulation struct {
 	opt    simOptions
 	rand   *rand.Rand
 
-	arrivals [][]int // host, chunk of any root: how often received whole
-	trace    uint64  // hash of all that happened
+	arrivals                     [][]int // host, chunk of any root: how often received whole
+	trace                        uint64  // hash of all that happened
+	haves, asks, cancels, hedged int
 }
 
 type simOptions struct {
@@ -70,7 +71,6 @@ type simRoot struct {
 	*core.Core
 	index             int
 	tick              time.Duration
-	haves             []int
 	serving, fetching bool
 }
 
@@ -243,21 +243,27 @@ func (s *simulation) step(h *simHost, r *simRoot, ev core.Event) {
 		case core.Dial:
 			s.after(2*s.opt.rtt, func() { s.link(h, peer) })
 		case core.Want:
+			s.asks++
 			if e.Hedge {
 				h.hedges++
+				s.hedged++
 			}
 			send(core.Event{Kind: core.Asked, Request: e.Request, Chunk: e.Chunk})
 		case core.Pull:
+			s.asks++
 			send(core.Event{Kind: core.Pulled, Request: e.Request, From: e.From, Class: e.Class, Classes: e.Classes})
 		case core.Cancel:
+			s.cancels++
 			send(core.Event{Kind: core.Cancelled, Request: e.Request})
 		case core.Busy:
 			send(core.Event{Kind: core.Refused, Request: e.Request, After: e.After})
-		case core.Announce:
-			if len(r.haves) == 0 {
-				s.after(10*time.Millisecond, func() { s.flush(h, r) })
+		case core.Tell:
+			s.haves++
+			ev := core.Event{Kind: core.PeerHas, Chunks: slices.Clone(e.Chunks), Load: e.Load}
+			if len(e.Chunks) == 0 {
+				ev.Have = s.have(r)
 			}
-			r.haves = append(r.haves, e.Chunk)
+			send(ev)
 		case core.Serve:
 			size := int(s.opt.chunks[e.Chunk])
 			h.sends = append(h.sends, &simSend{from: h, to: peer, root: r.index, request: e.Request, chunk: e.Chunk, left: size, total: size})
@@ -310,19 +316,6 @@ func (s *simulation) unlink(a, b *simHost) {
 	delete(b.linked, a.id)
 	s.all(a, core.Event{Kind: core.PeerDown, Peer: core.Peer(b.id)})
 	s.all(b, core.Event{Kind: core.PeerDown, Peer: core.Peer(a.id)})
-}
-
-func (s *simulation) flush(h *simHost, r *simRoot) {
-	haves := r.haves
-	r.haves = nil
-	for id := range s.hosts {
-		if h.linked[id] && !h.frozen {
-			p := s.hosts[id]
-			s.after(s.opt.rtt/2+s.opt.lag, func() {
-				s.step(p, p.roots[r.index], core.Event{Kind: core.PeerHas, Peer: core.Peer(h.id), Chunks: haves})
-			})
-		}
-	}
 }
 
 // pump puts the next segment of h on its uplink.
@@ -398,17 +391,18 @@ func (s *simulation) receive(x *simSend, size int) {
 }
 
 type simResult struct {
-	bound, first, median, last time.Duration
-	copies                     float64 // sent by the seed
-	waste                      float64 // share of received bytes that were not needed
-	trace                      uint64
-	unfinished                 int
-	steps                      int
+	bound, first, median, last   time.Duration
+	copies                       float64 // sent by the seed
+	waste                        float64 // share of received bytes that were not needed
+	trace                        uint64
+	unfinished                   int
+	steps                        int
+	haves, asks, cancels, hedged float64 // messages a chunk and host
 }
 
 func (r simResult) String() string {
-	return fmt.Sprintf("bound %v, p50 %.3f, last %.3f x bound, seed %.3f copies, waste %.1f %%, %d unfinished, %d steps",
-		r.bound.Round(time.Millisecond), ratio(r.median, r.bound), ratio(r.last, r.bound), r.copies, 100*r.waste, r.unfinished, r.steps)
+	return fmt.Sprintf("bound %v, p50 %.3f, last %.3f x bound, seed %.3f copies, waste %.1f %%, %d unfinished, %d steps, have %.1f ask %.2f cancel %.2f hedge %.3f",
+		r.bound.Round(time.Millisecond), ratio(r.median, r.bound), ratio(r.last, r.bound), r.copies, 100*r.waste, r.unfinished, r.steps, r.haves, r.asks, r.cancels, r.hedged)
 }
 
 func ratio(a, b time.Duration) float64 { return float64(a) / float64(b) }
@@ -431,6 +425,8 @@ func (s *simulation) run(limit time.Duration) simResult {
 	f, n := float64(total), float64(s.opt.hosts)
 	bound := max(f/up, f/s.opt.down, n*f/(up+n*s.opt.up))
 	r := simResult{bound: time.Duration(bound * 1e9), trace: s.trace, copies: float64(s.hosts[0].upBytes) / f}
+	per := float64(s.opt.hosts * len(s.opt.chunks) * s.opt.roots)
+	r.haves, r.asks, r.cancels, r.hedged = float64(s.haves)/per, float64(s.asks)/per, float64(s.cancels)/per, float64(s.hedged)/per
 	var ends []time.Duration
 	var received int64
 	for _, h := range s.hosts[1:] {
