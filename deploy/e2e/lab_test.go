@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/shoal-registry/shoal/deploy/image"
+	"github.com/shoal-registry/shoal/deploy/lab/scenario"
 	"github.com/shoal-registry/shoal/deploy/lab/wave"
 )
 
@@ -60,5 +61,28 @@ func TestWaveOverThreeRegions(t *testing.T) {
 		} else if image.DigestOf(pulled.Manifest) != img.Digest() {
 			t.Errorf("%s has another image", s.Name())
 		}
+	}
+}
+
+// Every scenario of the lab runs to its end in its quick form, and the figures that no
+// machine's speed excuses hold. The others are printed by `make lab-all`.
+func TestLabScenarios(t *testing.T) {
+	needRoot(t, "builds network namespaces")
+	needTools(t, "ip", "tc")
+	for _, s := range scenario.All() {
+		t.Run(s.Name, func(t *testing.T) {
+			r := scenario.Run(limit(t, 5*time.Minute), s, scenario.Options{Bin: binary, Quick: true, Seed: seed(), Say: t.Logf})
+			if err := r.Print(os.Stdout); err != nil {
+				t.Error(err)
+			}
+			if r.Error != "" {
+				t.Error(r.Error)
+			}
+			for _, f := range r.Short() {
+				if f.Must {
+					t.Errorf("%s: %s, want %s", f.Name, f.Got, f.Goal)
+				}
+			}
+		})
 	}
 }

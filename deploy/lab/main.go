@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -87,6 +88,15 @@ func run(ctx context.Context, args []string) error {
 		fmt.Print(scenarios())
 		return nil
 	}
+	var foreign []string
+	flags.Visit(func(f *flag.Flag) {
+		if c.scenario != "" && slices.Contains([]string{"regions", "servers", "first", "zones", "layers", "server-rate", "class", "timeout"}, f.Name) {
+			foreign = append(foreign, "--"+f.Name)
+		}
+	})
+	if len(foreign) > 0 {
+		return fmt.Errorf("%s: a scenario has its own; of the plan --hosts, --rate, --size and --rtt can be changed", strings.Join(foreign, ", "))
+	}
 	return c.run(ctx)
 }
 
@@ -144,7 +154,7 @@ func (c *command) runScenarios(ctx context.Context) error {
 	var failed []string
 	for _, s := range chosen {
 		r := scenario.Run(ctx, s, scenario.Options{Bin: c.bin, Dir: c.dir, Quick: c.quick, Seed: c.seed,
-			Hosts: c.hosts, Bytes: c.bytes, Rate: c.rateBits, Say: c.say})
+			Hosts: c.hosts, Bytes: c.bytes, Rate: c.rateBits, RTT: c.rtt, Say: c.say})
 		results = append(results, r)
 		if r.Error != "" || r.Broken() || c.check && !r.Kept() {
 			failed = append(failed, s.Name)

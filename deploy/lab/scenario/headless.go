@@ -96,7 +96,7 @@ func begun(ctx context.Context, l *Lab, c *wave.Cluster, m *wave.Member, name st
 		defer close(ended)
 		_, _ = c.Registry(m, "").Pull(pulling, name, "1") // which the kill ends
 	}()
-	err = c.Await(ctx, "the first chunks", before, func(moved wave.Counters) bool { return moved[m].Received > 512<<10 })
+	err = c.Await(ctx, "the first chunks", before, func(moved wave.Counters) bool { return moved[m].Received > 4<<20 })
 	if err == nil {
 		l.Say("killing %s", m.Name())
 		m.Process().Kill()

@@ -52,10 +52,11 @@ type Options struct {
 	Dir   string // parent of the nodes' folders; "" is memory or the disk, as it fits
 	Quick bool
 	Seed  uint64
-	// Hosts, Bytes and Rate override the plan's.
+	// Hosts, Bytes, Rate and RTT override the plan's.
 	Hosts int
 	Bytes int64
 	Rate  int64
+	RTT   time.Duration
 	// Say, when not nil, gets a line at each step.
 	Say func(format string, args ...any)
 }
@@ -132,6 +133,9 @@ func Run(ctx context.Context, s Scenario, o Options) (r Result) {
 	}
 	if o.Rate > 0 {
 		l.Plan.Rate = o.Rate
+	}
+	if o.RTT > 0 {
+		l.Plan.RTT = o.RTT
 	}
 	parent := o.Dir
 	if parent == "" {
