@@ -33,9 +33,11 @@ import (
 	"github.com/shoal-registry/shoal/node/config"
 	"github.com/shoal-registry/shoal/node/join"
 	"github.com/shoal-registry/shoal/node/lifecycle"
+	"github.com/shoal-registry/shoal/node/limits"
 	"github.com/shoal-registry/shoal/raftmeta"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/raftmeta/state"
+	"github.com/shoal-registry/shoal/transfer/limit"
 	"github.com/shoal-registry/shoal/verify/trust"
 )
 
@@ -51,6 +53,8 @@ type Node struct {
 	metrics *prometheus.Registry
 	keeping sync.Mutex // held while the identity on disk changes
 
+	budgets   *limit.Budgets
+	limits    *limits.Keeper
 	swarmHost *host.Host
 	gateway   *gateway.Gateway
 	parts     lifecycle.Group
@@ -103,6 +107,9 @@ func New(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *Node, err
 	case n.id == nil && !cfg.Bootstrap && (cfg.Join == "" || cfg.Token == ""):
 		return nil, fmt.Errorf("this %s belongs to no cluster yet: give --join URL --token TOKEN, from `shoal token join` on a server%s",
 			cfg.Role, map[bool]string{true: ", or --bootstrap to begin a cluster"}[cfg.Role == meta.RoleServer])
+	}
+	if err := n.openLimits(); err != nil {
+		return nil, err
 	}
 	if cfg.Role == meta.RoleServer {
 		err = n.buildServer(ctx)

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"net/http"
 	"path/filepath"
 	"time"
 
@@ -12,9 +13,11 @@ import (
 	"github.com/shoal-registry/shoal/gateway/admin"
 	"github.com/shoal-registry/shoal/gateway/ops"
 	"github.com/shoal-registry/shoal/gateway/protocol"
+	"github.com/shoal-registry/shoal/node/limits"
 	"github.com/shoal-registry/shoal/raftmeta"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/raftmeta/state"
+	"github.com/shoal-registry/shoal/transfer/limit"
 	"github.com/shoal-registry/shoal/transfer/store"
 	"github.com/shoal-registry/shoal/verify/digest"
 	"github.com/shoal-registry/shoal/verify/trust"
@@ -43,6 +46,18 @@ func (n *Node) kademlia(region meta.RegionName) (*dht.DHT, error) {
 	}
 	n.parts.Add(name, d.Run)
 	return d, nil
+}
+
+// openLimits opens the bandwidth budgets, which apply to what the swarm moves.
+func (n *Node) openLimits() (err error) {
+	if n.budgets, err = limit.New(limit.Config{Metrics: n.metrics}); err != nil {
+		return err
+	}
+	n.limits, err = limits.Open(limits.Config{
+		Configured: n.cfg.Limits, Budgets: n.budgets,
+		File: filepath.Join(n.cfg.Data, "limits.json"), Write: WriteFileAtomic, Log: n.log,
+	})
+	return err
 }
 
 // held reports whether a blob is still, whole, in the store.
@@ -115,7 +130,10 @@ func (n *Node) openOps() error {
 			return err
 		}},
 	)
-	server, err := ops.New(ops.Config{Listen: n.cfg.Ops, Metrics: n.metrics, Checks: n.checks, Views: n.views, Log: n.log})
+	server, err := ops.New(ops.Config{
+		Listen: n.cfg.Ops, Metrics: n.metrics, Checks: n.checks, Views: n.views, Log: n.log,
+		Handlers: map[string]http.Handler{limits.Path: n.limits.Handler()},
+	})
 	if err != nil {
 		return err
 	}

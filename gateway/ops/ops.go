@@ -5,6 +5,7 @@
 //	/readyz       200 while the node should get traffic
 //	/debug/pprof  profiles (net/http/pprof)
 //	/view/NAME    what the node does, as JSON (Config.Views)
+//	...           what the node adds (Config.Handlers)
 //
 // Health is a list of named checks; ?verbose answers each as JSON. The listener
 // has no authentication and must not be reachable by clients.
@@ -58,7 +59,10 @@ type Config struct {
 	Checks  []Check
 	// Views answer GET /view/NAME with their value as JSON. They read memory only.
 	Views map[string]func() any
-	Log   *slog.Logger
+	// Handlers serve further patterns of http.ServeMux. What changes something has to
+	// see for itself that the caller may.
+	Handlers map[string]http.Handler
+	Log      *slog.Logger
 }
 
 // Server serves the private listener.
@@ -104,6 +108,9 @@ func New(c Config) (*Server, error) {
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) { s.health(w, r, false) })
 	for name, view := range c.Views {
 		mux.HandleFunc("GET /view/"+name, func(w http.ResponseWriter, _ *http.Request) { s.view(w, view()) })
+	}
+	for pattern, handler := range c.Handlers {
+		mux.Handle(pattern, handler)
 	}
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
 	// No cmdline: a join token may be on it.

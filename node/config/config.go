@@ -26,6 +26,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/transfer/limit"
 )
 
 // Config is everything an operator may say about one node.
@@ -51,6 +52,9 @@ type Config struct {
 	CacheBytes Bytes
 	HotBytes   Bytes
 	Reserve    Bytes
+
+	// Limits are the bandwidth budgets until somebody changes them at run time.
+	Limits limit.Limits
 
 	RaftProfile string
 	LogLevel    string
@@ -108,9 +112,57 @@ func (b Bytes) String() string {
 	return strconv.FormatInt(int64(b), 10) + "B"
 }
 
+// Rate is a rate in bytes per second, written like 100MB/s or 800mbit; 0 is none.
+type Rate int64
+
+var bits = []struct {
+	name        string
+	bytesPerSec float64
+}{{"gbit", 1e9 / 8}, {"mbit", 1e6 / 8}, {"kbit", 1e3 / 8}}
+
+// ParseRate reads a rate: a size per second, bits per second, none or 0.
+func ParseRate(s string) (Rate, error) {
+	text := strings.ToLower(strings.TrimSpace(s))
+	bad := fmt.Errorf("rate %q: write it like 100MB/s or 800mbit, or none", s)
+	if text == "none" || text == "0" {
+		return 0, nil
+	}
+	for _, u := range bits {
+		if number, ok := strings.CutSuffix(strings.TrimSuffix(text, "/s"), u.name); ok {
+			f, err := strconv.ParseFloat(strings.TrimSpace(number), 64)
+			if err != nil || !(f >= 0) || f*u.bytesPerSec > 1<<62 {
+				return 0, bad
+			}
+			return Rate(f * u.bytesPerSec), nil
+		}
+	}
+	perSecond, ok := strings.CutSuffix(strings.TrimSpace(s), "/s")
+	if !ok {
+		return 0, bad
+	}
+	b, err := ParseBytes(perSecond)
+	if err != nil {
+		return 0, bad
+	}
+	return Rate(b), nil
+}
+
+func (r Rate) String() string {
+	if r == 0 {
+		return "none"
+	}
+	for _, u := range units {
+		// To three decimals; of two names of one rate, the decimal one.
+		if !strings.HasSuffix(u.name, "iB") && int64(r) >= u.bytes && int64(r)%max(1, u.bytes/1000) == 0 {
+			return strconv.FormatFloat(float64(r)/float64(u.bytes), 'f', -1, 64) + u.name + "/s"
+		}
+	}
+	return strconv.FormatInt(int64(r), 10) + "B/s"
+}
+
 // Setting is one key of the configuration.
 type Setting struct {
-	Key     string // of the file; the flag is the same with dots as hyphens
+	Key     string // of the file; the flag is the same with dots as hyphens, if flag does not say
 	Default string
 	Usage   string
 	Roles   []meta.Role // that have it; nil is both
@@ -118,10 +170,14 @@ type Setting struct {
 	set     func(*Config, string) error
 	boolean bool
 	secret  bool
+	table   bool // in the file a map; elsewhere NAME=VALUE,NAME=VALUE
+	flag    string
 }
 
 // Flag returns the flag's name without hyphens in front.
-func (s Setting) Flag() string { return strings.ReplaceAll(s.Key, ".", "-") }
+func (s Setting) Flag() string {
+	return cmp.Or(s.flag, strings.ReplaceAll(s.Key, ".", "-"))
+}
 
 // Env returns the environment variable's name.
 //
@@ -151,6 +207,57 @@ func size(key, def, usage string, field func(*Config) *Bytes, roles ...meta.Role
 		set: func(c *Config, s string) (err error) { *field(c), err = ParseBytes(s); return err }}
 }
 
+func rate(key, flag, usage string, field func(*Config) *int64) Setting {
+	return Setting{Key: key, flag: flag, Default: "none", Usage: usage,
+		get: func(c *Config) string { return Rate(*field(c)).String() },
+		set: func(c *Config, s string) error {
+			r, err := ParseRate(s)
+			*field(c) = int64(r)
+			return err
+		}}
+}
+
+// rates is a table of limits, those whose budget begins with the last part of key.
+func rates(key, flag, usage string) Setting {
+	budgets := strings.TrimPrefix(key, "limits.") + "."
+	return Setting{Key: key, flag: flag, Usage: usage, table: true,
+		get: func(c *Config) string {
+			var all []string
+			for _, r := range c.Limits.List() {
+				if name, ok := strings.CutPrefix(r.Budget, budgets); ok {
+					all = append(all, name+"="+Rate(r.BytesPerSec).String())
+				}
+			}
+			return strings.Join(all, ",")
+		},
+		set: func(c *Config, s string) error {
+			for _, r := range c.Limits.List() {
+				if strings.HasPrefix(r.Budget, budgets) {
+					if err := c.Limits.Put(limit.Rate{Budget: r.Budget}); err != nil {
+						return err
+					}
+				}
+			}
+			for part := range strings.SplitSeq(s, ",") {
+				if strings.TrimSpace(part) == "" {
+					continue
+				}
+				name, value, ok := strings.Cut(part, "=")
+				if !ok {
+					return fmt.Errorf("%q: write NAME=RATE,NAME=RATE", part)
+				}
+				r, err := ParseRate(value)
+				if err == nil {
+					err = c.Limits.Put(limit.Rate{Budget: budgets + strings.TrimSpace(name), BytesPerSec: int64(r)})
+				}
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		}}
+}
+
 // Settings lists every key.
 var Settings = []Setting{
 	text("data", "", "directory of everything this node keeps", func(c *Config) *string { return &c.Data }),
@@ -170,6 +277,14 @@ var Settings = []Setting{
 	size("cache-size", "50GiB", "most that the cache may hold on disk", func(c *Config) *Bytes { return &c.CacheBytes }, meta.RoleAgent),
 	size("hot-size", "0", "chunks kept in memory for peers and clients; 0 is 64MiB on a server, 32MiB on an agent", func(c *Config) *Bytes { return &c.HotBytes }),
 	size("reserve", "0", "free disk space below which new content is refused; 0 is 1 % of the disk, at most 512MiB", func(c *Config) *Bytes { return &c.Reserve }),
+	rate("limits.up", "up", "most that is sent to peers, like 100MB/s or 800mbit; shoal limit set changes limits at run time", func(c *Config) *int64 { return &c.Limits.Up }),
+	rate("limits.down", "down", "most that is received from peers", func(c *Config) *int64 { return &c.Limits.Down }),
+	rate("limits.zone-up", "zone-up", "most that is sent to other zones of the region", func(c *Config) *int64 { return &c.Limits.ZoneUp }),
+	rate("limits.zone-down", "zone-down", "most that is received from other zones of the region", func(c *Config) *int64 { return &c.Limits.ZoneDown }),
+	rate("limits.wan-up", "wan-up", "most that is sent to other regions", func(c *Config) *int64 { return &c.Limits.WANUp }),
+	rate("limits.wan-down", "wan-down", "most that is received from other regions", func(c *Config) *int64 { return &c.Limits.WANDown }),
+	rates("limits.tenants", "tenant-limits", "most for a tenant's blobs, each way: acme=50MB/s,beta=1gbit"),
+	rates("limits.classes", "class-limits", "most for a class, each way: prewarm=20MB/s; classes are urgent, bulk and prewarm"),
 	text("raft.profile", "wan", "timings of consensus: wan for regions far apart, site for one site", func(c *Config) *string { return &c.RaftProfile }, meta.RoleServer),
 	text("log.level", "info", "debug, info, warn or error", func(c *Config) *string { return &c.LogLevel }),
 	text("log.format", "text", "text or json", func(c *Config) *string { return &c.LogFormat }),
@@ -295,6 +410,11 @@ func readFile(name string, settings []Setting) (map[string]string, error) {
 	if err := flatten(values, "", tree); err != nil {
 		return nil, fmt.Errorf("configuration file %s: %w", name, err)
 	}
+	for _, s := range settings {
+		if s.table {
+			gather(values, s.Key)
+		}
+	}
 	known := func(key string) bool {
 		return slices.ContainsFunc(settings, func(s Setting) bool { return s.Key == key })
 	}
@@ -320,6 +440,21 @@ func flatten(out map[string]string, prefix string, tree map[string]any) error {
 		}
 	}
 	return nil
+}
+
+// gather makes the entries of a table one value.
+func gather(values map[string]string, key string) {
+	var entries []string
+	for k, v := range values {
+		if name, ok := strings.CutPrefix(k, key+"."); ok {
+			entries = append(entries, name+"="+v)
+			delete(values, k)
+		}
+	}
+	if len(entries) > 0 {
+		slices.Sort(entries)
+		values[key] = strings.Join(entries, ",")
+	}
 }
 
 // nearest returns the known key with the least edit distance to key.
@@ -379,6 +514,9 @@ func (c Config) Check() error {
 	}
 	if strings.Contains(c.Blobs, "://") {
 		return fmt.Errorf("blobs %q: only a directory is supported", c.Blobs)
+	}
+	if err := c.Limits.Check(); err != nil {
+		return fmt.Errorf("limits: %w", err)
 	}
 	switch c.LogLevel {
 	case "debug", "info", "warn", "error":

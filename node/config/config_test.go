@@ -4,6 +4,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -11,6 +12,7 @@ import (
 
 	"github.com/shoal-registry/shoal/node/config"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/transfer/limit"
 )
 
 func load(t *testing.T, role meta.Role, env map[string]string, args ...string) (config.Config, []config.Explained, error) {
@@ -83,6 +85,12 @@ func TestRefusals(t *testing.T) {
 		{"both ways in", meta.RoleServer, []string{"--data", "/d", "--region", "r", "--bootstrap", "--join", "https://a:1"}, "one of them"},
 		{"plain join", meta.RoleAgent, []string{"--data", "/d", "--join", "http://a:1"}, "https://"},
 		{"bad size", meta.RoleAgent, []string{"--data", "/d", "--cache-size", "lots"}, "50GiB"},
+		{"rate without time", meta.RoleAgent, []string{"--data", "/d", "--up", "100MB"}, "100MB/s or 800mbit"},
+		{"rate too small", meta.RoleAgent, []string{"--data", "/d", "--wan-down", "5KB/s"}, "limit wan_down of 5000 bytes/s: the least is"},
+		{"rate below none", meta.RoleAgent, []string{"--data", "/d", "--up", "-1mbit"}, "800mbit"},
+		{"limit of no tenant", meta.RoleAgent, []string{"--data", "/d", "--tenant-limits", "Acme=1gbit"}, "inner hyphens"},
+		{"limit of no class", meta.RoleServer, []string{"--data", "/d", "--region", "r", "--class-limits", "slow=1gbit"}, "urgent, bulk, prewarm"},
+		{"table without names", meta.RoleAgent, []string{"--data", "/d", "--tenant-limits", "1gbit"}, "NAME=RATE"},
 		{"bad profile", meta.RoleServer, []string{"--data", "/d", "--region", "r", "--raft-profile", "lan"}, "wan or site"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -119,6 +127,76 @@ func TestBytes(t *testing.T) {
 		if got, err := config.ParseBytes(in); err == nil {
 			t.Errorf("ParseBytes(%q) = %d, want an error", in, got)
 		}
+	}
+}
+
+func TestRates(t *testing.T) {
+	for in, want := range map[string]config.Rate{
+		"none": 0, "0": 0, "100MB/s": 100e6, "12.5MB/s": 12.5e6, "800mbit": 100e6, "1Gbit/s": 125e6, "64KiB/s": 64 << 10, "1000B/s": 1000,
+		"1234567B/s": 1234567, "2.5GB/s": 2.5e9,
+	} {
+		got, err := config.ParseRate(in)
+		if err != nil || got != want {
+			t.Errorf("ParseRate(%q) = %d, %v; want %d", in, got, err, want)
+		}
+		if back, err := config.ParseRate(got.String()); err != nil || back != got {
+			t.Errorf("%q prints as %q, which reads as %d, %v", in, got, back, err)
+		}
+	}
+	for _, in := range []string{"", "1", "100MB", "fast", "-5MB/s", "-1mbit", "mbit", "NaNmbit", "1e30gbit"} {
+		if got, err := config.ParseRate(in); err == nil {
+			t.Errorf("ParseRate(%q) = %d, want an error", in, got)
+		}
+	}
+	if got := config.Rate(12_500_000).String(); got != "12.5MB/s" {
+		t.Errorf("12.5 MB/s prints as %s", got)
+	}
+}
+
+// Limits come from all places like other settings; a table from one place replaces
+// that of another.
+func TestLimits(t *testing.T) {
+	name := file(t, `data: /d
+limits:
+  up: 100MB/s
+  wan-up: 80mbit
+  tenants:
+    acme: 50MB/s
+    beta: 1gbit
+  classes:
+    prewarm: 20MB/s
+`)
+	c, explained, err := load(t, meta.RoleAgent, map[string]string{"SHOAL_LIMITS_DOWN": "200MB/s"}, "--config", name, "--up", "40MB/s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := limit.Limits{
+		Up: 40e6, Down: 200e6, WANUp: 10e6,
+		Tenants: map[string]int64{"acme": 50e6, "beta": 125e6}, Classes: map[limit.Class]int64{limit.Prewarm: 20e6},
+	}
+	if !reflect.DeepEqual(c.Limits, want) {
+		t.Errorf("got %+v", c.Limits)
+	}
+	shown := map[string]string{}
+	for _, e := range explained {
+		shown[e.Key] = e.Value + " from " + e.Source
+	}
+	for key, want := range map[string]string{
+		"limits.up": "40MB/s from flag --up", "limits.down": "200MB/s from environment SHOAL_LIMITS_DOWN",
+		"limits.wan-up": "10MB/s from file " + name, "limits.zone-up": "none from default",
+		"limits.tenants": "acme=50MB/s,beta=125MB/s from file " + name, "limits.classes": "prewarm=20MB/s from file " + name,
+	} {
+		if shown[key] != want {
+			t.Errorf("%s: %s, want %s", key, shown[key], want)
+		}
+	}
+	c, _, err = load(t, meta.RoleAgent, nil, "--config", name, "--tenant-limits", "acme=none,gamma=2MB/s")
+	if err != nil || !reflect.DeepEqual(c.Limits.Tenants, map[string]int64{"gamma": 2e6}) {
+		t.Errorf("a flag's table: %v, %v", c.Limits.Tenants, err)
+	}
+	_, _, err = load(t, meta.RoleAgent, nil, "--data", "/d", "--config", file(t, "limits:\n  upp: 1MB/s\n"))
+	if err == nil || !strings.Contains(err.Error(), `did you mean "limits.up"`) {
+		t.Errorf("a key that is none: %v", err)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -69,10 +70,10 @@ func TestTakeKeepsRates(t *testing.T) {
 			t.Fatal(err)
 		}
 		second(5e6)
-		if err := b.Set(Limits{Up: 5_000_000, Classes: map[Class]int64{Urgent: 200_000, Bulk: 200_000, Prewarm: 200_000}}); err != nil {
+		if err := b.Set(Limits{Up: 5_000_000, Classes: map[Class]int64{Urgent: 1_000_000, Bulk: 1_000_000, Prewarm: 1_000_000}}); err != nil {
 			t.Fatal(err)
 		}
-		second(6e5)
+		second(3e6)
 		if err := b.Set(Limits{}); err != nil {
 			t.Fatal(err)
 		}
@@ -81,11 +82,11 @@ func TestTakeKeepsRates(t *testing.T) {
 		if passed.Load()-before < 100<<20 {
 			t.Error("without limits callers still wait")
 		}
-		if err := b.Set(Limits{Up: 200_000}); err != nil {
+		if err := b.Set(Limits{Up: 2_000_000}); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
-		second(2e5)
+		second(2e6)
 		cancel()
 		group.Wait()
 	})
@@ -218,6 +219,36 @@ func tenants(n int) map[string]int64 {
 		m[fmt.Sprintf("t%d", i)] = MinRate
 	}
 	return m
+}
+
+func TestLimitsByName(t *testing.T) {
+	var l Limits
+	all := []Rate{
+		{"up", 1e6}, {"down", 2e6}, {"zone_up", 3e6}, {"zone_down", 4e6}, {"wan_up", 5e6}, {"wan_down", 6e6},
+		{"classes.urgent", 7e6}, {"classes.bulk", 8e6}, {"classes.prewarm", 9e6}, {"tenants.acme", 10e6}, {"tenants.beta", 11e6},
+	}
+	for _, r := range all {
+		if err := l.Put(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := l.List(); !slices.Equal(got, all) {
+		t.Errorf("put %v, got %v", all, got)
+	}
+	before := l
+	for _, r := range all {
+		if err := l.Put(Rate{r.Budget, 0}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(l.List()) != 0 || len(before.Tenants) != 2 {
+		t.Errorf("taken away are all but %v, and %v of the copy", l.List(), before.Tenants)
+	}
+	for _, r := range []Rate{{"upp", 1e6}, {"", 1e6}, {"tenants.", 1e6}, {"tenants.A", 1e6}, {"classes.fast", 1e6}, {"up", 5}, {"up", -1e6}} {
+		if err := l.Put(r); !errors.Is(err, meta.ErrInvalid) {
+			t.Errorf("%v: %v", r, err)
+		}
+	}
 }
 
 func TestLimitsAsJSON(t *testing.T) {

@@ -19,9 +19,7 @@
 package limit
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -126,9 +124,9 @@ type Limits struct {
 }
 
 const (
-	// MinRate is the least limit, in bytes per second (1 Mbit/s): with less, pieces on
-	// two dozen streams take longer than peers wait for them.
-	MinRate = 125_000
+	// MinRate is the least limit, in bytes per second (8 Mbit/s): with less, the pieces
+	// of the chunks that two dozen peers send at once take longer than a peer waits.
+	MinRate = 1_000_000
 	// maxRate is more than any link and small enough that sums do not overflow.
 	maxRate = 1 << 50
 	// MaxTenants bounds the tenants with a budget of their own.
@@ -139,30 +137,21 @@ const (
 //
 // Errors: meta.ErrInvalid.
 func (l Limits) Check() error {
-	check := func(what string, rate int64) error {
-		if rate != 0 && (rate < MinRate || rate > maxRate) {
-			return fmt.Errorf("limit %s of %d bytes/s: write 0 for none, or at least %d bytes/s (1mbit): %w", what, rate, MinRate, meta.ErrInvalid)
-		}
-		return nil
-	}
-	err := cmp.Or(check("up", l.Up), check("down", l.Down), check("zone_up", l.ZoneUp), check("zone_down", l.ZoneDown),
-		check("wan_up", l.WANUp), check("wan_down", l.WANDown))
 	if len(l.Tenants) > MaxTenants {
-		err = errors.Join(err, fmt.Errorf("limits of %d tenants are more than %d: %w", len(l.Tenants), MaxTenants, meta.ErrInvalid))
+		return fmt.Errorf("limits of %d tenants are more than %d: %w", len(l.Tenants), MaxTenants, meta.ErrInvalid)
 	}
-	for name, rate := range l.Tenants {
-		if tenantErr := meta.CheckTenant(meta.TenantName(name)); tenantErr != nil {
-			err = errors.Join(err, tenantErr)
-		}
-		err = errors.Join(err, check("of tenant "+name, rate))
-	}
-	for class, rate := range l.Classes {
+	for class := range l.Classes {
 		if class >= classes {
-			err = errors.Join(err, fmt.Errorf("limit of %v: %w", class, meta.ErrInvalid))
+			return fmt.Errorf("limit of %v: there is no such class: %w", class, meta.ErrInvalid)
 		}
-		err = errors.Join(err, check("of class "+class.String(), rate))
 	}
-	return err
+	var checked Limits
+	for _, r := range l.List() {
+		if err := checked.Put(r); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Clone returns a copy that shares nothing with l.
@@ -173,14 +162,29 @@ func (l Limits) Clone() Limits {
 
 // Rate is one limit that is set.
 type Rate struct {
-	Budget      string // up, down, zone_up ... tenants.NAME, classes.NAME
+	Budget      string // up, down, zone_up, zone_down, wan_up, wan_down, classes.NAME, tenants.NAME
 	BytesPerSec int64
+}
+
+// plain lists the budgets that are neither a tenant's nor a class's.
+func (l *Limits) plain() []struct {
+	name string
+	rate *int64
+} {
+	return []struct {
+		name string
+		rate *int64
+	}{
+		{"up", &l.Up}, {"down", &l.Down}, {"zone_up", &l.ZoneUp}, {"zone_down", &l.ZoneDown},
+		{"wan_up", &l.WANUp}, {"wan_down", &l.WANDown},
+	}
 }
 
 // List returns the limits that are set, in a fixed order.
 func (l Limits) List() []Rate {
-	all := []Rate{
-		{"up", l.Up}, {"down", l.Down}, {"zone_up", l.ZoneUp}, {"zone_down", l.ZoneDown}, {"wan_up", l.WANUp}, {"wan_down", l.WANDown},
+	var all []Rate
+	for _, p := range l.plain() {
+		all = append(all, Rate{p.name, *p.rate})
 	}
 	for class := range Class(classes) {
 		all = append(all, Rate{"classes." + class.String(), l.Classes[class]})
@@ -189,4 +193,51 @@ func (l Limits) List() []Rate {
 		all = append(all, Rate{"tenants." + name, l.Tenants[name]})
 	}
 	return slices.DeleteFunc(all, func(r Rate) bool { return r.BytesPerSec == 0 })
+}
+
+// Put sets the limit of the budget that r names as List does.
+//
+// Errors: meta.ErrInvalid when there is no such budget, or no such rate.
+func (l *Limits) Put(r Rate) error {
+	if err := r.check(); err != nil {
+		return err
+	}
+	if name, ok := strings.CutPrefix(r.Budget, "tenants."); ok {
+		l.Tenants = with(l.Tenants, name, r.BytesPerSec)
+		return meta.CheckTenant(meta.TenantName(name))
+	}
+	if name, ok := strings.CutPrefix(r.Budget, "classes."); ok {
+		class, err := ParseClass(name)
+		if err == nil {
+			l.Classes = with(l.Classes, class, r.BytesPerSec)
+		}
+		return err
+	}
+	var names []string
+	for _, p := range l.plain() {
+		if p.name == r.Budget {
+			*p.rate = r.BytesPerSec
+			return nil
+		}
+		names = append(names, p.name)
+	}
+	return fmt.Errorf("there is no budget %q: write %s, classes.CLASS or tenants.TENANT: %w", r.Budget, strings.Join(names, ", "), meta.ErrInvalid)
+}
+
+// with returns a copy of m in which key has the rate, if there is one.
+func with[K comparable](m map[K]int64, key K, rate int64) map[K]int64 {
+	if m = maps.Clone(m); m == nil {
+		m = map[K]int64{}
+	}
+	if m[key] = rate; rate == 0 {
+		delete(m, key)
+	}
+	return m
+}
+
+func (r Rate) check() error {
+	if r.BytesPerSec != 0 && (r.BytesPerSec < MinRate || r.BytesPerSec > maxRate) {
+		return fmt.Errorf("limit %s of %d bytes/s: the least is %d bytes/s, 0 is none: %w", r.Budget, r.BytesPerSec, MinRate, meta.ErrInvalid)
+	}
+	return nil
 }

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/transfer/limit"
 	"github.com/shoal-registry/shoal/transfer/place"
 	"github.com/shoal-registry/shoal/verify/digest"
 )
@@ -327,7 +328,7 @@ func (l *Loop) make(ctx context.Context, d meta.Replica) result {
 		return result{demand: d, idle: true}
 	}
 	start := time.Now()
-	err = l.cfg.Content.Ensure(ctx, meta.Blob{Context: d.Context, Digest: d.Digest, Root: d.Root, StoredBytes: d.StoredBytes})
+	err = l.cfg.Content.Ensure(limit.WithClass(ctx, limit.Bulk), meta.Blob{Context: d.Context, Digest: d.Digest, Root: d.Root, StoredBytes: d.StoredBytes})
 	if err == nil {
 		l.metrics.seconds.Observe(time.Since(start).Seconds())
 		l.metrics.bytes.Add(float64(d.StoredBytes))
