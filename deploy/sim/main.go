@@ -6,6 +6,7 @@
 //	go run ./deploy/sim --scenario wave-2600   one or more, by name or path, with commas
 //	go run ./deploy/sim --seed 7               another run; the same seed gives the same run
 //	go run ./deploy/sim --list
+//	go run ./deploy/sim --study-schedules 2    ways to cut blobs, side by side
 //
 // Each run prints a report, the whole set ends with a table of goals. The exit code is 1
 // when a scenario cannot be run; a missed goal is printed, not punished.
@@ -33,8 +34,16 @@ func main() {
 	seed := flag.Uint64("seed", 0, "seed of the run; 0 is the scenario's own")
 	list := flag.Bool("list", false, "list the scenarios")
 	asJSON := flag.Bool("json", false, "print one JSON object a run instead")
+	study := flag.Int("study-schedules", 0, "compare ways to cut blobs, by the mean of so many seeds, instead")
+	full := flag.Bool("full", false, "with --study-schedules: the largest waves, too (an hour)")
 	flag.Parse()
-	if err := run(*names, *seed, *list, *asJSON); err != nil {
+	var err error
+	if *study > 0 {
+		err = studySchedules(os.Stdout, *study, *full)
+	} else {
+		err = run(*names, *seed, *list, *asJSON)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "sim:", err)
 		os.Exit(1)
 	}

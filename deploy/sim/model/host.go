@@ -166,12 +166,8 @@ func (s *simulation) carry(id int32, b int, e *core.Effect) {
 	case core.Cancel:
 		s.answered(p, e.Request)
 		s.message(h, k, event{kind: evCancel, b: int32(e.Request), root: root})
-	case core.Announce:
-		p.fresh = append(p.fresh, int32(e.Chunk))
-		if !p.flushing {
-			p.flushing = true
-			s.after(haveEvery, event{kind: evFlush, host: id, root: root})
-		}
+	case core.Tell:
+		s.tell(id, k, b, e)
 	case core.Serve:
 		if !p.core.Has(e.Chunk) {
 			s.breaches++
@@ -228,69 +224,43 @@ func (s *simulation) ended(id int32, b int) {
 
 // HAVE.
 
-// flush announces what has come in the last 10 ms to all members.
-func (s *simulation) flush(id int32, b int) {
+// tell sends a HAVE.
+func (s *simulation) tell(id, k int32, b int, e *core.Effect) {
 	h := &s.hosts[id]
-	p := &h.blobs[b]
-	p.flushing = false
-	if h.gone || len(p.fresh) == 0 {
-		return
-	}
 	var n int32
-	if k := len(s.batched); k > 0 {
-		n = s.batched[k-1]
-		s.batched = s.batched[:k-1]
+	if i := len(s.batched); i > 0 {
+		n = s.batched[i-1]
+		s.batched = s.batched[:i-1]
 	} else {
 		n = int32(len(s.batches))
 		s.batches = append(s.batches, batch{})
 	}
 	t := &s.batches[n]
-	t.chunks, t.root, t.refs = t.chunks[:0], uint8(b), 1
-	for _, c := range p.fresh {
-		t.chunks = append(t.chunks, int(c))
-	}
-	p.fresh = p.fresh[:0]
-	s.after(s.half[0], event{kind: evHaves, host: id, a: n, b: 0, root: uint8(b)})
-	if h.server && len(s.regions) > 1 {
-		t.refs++
-		s.after(s.half[1], event{kind: evHaves, host: id, a: n, b: 1, root: uint8(b)})
-	}
+	t.chunks, t.root, t.load = append(t.chunks[:0], e.Chunks...), uint8(b), int32(e.Load)
+	cost := int64(4 * len(e.Chunks))
+	h.debt += cost
+	s.hosts[h.ids[k]].credit += cost
+	s.haves++
+	s.message(h, k, event{kind: evHave, b: n, root: uint8(b)})
 }
 
-// spread puts a HAVE into the mail of the sender's members at a distance.
-func (s *simulation) spread(e *event) {
+// receive puts a HAVE into a host's mail. Who has all reads it when something else
+// wakes him.
+func (s *simulation) receive(e *event) {
 	h := &s.hosts[e.host]
-	t := &s.batches[e.a]
-	cost := int64(s.MessageBytes + 4*len(t.chunks))
-	for k := range h.links {
-		l := &h.links[k]
-		if l.joined>>e.root&1 == 0 {
-			continue
-		}
-		id := h.ids[k]
-		q := &s.hosts[id]
-		if way(h, q) != int(e.b) || q.gone || q.links[l.back].joined>>e.root&1 == 0 {
-			continue
-		}
-		h.debt += cost
-		q.credit += cost
-		q.inbox = append(q.inbox, mail{e.a, l.back})
-		t.refs++
-		// Who has all reads it when something else wakes him.
-		if idle := !q.server && q.finished >= 0; !q.mailed && !q.frozen && (!idle || len(q.inbox) > mailMost) {
-			q.mailed = true
-			s.after(int64(s.Mail), event{kind: evMail, host: id})
-		}
+	if !s.member(h, e.a, int(e.root)) {
+		s.drop(e.b)
+		return
 	}
-	s.drop(e.a)
+	h.inbox = append(h.inbox, mail{e.b, e.a})
+	if idle := !h.server && h.finished >= 0; !h.mailed && (!idle || len(h.inbox) > mailMost) {
+		h.mailed = true
+		s.after(int64(s.Mail), event{kind: evMail, host: e.host})
+	}
 }
 
-func (s *simulation) drop(n int32) {
-	t := &s.batches[n]
-	if t.refs--; t.refs == 0 {
-		s.batched = append(s.batched, n)
-	}
-}
+// drop takes a batch back.
+func (s *simulation) drop(n int32) { s.batched = append(s.batched, n) }
 
 // read gives the cores the HAVEs that lie here.
 func (s *simulation) read(id int32) {
@@ -299,7 +269,11 @@ func (s *simulation) read(id int32) {
 		m := h.inbox[i]
 		t := &s.batches[m.batch]
 		if h.links[m.from].joined>>t.root&1 != 0 {
-			s.apply(id, int(t.root), core.Event{Kind: core.PeerHas, Peer: core.Peer(m.from), Chunks: t.chunks})
+			ev := core.Event{Kind: core.PeerHas, Peer: core.Peer(m.from), Chunks: t.chunks, Load: int(t.load)}
+			if len(t.chunks) == 0 {
+				ev.Have = s.whole[t.root]
+			}
+			s.apply(id, int(t.root), ev)
 		}
 		s.drop(m.batch)
 	}

@@ -28,8 +28,8 @@ type Result struct {
 	// beyond one copy each.
 	ZoneShare, Waste float64
 	// Wrong chunks that came, peers shut out for it, wrong chunks that were taken or
-	// sent on (must be 0), second requests.
-	Wrong, Bans, Breaches, Hedges int64
+	// sent on (must be 0), second requests, HAVEs.
+	Wrong, Bans, Breaches, Hedges, Haves int64
 	// Chunks delivered, events of the model, steps of cores; a hash of every step.
 	Deliveries, Events, Steps int64
 	Trace                     uint64
@@ -58,7 +58,7 @@ func Run(sc *Scenario, seed uint64) *Result {
 func (s *simulation) result() *Result {
 	r := &Result{
 		Scenario: s.Name, Bound: s.bound, Trace: s.trace, Wrong: s.wrong, Bans: s.bans, Breaches: s.breaches,
-		Hedges: s.hedges, Deliveries: s.deliveries, Events: s.events, Steps: s.steps,
+		Hedges: s.hedges, Haves: s.haves, Deliveries: s.deliveries, Events: s.events, Steps: s.steps,
 	}
 	total := float64(s.total)
 	r.SeedCopies = float64(s.hosts[0].upBytes) / total
@@ -180,14 +180,14 @@ func (r *Result) String() string {
   first byte   p50 %s, p99 %s, last %s
   reader       p99 %s, last %s; longest stall p99 %.3f s, most %.3f s
   copies       origin %.3f, entering regions %.3f; same zone %.1f %%, waste %.1f %%
-  faults       %d hedges, %d wrong chunks, %d bans, %d breaches
+  faults       %d hedges, %d wrong chunks, %d bans, %d breaches; %.1f HAVEs a chunk
   run          trace %016x; %d chunks, %d events, %d steps in %.1f s: %.0f chunks/s, %.0f events/s; %d MiB
 `, r.Scenario, r.Seed, r.Bound.Seconds(), r.Hosts, r.Unfinished,
 		q(r.Finish, .5), q(r.Finish, .99), q(r.Finish, .999), q(r.Finish, 1),
 		q(r.FirstByte, .5), q(r.FirstByte, .99), q(r.FirstByte, 1),
 		q(r.ReaderEnd, .99), q(r.ReaderEnd, 1), Quantile(r.Stall, .99).Seconds(), Quantile(r.Stall, 1).Seconds(),
 		r.SeedCopies, r.EnterCopies, 100*r.ZoneShare, 100*r.Waste,
-		r.Hedges, r.Wrong, r.Bans, r.Breaches,
+		r.Hedges, r.Wrong, r.Bans, r.Breaches, float64(r.Haves)/max(1, float64(r.Deliveries)),
 		r.Trace, r.Deliveries, r.Events, r.Steps, r.Took.Seconds(),
 		float64(r.Deliveries)/r.Took.Seconds(), float64(r.Events)/r.Took.Seconds(), r.HeapBytes>>20)
 }

@@ -16,8 +16,7 @@ const (
 	evRenew                    // host asks its registrar again for root
 	evPEX                      // host tells members of one another
 	evTick                     // the time a core has named
-	evFlush                    // host's gathered HAVEs go out
-	evHaves                    // of host, batch a, arrive at the peers of class b
+	evHave                     // at host from handle a: batch b
 	evMail                     // host reads its HAVEs
 	evJoin                     // at host: a wants to be a member
 	evJoined                   // at host: handle a took us
@@ -46,7 +45,6 @@ const (
 
 // Times of the shell that the model repeats (transfer/swarm, dht).
 const (
-	haveEvery     = int64(10 * time.Millisecond)
 	pexEvery      = int64(5 * time.Second)
 	progressTime  = int64(10 * time.Second) // a piece must move within
 	silenceTime   = int64(20 * time.Second) // a link without a message ends
@@ -76,6 +74,7 @@ type simulation struct {
 	chunks  [][]uint32 // lengths, by blob
 	total   int64
 	mapped  []int // bytes of each blob's map
+	whole   []core.Bits
 	hosts   []host
 	regions []region
 	sends   []send
@@ -93,6 +92,7 @@ type simulation struct {
 	originBytes               int64
 	zoneBytes, received       int64
 	wrong, bans, hedges       int64
+	haves                     int64
 	breaches                  int64 // chunks sent or taken that were not right: must stay 0
 }
 
@@ -147,8 +147,7 @@ type link struct {
 // part is a host's part in one blob.
 type part struct {
 	core     *core.Core
-	tick     int64 // when a tick is on its way; 0: none
-	fresh    []int32
+	tick     int64     // when a tick is on its way; 0: none
 	asked    []asked   // requests without their whole answer
 	members  int32     // peers that have joined
 	table    [][]int32 // a registrar's members by zone (0: all); servers only
@@ -156,7 +155,6 @@ type part struct {
 	leases   int64     // of this member at its registrar
 	listed   int32     // that registrar, -1 none
 	known    bool      // it has its map
-	flushing bool
 	serving  bool
 	fetching bool
 	pexing   bool // an exchange is due
@@ -179,8 +177,8 @@ type mail struct {
 
 // batch is the chunks of one HAVE.
 type batch struct {
-	chunks []int
-	refs   int32
+	chunks []uint32 // none: all
+	load   int32
 	root   uint8
 }
 
@@ -243,6 +241,11 @@ func newSimulation(sc *Scenario, seed uint64) *simulation {
 		l := lengths(int64(b), sc.Schedule)
 		s.chunks = append(s.chunks, l)
 		s.mapped = append(s.mapped, 40+32*len(l))
+		all := core.NewBits(len(l))
+		for i := range l {
+			all.Set(i)
+		}
+		s.whole = append(s.whole, all)
 		s.total += int64(b)
 	}
 	n := 0
@@ -303,13 +306,10 @@ func (s *simulation) newCore(cfg core.Config, id int32, b int, seed uint64, whol
 	if cfg.Members == 0 && h.server {
 		cfg.Members = serverMembers
 	}
-	have := core.NewBits(len(cfg.Chunks))
 	if whole {
-		for i := range cfg.Chunks {
-			have.Set(i)
-		}
+		return core.New(cfg, s.whole[b])
 	}
-	return core.New(cfg, have)
+	return core.New(cfg, nil)
 }
 
 // keyOf is the stable key of a host.
@@ -407,7 +407,7 @@ func (s *simulation) run(limit time.Duration) {
 
 func (s *simulation) handle(e *event) {
 	h := &s.hosts[e.host]
-	if h.frozen && e.kind < evThaw && e.kind != evHaves && e.kind != evAbort {
+	if h.frozen && e.kind < evThaw && e.kind != evAbort {
 		h.deferred = append(h.deferred, *e)
 		return
 	}
@@ -423,10 +423,8 @@ func (s *simulation) handle(e *event) {
 		s.exchange(e.host, b)
 	case evTick:
 		s.tick(e.host, b)
-	case evFlush:
-		s.flush(e.host, b)
-	case evHaves:
-		s.spread(e)
+	case evHave:
+		s.receive(e)
 	case evMail:
 		h.mailed = false
 		if !h.gone {
@@ -582,7 +580,7 @@ func (s *simulation) comeBack(id int32) {
 		}
 		base.Chunks, base.Seed, base.Key, base.Zone = s.chunks[b], s.rand.Uint64(), keyOf(id), h.zone
 		p.core = core.New(base, have)
-		p.asked, p.fresh, p.tick, p.flushing, p.known, p.listed = nil, nil, 0, false, false, -1
+		p.asked, p.tick, p.known, p.listed = nil, 0, false, -1
 		p.serving, p.fetching, p.pexing, p.members, p.avoid = false, false, false, 0, 0
 	}
 	for k := range h.links {
