@@ -35,8 +35,9 @@ const (
 type entry struct {
 	d    *Disk
 	root digest.CID
-	refs int           // guarded by d.mu
-	rest *list.Element // guarded by d.mu
+	// Guarded by d.mu: all holds, and those of handles that yield.
+	refs, yields int
+	rest         *list.Element
 
 	life sync.Mutex
 
@@ -780,6 +781,7 @@ func (e *entry) adopt(m *chunk.Map, encoded []byte, f *os.File, path string) (ex
 type handle struct {
 	e      *entry
 	closed atomic.Bool
+	yields bool // guarded by d.mu
 	// sources are what Create found for Reuse.
 	sources atomic.Pointer[sources]
 }
@@ -818,6 +820,7 @@ func (h *handle) ReadChunk(ctx context.Context, i int, dst []byte) ([]byte, erro
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	e.touch(time.Now())
 	e.mu.RLock()
 	m := e.m
 	here := e.state == complete || e.state == partial && e.has(i)
@@ -932,7 +935,22 @@ func (e *entry) write(i int, put func(*os.File) error) (done bool, err error) {
 	return false, err
 }
 
+func (h *handle) Yield(yes bool) {
+	d := h.e.d
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case yes == h.yields || h.closed.Load():
+	case yes:
+		h.e.yields++
+	default:
+		h.e.yields--
+	}
+	h.yields = yes
+}
+
 func (h *handle) Close() error {
+	h.Yield(false)
 	if !h.closed.Swap(true) {
 		h.sources.Swap(nil).close()
 		h.e.d.drop(h.e)

@@ -140,6 +140,7 @@ func (s *Memory) Damage(root digest.CID, i int) {
 func (b *memoryBlob) Root() digest.CID { return b.root }
 func (b *memoryBlob) Map() *chunk.Map  { return b.m }
 func (b *memoryBlob) Close() error     { return nil }
+func (b *memoryBlob) Yield(bool)       {}
 func (b *memoryBlob) Complete() bool   { return b.Have().Full() }
 
 func (b *memoryBlob) Have() chunk.Bitmap {

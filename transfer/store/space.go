@@ -277,7 +277,7 @@ func (d *Disk) isOpen(root digest.CID) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	e := d.entries[root]
-	return e != nil && e.refs > 0
+	return e != nil && e.refs > e.yields
 }
 
 // evictOne removes a blob unless somebody has opened or pinned it meanwhile.
@@ -293,7 +293,7 @@ func (d *Disk) evictOne(ctx context.Context, info Info, removed *int) error {
 	}
 	defer e.unlock()
 	d.mu.Lock()
-	alone := e.refs == 1
+	alone := e.refs-1 == e.yields
 	d.mu.Unlock()
 	// Who opens it from now on waits for life and then finds it absent.
 	if !alone || d.pins.has(info.Root) {

@@ -54,7 +54,7 @@ type Store interface {
 }
 
 // Blob is an open blob; the caller closes it. All methods may be called
-// concurrently; an open blob is not evicted.
+// concurrently; an open blob is not evicted, unless all who have it open yield.
 type Blob interface {
 	Root() digest.CID
 	// Map returns the chunk map, shared and not to be changed.
@@ -76,6 +76,9 @@ type Blob interface {
 	// Errors: meta.ErrCorrupt when b is not chunk i; meta.ErrNotFound when the blob
 	// was removed meanwhile.
 	WriteChunk(ctx context.Context, i int, b []byte) error
+	// Yield says whether this opener does without the blob when room is needed. At
+	// first it does not.
+	Yield(yes bool)
 	Close() error
 }
 

@@ -508,7 +508,7 @@ func (m *membership) exchange() {
 
 // askMap asks a member for the map when nobody else gave it.
 func (m *membership) askMap() {
-	if m.core != nil || !m.fetched || m.mapFrom != nil {
+	if m.core != nil || !m.fetched || m.mapFrom != nil || m.shown() {
 		return
 	}
 	for _, p := range m.members {

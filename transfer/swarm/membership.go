@@ -55,6 +55,7 @@ type membership struct {
 
 	mu       sync.Mutex
 	blob     store.Blob // set once, before opened is closed
+	local    *local     // set before blob; nil when nothing is copied
 	have     chunk.Bitmap
 	waiters  map[int][]chan struct{}
 	sessions map[uint32]*Session
@@ -130,7 +131,9 @@ type member struct {
 	up      bool // the core knows that it is connected
 }
 
-func newMembership(s *Swarm, root digest.CID, channel uint32, blob store.Blob) *membership {
+// newMembership returns a membership that takes over blob, which may be nil; fetch says
+// that what it lacks is wanted. s.mu is held.
+func newMembership(s *Swarm, root digest.CID, channel uint32, blob store.Blob, fetch bool) *membership {
 	m := &membership{
 		s: s, root: root, channel: channel, start: time.Now(),
 		inbox: make(chan func(), inboxSize), kick: make(chan struct{}, 1), find: make(chan struct{}, 1),
@@ -140,7 +143,10 @@ func newMembership(s *Swarm, root digest.CID, channel uint32, blob store.Blob) *
 		members: map[peer.ID]*member{}, uploads: map[uploadKey]*atomic.Bool{},
 		purpose: purpose{changed: make(chan struct{})},
 	}
-	if blob != nil {
+	switch {
+	case blob != nil && fetch && !blob.Complete():
+		m.s.start(func(ctx context.Context) { m.begin(ctx, blob) })
+	case blob != nil:
 		m.inbox <- func() { m.open(blob) }
 	}
 	return m
@@ -181,6 +187,9 @@ func (m *membership) attach(o FetchOptions, place bool) *Session {
 	m.reclassify()
 	m.changed[session.id] = session
 	m.used = time.Now()
+	if m.blob != nil {
+		m.blob.Yield(false)
+	}
 	m.wake()
 	return session
 }
@@ -363,12 +372,22 @@ func (m *membership) touch() {
 
 // open takes over the blob, partial or complete, and starts to decide.
 func (m *membership) open(blob store.Blob) {
-	if m.core != nil {
+	m.mu.Lock()
+	if m.core != nil || m.blob != nil && m.blob != blob {
+		m.mu.Unlock()
 		closeBlob(blob)
 		return
 	}
+	if m.blob == nil {
+		m.show(blob)
+	}
+	m.have = blob.Have()
+	have := m.have.Clone()
+	for id, session := range m.sessions {
+		m.changed[id] = session
+	}
+	m.mu.Unlock()
 	chunks := blob.Map().Chunks
-	have := blob.Have()
 	lengths := make([]uint32, len(chunks))
 	for i, c := range chunks {
 		lengths[i] = c.Stored
@@ -380,19 +399,6 @@ func (m *membership) open(blob store.Blob) {
 		Key: peerKey(m.s.self), Zone: zoneHandle(m.s.cfg.Self),
 		Degree: limits.Degree, Members: limits.Members, Slots: limits.UploadSlots,
 	}, bits)
-	m.mu.Lock()
-	m.blob, m.have = blob, have
-	for i, waiting := range m.waiters {
-		if have.Has(i) {
-			wakeAll(waiting)
-			delete(m.waiters, i)
-		}
-	}
-	for id, session := range m.sessions {
-		m.changed[id] = session
-	}
-	close(m.opened)
-	m.mu.Unlock()
 	m.found(blob.Map(), have)
 	m.mapFrom, m.mapParts = nil, nil
 	m.readersChanged()
@@ -901,8 +907,6 @@ func (m *membership) prepare(ctx context.Context, encoded, inline []byte) error 
 			}
 		}
 	}
-	if !m.post(func() { m.open(blob) }) {
-		closeBlob(blob)
-	}
+	m.begin(ctx, blob)
 	return nil
 }

@@ -54,6 +54,7 @@ func (s *Session) Prefer(from, to int) {
 	m.mu.Lock()
 	s.from, s.to = from, to
 	m.changed[s.id] = s
+	m.local.wants(from, false)
 	m.mu.Unlock()
 	m.wake()
 }
@@ -73,6 +74,7 @@ func (s *Session) Wait(ctx context.Context, i int) error {
 		s.from, s.to = i, i+1
 		m.changed[s.id] = s
 	}
+	m.local.wants(i, true)
 	arrived := make(chan struct{})
 	m.waiters[i] = append(m.waiters[i], arrived)
 	m.mu.Unlock()
@@ -121,6 +123,9 @@ func (s *Session) Close() error {
 	m.reclassify()
 	if len(m.sessions) == 0 {
 		m.s.fetching.Release(1)
+		if m.blob != nil {
+			m.blob.Yield(true)
+		}
 	}
 	m.wake()
 	return nil

@@ -195,7 +195,10 @@ func (m *membership) found(cm *chunk.Map, have chunk.Bitmap) {
 	if !fetching {
 		return
 	}
-	n := storedBytes(cm, have)
+	m.foundBytes(storedBytes(cm, have))
+}
+
+func (m *membership) foundBytes(n int64) {
 	m.meter.local.Add(n)
 	m.s.meter.local.Add(n)
 	m.s.metrics.local.Add(float64(n))

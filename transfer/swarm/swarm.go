@@ -253,7 +253,7 @@ func (s *Swarm) attach(root digest.CID, blob store.Blob, o FetchOptions) (*Sessi
 	}
 	m := s.byRoot[root]
 	if m == nil {
-		m = s.newMembership(root, blob)
+		m = s.newMembership(root, blob, true)
 	} else {
 		closeBlob(blob)
 	}
@@ -261,12 +261,12 @@ func (s *Swarm) attach(root digest.CID, blob store.Blob, o FetchOptions) (*Sessi
 }
 
 // newMembership registers and starts a membership. s.mu is held, s runs.
-func (s *Swarm) newMembership(root digest.CID, blob store.Blob) *membership {
+func (s *Swarm) newMembership(root digest.CID, blob store.Blob, fetch bool) *membership {
 	channel := s.channels.Add(1)
 	for channel == 0 || s.byChannel[channel] != nil {
 		channel = s.channels.Add(1)
 	}
-	m := newMembership(s, root, channel, blob)
+	m := newMembership(s, root, channel, blob, fetch)
 	s.byRoot[root] = m
 	s.byChannel[channel] = m
 	s.start(m.run)
@@ -295,7 +295,7 @@ func (s *Swarm) passive(ctx context.Context, root digest.CID) (*membership, erro
 		closeBlob(blob)
 		return m, nil
 	}
-	return s.newMembership(root, blob), nil
+	return s.newMembership(root, blob, false), nil
 }
 
 // channel returns the membership that peers address by number.
