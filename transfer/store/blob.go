@@ -832,11 +832,11 @@ func (h *handle) ReadChunk(ctx context.Context, i int, dst []byte) ([]byte, erro
 		return nil, fmt.Errorf("chunk %d of %s: %w", i, e.root, meta.ErrNotFound)
 	}
 	length := int(m.Chunks[i].Stored)
-	data, keep := e.d.hot.get(e.root, i, length)
+	data, keep := e.d.hot.get(e.root, i, length, dst)
 	if data != nil {
 		return data, nil
 	}
-	if keep || cap(dst) < length {
+	if cap(dst) < length {
 		dst = make([]byte, length)
 	}
 	b, err := e.readChecked(i, dst[:length])
@@ -876,7 +876,7 @@ func (h *handle) write(ctx context.Context, i int, b []byte) error {
 		if done, err := e.writeDisk(i, b, m); done || err != nil {
 			return err
 		}
-		e.d.hot.putCopy(e.root, i, b)
+		e.d.hot.put(e.root, i, b)
 	}
 	if e.isFull() {
 		return e.finish()
@@ -903,7 +903,7 @@ func (e *entry) writeDisk(i int, b []byte, m *chunk.Map) (done bool, err error) 
 	if err := e.writeBare(b); err != nil {
 		return true, err
 	}
-	e.d.hot.putCopy(e.root, i, b)
+	e.d.hot.put(e.root, i, b)
 	return true, nil
 }
 

@@ -36,7 +36,7 @@ type DiskConfig struct {
 	// that are neither open nor pinned go. 0 is no limit, and nothing ever goes.
 	CacheBytes int64
 	// HotBytes bounds the verified chunks kept in memory. 0 is 64 MiB with Fsync
-	// (servers) and 32 MiB without (agents); negative is none.
+	// (servers) and 16 MiB without (agents); negative is none.
 	HotBytes int64
 	// Reserve bytes of the file system stay free: new content is refused below it.
 	// 0 is 1 % of the file system, at most 512 MiB; negative is none.
@@ -138,7 +138,7 @@ const markVersion = 2
 // Errors: meta.ErrUnavailable when another process has the directory open.
 func OpenDisk(cfg DiskConfig) (*Disk, error) {
 	if cfg.HotBytes == 0 {
-		cfg.HotBytes = 32 << 20
+		cfg.HotBytes = 16 << 20
 		if cfg.Fsync {
 			cfg.HotBytes = 64 << 20
 		}
@@ -325,6 +325,7 @@ func (d *Disk) Close() error {
 		e.close()
 	}
 	d.mu.Unlock()
+	d.hot.close()
 	var err error
 	if clean {
 		err = d.markClean()

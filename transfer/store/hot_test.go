@@ -1,0 +1,90 @@
+package store
+
+import (
+	"bytes"
+	"sync"
+	"testing"
+
+	"github.com/shoal-registry/shoal/transfer/chunk"
+	"github.com/shoal-registry/shoal/verify/digest"
+)
+
+// Slabs are written again while others still copy out of them: nobody may see it.
+func TestHotChunksAreNotMixedUp(t *testing.T) {
+	c := newHotCache(4 << 20)
+	defer c.close()
+	root := digest.Sum(nil)
+	lengths := []int{100, hotSmall, hotSmall + 1, 256 << 10, 256<<10 + 100, 512 << 10, 1 << 20}
+	fill := func(i int) []byte { return bytes.Repeat([]byte{byte(i)}, lengths[i%len(lengths)]) }
+	const chunks = 40
+	var group sync.WaitGroup
+	for worker := range 6 {
+		group.Go(func() {
+			dst := make([]byte, 0, 1<<20)
+			for n := range 400 {
+				i := (n*7 + worker*13) % chunks
+				if got, _ := c.get(root, i, lengths[i%len(lengths)], dst); got == nil {
+					c.put(root, i, fill(i))
+				} else if !bytes.Equal(got, fill(i)) {
+					t.Errorf("chunk %d is another", i)
+					return
+				}
+			}
+		})
+	}
+	group.Wait()
+	if c.bytes > c.maxBytes || c.mapped > c.maxBytes+6*(1<<20+chunk.MaxOverhead) {
+		t.Errorf("%d bytes are kept, %d are mapped, of %d", c.bytes, c.mapped, c.maxBytes)
+	}
+	if c.hits.Load() == 0 {
+		t.Error("nothing was found")
+	}
+	c.close()
+	if c.bytes != 0 || c.mapped != 0 || c.order.Len() != 0 {
+		t.Errorf("closed: %d bytes, %d mapped", c.bytes, c.mapped)
+	}
+}
+
+func TestHotChunksUseTheirMemoryAgain(t *testing.T) {
+	c := newHotCache(2 << 20)
+	defer c.close()
+	root := digest.Sum(nil)
+	data := make([]byte, 256<<10)
+	dst := make([]byte, 0, len(data))
+	i := 0
+	put := func() {
+		c.put(root, i, data)
+		if got, _ := c.get(root, i, len(data), dst); &got[0] != &dst[:1][0] {
+			t.Fatal("a reader did not get a copy")
+		}
+		i++
+	}
+	for range 20 {
+		put()
+	}
+	mapped := c.mapped
+	if mapped > 2<<20 {
+		t.Errorf("%d bytes are mapped", mapped)
+	}
+	// A list element and what describes the chunk, but no bytes of it.
+	if n := testing.AllocsPerRun(100, put); n > 5 || c.mapped != mapped {
+		t.Errorf("%v allocations, %d bytes mapped", n, c.mapped)
+	}
+	// Chunks of another length take over.
+	for n := range 10 {
+		c.put(root, 1000+n, data[:100<<10])
+	}
+	if c.mapped > 2<<20 {
+		t.Errorf("%d bytes are mapped", c.mapped)
+	}
+}
+
+func TestAChunkTooLargeIsNotHot(t *testing.T) {
+	c := newHotCache(1 << 20)
+	defer c.close()
+	root := digest.Sum(nil)
+	c.put(root, 0, make([]byte, 512<<10))
+	if got, keep := c.get(root, 0, 512<<10, nil); got != nil || keep || c.bytes != 0 {
+		t.Errorf("%d bytes, keep %v", len(got), keep)
+	}
+}
