@@ -63,8 +63,8 @@ type Node struct {
 	Rack   string
 	Data   string
 	Host   string // the address others reach it by
-	// Everywhere lets the gateway listen on all addresses of the machine or
-	// namespace, so that loopback clients are served too.
+	// Everywhere lets the gateway and the private listener be on all addresses of the
+	// machine or namespace, so that loopback clients are served too.
 	Everywhere bool
 	Bootstrap  bool
 	Join       string // https://host:port
@@ -74,15 +74,15 @@ type Node struct {
 
 // Args returns the command line of the node, as design.md section 6 has it.
 func (n Node) Args() []string {
-	gateway := n.Host
+	local := n.Host
 	if n.Everywhere {
-		gateway = "0.0.0.0"
+		local = "0.0.0.0"
 	}
 	args := []string{
 		n.Role, "--data", n.Data,
-		"--gateway", net.JoinHostPort(gateway, GatewayPort),
+		"--gateway", net.JoinHostPort(local, GatewayPort),
 		"--swarm", net.JoinHostPort(n.Host, SwarmPort),
-		"--ops", net.JoinHostPort(n.Host, OpsPort),
+		"--ops", net.JoinHostPort(local, OpsPort),
 		"--advertise", n.Host,
 	}
 	if n.Role == "server" {

@@ -70,7 +70,7 @@ func TestParseProcFiles(t *testing.T) {
 
 func TestNodeArgsFollowTheContract(t *testing.T) {
 	got := Node{Role: "server", Region: "east", Zone: "a", Data: "/d", Host: "10.0.0.1", Everywhere: true, Bootstrap: true}.Args()
-	want := strings.Fields("server --data /d --gateway 0.0.0.0:5000 --swarm 10.0.0.1:7070 --ops 10.0.0.1:7072 --advertise 10.0.0.1 --region east --raft 10.0.0.1:7071 --raft-profile site --zone a --bootstrap")
+	want := strings.Fields("server --data /d --gateway 0.0.0.0:5000 --swarm 10.0.0.1:7070 --ops 0.0.0.0:7072 --advertise 10.0.0.1 --region east --raft 10.0.0.1:7071 --raft-profile site --zone a --bootstrap")
 	if !slices.Equal(got, want) {
 		t.Errorf("args %q\nwant %q", got, want)
 	}
