@@ -294,29 +294,30 @@ func (f *Finder) Join(ctx context.Context, want Want) (Introduction, error) {
 	f.mu.Lock()
 	before, _ := f.known.get(want.Root)
 	f.mu.Unlock()
-	rep, err := f.askOrLookUp(ctx, want, before, request{
+	rep, found, err := f.askOrLookUp(ctx, want, before, request{
 		Root: want.Root, Have: uint64(max(0, want.Have)), Complete: want.Complete,
 		// Who has a chunk has the map it was checked with.
 		HasMap: len(before.encoded) > 0 || want.Have > 0 || want.Complete,
 	})
-	if found, ok := errors.AsType[*foundError](err); ok {
-		return found.Introduction, nil
-	}
-	switch {
-	case err == nil:
-		f.metrics.joins.WithLabelValues("registrar").Inc()
-		in := f.learn(want.Root, rep)
+	announced := func(members int) {
 		if want.Have > 0 || want.Complete {
-			f.announce.add(want.Root, in.Members)
+			f.announce.add(want.Root, members)
 		}
-		return in, nil
-	case errors.Is(err, meta.ErrNotFound) || ctx.Err() != nil:
+	}
+	if err != nil {
+		if !errors.Is(err, meta.ErrNotFound) {
+			announced(before.members) // whoever looks next shall find this node
+		}
 		return Introduction{}, err
 	}
-	if u, ok := errors.AsType[*meta.UnavailableError](err); ok && u.Reason == "busy" {
-		return Introduction{}, err // there is a server: it shall not lose its load to the DHT
+	in, members := found, before.members
+	if found == nil {
+		f.metrics.joins.WithLabelValues("registrar").Inc()
+		learned := f.learn(want.Root, rep)
+		in, members = &learned, learned.Members
 	}
-	return f.lookup(ctx, want, before, err)
+	announced(members)
+	return *in, nil
 }
 
 // Leave ends the membership. Announcements in the DHT stay while Held.
@@ -359,23 +360,11 @@ func btoi(b bool) int {
 	return 0
 }
 
-// foundError ends askOrLookUp with what the DHT found while no server answered.
-type foundError struct{ Introduction }
-
-func (*foundError) Error() string { return "found in the DHT" }
-
-// askOrLookUp is ask, and beside it, from silentFor on, a look-up in the DHT if this
-// node has a grant to show to those whom it finds: *foundError then.
-func (f *Finder) askOrLookUp(ctx context.Context, want Want, before known, req request) (reply, error) {
-	if f.cfg.DHT == nil || len(before.grant) == 0 {
-		return f.ask(ctx, req)
-	}
-	f.mu.Lock()
-	patience := silentFor
-	if f.silent.After(f.answered) {
-		patience = silentAgain
-	}
-	f.mu.Unlock()
+// askOrLookUp asks the servers, and the DHT when none answers: beside them from
+// silentFor on, if this node has a grant to show to those whom it finds, else after
+// them. A reply of a server, an introduction by the DHT or an error comes back.
+func (f *Finder) askOrLookUp(ctx context.Context, want Want, before known, req request) (reply, *Introduction, error) {
+	parent := ctx
 	ctx, cancel := context.WithCancel(ctx)
 	var calls sync.WaitGroup
 	defer calls.Wait()
@@ -384,30 +373,73 @@ func (f *Finder) askOrLookUp(ctx context.Context, want Want, before known, req r
 		reply
 		err error
 	}
-	servers, found := make(chan asked, 1), make(chan Introduction, 1)
+	type looked struct {
+		Introduction
+		err error
+	}
+	servers, peers := make(chan asked, 1), make(chan looked, 1)
 	calls.Go(func() {
 		rep, err := f.ask(ctx, req)
 		servers <- asked{rep, err}
 	})
-	timer := time.NewTimer(patience)
-	defer timer.Stop()
+	var silence <-chan time.Time
+	if f.cfg.DHT != nil && len(before.grant) > 0 {
+		timer := time.NewTimer(f.patience())
+		defer timer.Stop()
+		silence = timer.C
+	}
+	var failed error // of the servers, when they are through
+	looking := false
+	look := func() {
+		if looking {
+			return
+		}
+		looking = true
+		calls.Go(func() {
+			in, err := f.lookup(ctx, want, before)
+			peers <- looked{in, err}
+		})
+	}
 	for {
 		select {
 		case a := <-servers:
-			return a.reply, a.err
-		case <-timer.C:
-			calls.Go(func() {
-				if in, err := f.lookup(ctx, want, before, nil); err == nil {
-					found <- in
-				}
-			})
-		case in := <-found:
-			f.noteSilence()
-			f.probe()
-			f.metrics.joins.WithLabelValues("dht").Inc()
-			return reply{}, &foundError{in}
+			busy, _ := errors.AsType[*meta.UnavailableError](a.err)
+			switch {
+			case a.err == nil, errors.Is(a.err, meta.ErrNotFound), parent.Err() != nil:
+				return a.reply, nil, a.err
+			case busy != nil && busy.Reason == "busy":
+				return reply{}, nil, a.err // there is a server: it shall not lose its load to the DHT
+			}
+			failed = a.err
+			look()
+		case <-silence:
+			look()
+		case l := <-peers:
+			switch {
+			case l.err == nil && failed == nil:
+				f.noteSilence()
+				f.probe() // it may have answered later
+				fallthrough
+			case l.err == nil:
+				f.metrics.joins.WithLabelValues("dht").Inc()
+				return reply{}, &l.Introduction, nil
+			case failed != nil:
+				f.metrics.joins.WithLabelValues("nobody").Inc()
+				return reply{}, nil, errors.Join(failed, l.err)
+			}
+			looking = false // the servers may still answer; when they fail it is tried again
 		}
 	}
+}
+
+// patience is how long servers may be silent before the DHT is asked beside them.
+func (f *Finder) patience() time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.silent.After(f.answered) {
+		return silentAgain
+	}
+	return silentFor
 }
 
 type answer struct {
@@ -548,39 +580,26 @@ func (f *Finder) allGrants() map[digest.CID]savedGrant {
 	return all
 }
 
-// lookup asks the DHT, because of cause no server did answer; nil when one still
-// may, and then nothing is counted.
-func (f *Finder) lookup(ctx context.Context, want Want, before known, cause error) (Introduction, error) {
+// lookup asks the DHT.
+//
+// Errors: meta.ErrUnavailable when nobody is found.
+func (f *Finder) lookup(ctx context.Context, want Want, before known) (Introduction, error) {
 	if f.cfg.DHT == nil {
-		f.metrics.joins.WithLabelValues("nobody").Inc()
-		return Introduction{}, cause
+		return Introduction{}, fmt.Errorf("no DHT to look for %s in: %w", want.Root, meta.ErrUnavailable)
 	}
 	ctx, cancel := context.WithTimeout(ctx, lookupTime)
 	defer cancel()
 	ids, err := f.cfg.DHT.FindProviders(ctx, want.Root, MaxPeers)
 	if err != nil && len(ids) == 0 {
-		if cause != nil {
-			f.metrics.joins.WithLabelValues("nobody").Inc()
-		}
-		return Introduction{}, errors.Join(cause, err)
+		return Introduction{}, err
 	}
 	told := make([]Peer, len(ids))
 	for i, id := range ids {
 		told[i].ID = id
 	}
 	peers := Referrals(f.cfg.Roster, f.cfg.Self, told)
-	if want.Have > 0 || want.Complete {
-		f.announce.add(want.Root, before.members)
-	}
 	if len(peers) == 0 {
-		if cause == nil {
-			return Introduction{}, fmt.Errorf("nobody is found who has %s: %w", want.Root, meta.ErrUnavailable)
-		}
-		f.metrics.joins.WithLabelValues("nobody").Inc()
-		return Introduction{}, fmt.Errorf("nobody is found who has %s: %w", want.Root, cause)
-	}
-	if cause != nil {
-		f.metrics.joins.WithLabelValues("dht").Inc()
+		return Introduction{}, fmt.Errorf("nobody is found who has %s: %w", want.Root, meta.ErrUnavailable)
 	}
 	return Introduction{
 		Map: before.encoded, Grant: before.grant, GrantExpires: before.expires,

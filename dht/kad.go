@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -26,10 +27,17 @@ import (
 const (
 	// bootstrapPeers is how many nodes of the roster a DHT begins with.
 	bootstrapPeers = 8
-	queryTime      = 5 * time.Second
-	refreshEvery   = 10 * time.Minute
-	startEvery     = 5 * time.Second
-	cleanupEvery   = 5 * time.Minute
+	// enoughPeers is how many of them it takes, meetTime how long meeting them may take.
+	enoughPeers  = 2
+	meetTime     = 5 * time.Second
+	queryTime    = 5 * time.Second
+	refreshEvery = 10 * time.Minute
+	startEvery   = time.Second
+	// moreWithin is how long a look-up goes on after it has found somebody.
+	moreWithin = 100 * time.Millisecond
+	// acquainted is how long a look-up waits for a first peer.
+	acquainted   = time.Second
+	cleanupEvery = 5 * time.Minute
 	// serversScope is the scope of the DHT of all servers; no region has that name.
 	serversScope = "_servers"
 )
@@ -55,6 +63,7 @@ type DHT struct {
 	log     *slog.Logger
 	records *recordStore
 	kad     atomic.Pointer[kaddht.IpfsDHT] // nil unless Run is at work
+	tries   atomic.Uint32                  // to meet first peers
 }
 
 // NewDHT returns a DHT that takes part once Run is called.
@@ -120,19 +129,18 @@ func (d *DHT) Run(ctx context.Context) error {
 		return fmt.Errorf("start the DHT of %s: %w", cmp.Or(string(d.cfg.Region), "all servers"), err)
 	}
 	d.kad.Store(kad)
-	// The library looks for a first peer when it starts and then every 2 minutes;
-	// the roster may come later than the start, and an outage end sooner.
+	// The library looks for a first peer when it starts and then every 2 minutes, one
+	// after the other, and a dead server costs 5 s; the roster may come later than the
+	// start, and an outage end sooner.
 	ticker := time.NewTicker(startEvery)
 	defer ticker.Stop()
 	for ctx.Err() == nil {
+		if d.Size() == 0 {
+			d.meet(ctx)
+		}
 		select {
 		case <-ctx.Done():
 		case <-ticker.C:
-			if d.Size() == 0 && len(d.bootstrap()) > 0 {
-				if err := kad.Bootstrap(ctx); err != nil {
-					d.log.Debug("the DHT finds no first peer", "error", err)
-				}
-			}
 		}
 	}
 	d.kad.Store(nil)
@@ -142,11 +150,34 @@ func (d *DHT) Run(ctx context.Context) error {
 	return nil
 }
 
+// meet connects to the nodes to begin with, all at once, until enough of them are
+// there; what identifies itself as one of the DHT then gets into the routing table.
+func (d *DHT) meet(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, meetTime)
+	defer cancel()
+	var group sync.WaitGroup
+	defer group.Wait()
+	peers := d.bootstrap()
+	d.tries.Add(1)
+	met := make(chan error, len(peers))
+	for _, p := range peers {
+		group.Go(func() { met <- d.cfg.Host.Connect(ctx, p) })
+	}
+	found := 0
+	for range peers {
+		if err := <-met; err != nil {
+			d.log.Debug("the DHT misses a first peer", "error", err)
+		} else if found++; found == enoughPeers {
+			cancel()
+		}
+	}
+}
+
 // bootstrap picks the nodes to begin with, and to begin again with when all
-// others are lost: servers first, then others, by rendezvous with this node, so
-// that a region's nodes do not all begin with the same ones.
+// others are lost: servers first, then others, by rendezvous with this node and
+// try, so that a region's nodes do not all begin with the same ones.
 func (d *DHT) bootstrap() []peer.AddrInfo {
-	seed := digest.Sum([]byte(d.cfg.Self))
+	seed := digest.Sum(fmt.Append([]byte(d.cfg.Self), d.tries.Load()))
 	nodes := rank(seed, slices.DeleteFunc(slices.Clone(d.cfg.Roster.Nodes(d.cfg.Region, "")), func(n meta.Node) bool {
 		return n.ID == d.cfg.Self || !d.member(n)
 	}))
@@ -188,8 +219,9 @@ func (d *DHT) Provide(ctx context.Context, root digest.CID) error {
 }
 
 // FindProviders returns at most limit enrolled nodes that announced root, itself
-// aside, as soon as it has them; ctx must have a deadline, at which it returns
-// those found by then.
+// aside: as soon as it has so many, or moreWithin after the first of them, since the
+// rest of the look-up may wait for dead nodes. ctx must have a deadline, at which it
+// returns those found by then.
 //
 // Errors: meta.ErrUnavailable when nobody could be asked.
 func (d *DHT) FindProviders(ctx context.Context, root digest.CID, limit int) ([]meta.NodeID, error) {
@@ -197,6 +229,7 @@ func (d *DHT) FindProviders(ctx context.Context, root digest.CID, limit int) ([]
 	if kad == nil {
 		return nil, fmt.Errorf("look up %s: %w", root, errNotRunning)
 	}
+	d.await(ctx)
 	ctx, cancel := context.WithCancel(ctx)
 	// One more than wanted, since this node may be among them.
 	found := kad.FindProvidersAsync(ctx, d.key(root), limit+1)
@@ -209,6 +242,10 @@ func (d *DHT) FindProviders(ctx context.Context, root digest.CID, limit int) ([]
 		if out = append(out, id); len(out) == limit {
 			break
 		}
+		if len(out) == 1 {
+			enough := time.AfterFunc(moreWithin, cancel)
+			defer enough.Stop()
+		}
 	}
 	cancel()
 	for range found { // the look-up ends with its context; let it
@@ -217,6 +254,21 @@ func (d *DHT) FindProviders(ctx context.Context, root digest.CID, limit int) ([]
 		return nil, fmt.Errorf("look up %s: %w", root, &meta.UnavailableError{Reason: "no_server", RetryAfter: time.Second})
 	}
 	return out, nil
+}
+
+// await waits for a first peer, which a node that has just started may not have yet.
+func (d *DHT) await(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, acquainted)
+	defer cancel()
+	ticker := time.NewTicker(acquainted / 50)
+	defer ticker.Stop()
+	for d.Size() == 0 {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
 }
 
 // Size returns how many nodes the routing table has.

@@ -20,7 +20,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -63,8 +65,20 @@ type Cluster struct {
 	lock    *node.DirLock
 	configs []config.Config // servers, then agents
 	ready   chan struct{}
-	nodes   []*node.Node
 	desc    Description
+
+	mu    sync.Mutex
+	nodes []*node.Node
+	runs  []*running // by node
+	run   func(i int, n *node.Node)
+}
+
+// running is a node's Run.
+type running struct {
+	stop  context.CancelFunc
+	ended chan struct{} // closed when it has returned err
+	err   error
+	asked bool // to stop, alone
 }
 
 // Open takes the directory, chooses ports that are not yet chosen and writes
@@ -223,8 +237,41 @@ func (c *Cluster) Ready() <-chan struct{} { return c.ready }
 // Description returns where everything listens; complete once Ready.
 func (c *Cluster) Description() Description { return c.desc }
 
-// Nodes returns the servers, then the agents; complete once Ready.
-func (c *Cluster) Nodes() []*node.Node { return c.nodes }
+// Nodes returns the servers, then the agents; complete once Ready. One that was
+// stopped stays in its place.
+func (c *Cluster) Nodes() []*node.Node {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.nodes)
+}
+
+// Stop stops node i of Nodes alone and waits for its end: the others go on. It is
+// called while Run runs, after Ready.
+//
+// Errors: those of the node's end.
+func (c *Cluster) Stop(i int) error {
+	c.mu.Lock()
+	r := c.runs[i]
+	r.asked = true
+	c.mu.Unlock()
+	r.stop()
+	<-r.ended
+	return r.err
+}
+
+// Start starts node i, which was stopped, from what it left on disk. It returns
+// when the node listens; node.Node.Ready says when it serves.
+//
+// Errors: as node.New.
+func (c *Cluster) Start(ctx context.Context, i int) error {
+	cfg := c.configs[i]
+	n, err := node.New(ctx, cfg, c.opts.Log.With("node", filepath.Base(cfg.Data)))
+	if err != nil {
+		return fmt.Errorf("%s: %w", filepath.Base(cfg.Data), err)
+	}
+	c.run(i, n)
+	return nil
+}
 
 // Run starts the nodes, writes dev.json, and stops all when ctx ends. It may be
 // called once.
@@ -239,19 +286,38 @@ func (c *Cluster) Run(ctx context.Context) error {
 
 	started := make(chan struct{})
 	var agentGroup errgroup.Group
+	c.run = func(i int, n *node.Node) {
+		parent, in := servers, group.Go
+		if n.Role() == meta.RoleAgent {
+			parent, in = agents, agentGroup.Go
+		}
+		ctx, cancel := context.WithCancel(parent)
+		r := &running{stop: cancel, ended: make(chan struct{})}
+		c.mu.Lock()
+		if i == len(c.nodes) {
+			c.nodes, c.runs = append(c.nodes, nil), append(c.runs, nil)
+		}
+		c.nodes[i], c.runs[i] = n, r
+		c.mu.Unlock()
+		in(func() error {
+			defer cancel()
+			r.err = n.Run(ctx)
+			c.mu.Lock()
+			alone := r.asked
+			c.mu.Unlock()
+			close(r.ended)
+			if alone {
+				return nil // Stop returns it
+			}
+			if n.Role() == meta.RoleAgent {
+				stopAgents()
+			}
+			return r.err
+		})
+	}
 	group.Go(func() error {
 		defer close(started)
-		return c.start(groupCtx, func(n *node.Node) {
-			if n.Role() == meta.RoleAgent {
-				agentGroup.Go(func() error {
-					err := n.Run(agents)
-					stopAgents()
-					return err
-				})
-				return
-			}
-			group.Go(func() error { return n.Run(servers) })
-		})
+		return c.start(groupCtx)
 	})
 	group.Go(func() error {
 		<-groupCtx.Done()
@@ -265,7 +331,7 @@ func (c *Cluster) Run(ctx context.Context) error {
 
 // start makes the nodes one after another, so that each can join through the
 // first; nodes that have joined before need no one.
-func (c *Cluster) start(ctx context.Context, run func(*node.Node)) error {
+func (c *Cluster) start(ctx context.Context) error {
 	for i := range c.configs {
 		cfg := c.configs[i]
 		joined, err := node.Joined(cfg.Data)
@@ -290,8 +356,7 @@ func (c *Cluster) start(ctx context.Context, run func(*node.Node)) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", filepath.Base(cfg.Data), err)
 		}
-		c.nodes = append(c.nodes, n)
-		run(n)
+		c.run(i, n)
 	}
 	for _, n := range c.nodes {
 		if err := waitReady(ctx, n); err != nil {
