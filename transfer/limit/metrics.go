@@ -27,6 +27,28 @@ func (f *Flow) place() int {
 	}
 }
 
+// Count is how many bytes passed since the start, of one direction, class and place:
+// zone (our own), cross_zone or wan.
+type Count struct {
+	Direction Direction
+	Class     Class
+	Place     string
+	Bytes     int64
+}
+
+// Counts returns all counts.
+func (b *Budgets) Counts() []Count {
+	var all []Count
+	for d := range b.sides {
+		for class := range b.sides[d].bytes {
+			for place := range b.sides[d].bytes[class] {
+				all = append(all, Count{Direction(d), Class(class), placeNames[place], b.sides[d].bytes[class][place].Load()})
+			}
+		}
+	}
+	return all
+}
+
 // collector shows a Budgets to Prometheus. Labels: direction up or down; class; place
 // of the peer; budget is the key of the limit, as in Limits' JSON.
 type collector struct{ b *Budgets }
@@ -54,17 +76,16 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	}
 	for d := range c.b.sides {
 		s, direction := &c.b.sides[d], Direction(d).String()
-		for class := range s.bytes {
-			name := classNames[class]
-			for place := range s.bytes[class] {
-				send(bytesDesc, prometheus.CounterValue, float64(s.bytes[class][place].Load()), direction, name, placeNames[place])
-			}
+		for class, name := range classNames {
 			send(waitedDesc, prometheus.CounterValue, time.Duration(s.waited[class].Load()).Seconds(), direction, name)
 		}
 		s.mu.Lock()
 		waiting := s.core.waiting
 		s.mu.Unlock()
 		send(waitingDesc, prometheus.GaugeValue, float64(waiting), direction)
+	}
+	for _, n := range c.b.Counts() {
+		send(bytesDesc, prometheus.CounterValue, float64(n.Bytes), n.Direction.String(), n.Class.String(), n.Place)
 	}
 	for _, r := range c.b.Limits().List() {
 		send(limitDesc, prometheus.GaugeValue, float64(r.BytesPerSec), r.Budget)

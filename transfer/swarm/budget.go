@@ -42,9 +42,7 @@ func (m *membership) reclassify() {
 
 // tellClass tells the members what the root is fetched for when that has changed.
 func (m *membership) tellClass() {
-	m.mu.Lock()
-	class := m.purpose.Class
-	m.mu.Unlock()
+	class := m.fetchedFor().Class
 	if class == m.saidClass {
 		return
 	}
@@ -74,20 +72,33 @@ func (l *link) flow(d limit.Direction) limit.Flow {
 	return f
 }
 
-// letIn waits until some of the next most bytes of a chunk may be read from l, and
-// returns how many.
-func (m *membership) letIn(ctx context.Context, l *link, most int) (int, error) {
-	budgets := m.s.cfg.Budgets
+// fetchedFor returns for whom and for what the root is fetched.
+func (m *membership) fetchedFor() purpose {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.purpose
+}
+
+// letIn waits until some of the next most bytes of a chunk of m may be read, and
+// returns how many. Without m nobody wants them any more.
+//
+// Errors: ctx's.
+func (f *flow) letIn(ctx context.Context, m *membership, most int) (int, error) {
+	budgets := f.link.s.cfg.Budgets
 	if budgets == nil {
 		return most, nil
 	}
-	f := l.flow(limit.Down)
+	f.paused.Store(true)
+	defer f.paused.Store(false)
+	fl := f.link.flow(limit.Down)
+	fl.Class = limit.Bulk
 	for {
-		m.mu.Lock()
-		why := m.purpose
-		m.mu.Unlock()
-		f.Tenant, f.Class = why.Tenant, why.Class
-		n, err := budgets.TakeUntil(ctx, why.changed, f, onLink(most))
+		var changed <-chan struct{}
+		if m != nil {
+			why := m.fetchedFor()
+			fl.Tenant, fl.Class, changed = why.Tenant, why.Class, why.changed
+		}
+		n, err := budgets.TakeUntil(ctx, changed, fl, onLink(most))
 		if n > 0 || err != nil {
 			return ofChunk(n, most), err
 		}
@@ -97,28 +108,40 @@ func (m *membership) letIn(ctx context.Context, l *link, most int) (int, error) 
 // outgoing is the flow of a chunk that is sent; its class follows what the peer says.
 type outgoing struct {
 	limit.Flow
-	class *atomic.Uint32
+	said *atomic.Uint32
 }
 
 func (m *membership) outgoing(p *member) outgoing {
-	o := outgoing{Flow: p.link.flow(limit.Up), class: &p.class}
+	o := outgoing{Flow: p.link.flow(limit.Up), said: &p.class}
 	o.Tenant = p.tenant
 	return o
 }
 
-// letOut waits until some of the next most bytes of a chunk may be written to l, and
+func (o outgoing) class() limit.Class { return limit.Class(o.said.Load()) }
+
+// streams are what a chunk to l takes a place of, in this order.
+func (o outgoing) streams(l *link) []chan struct{} {
+	if o.class() > limit.Urgent {
+		return []chan struct{}{l.sendingLess, l.sending}
+	}
+	return []chan struct{}{l.sending}
+}
+
+// letOut waits until some of the next most bytes of a chunk may be written, and
 // returns how many.
 //
-// Errors: ctx's; why the link has ended.
-func (l *link) letOut(ctx context.Context, o outgoing, most int) (int, error) {
-	budgets := l.s.cfg.Budgets
+// Errors: ctx's; errStalled when the stream or its link has ended.
+func (f *flow) letOut(ctx context.Context, o outgoing, most int) (int, error) {
+	budgets := f.link.s.cfg.Budgets
 	if budgets == nil {
 		return most, nil
 	}
-	o.Class = limit.Class(o.class.Load())
-	n, err := budgets.TakeUntil(ctx, l.closed, o.Flow, onLink(most))
+	f.paused.Store(true)
+	defer f.paused.Store(false)
+	o.Flow.Class = o.class()
+	n, err := budgets.TakeUntil(ctx, f.ended, o.Flow, onLink(most))
 	if n == 0 && err == nil {
-		err = l.failure()
+		err = errStalled
 	}
 	return ofChunk(n, most), err
 }

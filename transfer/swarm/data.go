@@ -120,7 +120,7 @@ func (l *link) receive(ctx context.Context, f *flow, h wire.Header) error {
 	s := l.s
 	m := s.channel(h.Channel)
 	if m == nil {
-		return f.discard(h) // the fetch has ended
+		return f.discard(ctx, nil, h) // the fetch has ended
 	}
 	blob, fit := m.expect(l, h)
 	if fit != nil {
@@ -128,7 +128,7 @@ func (l *link) receive(ctx context.Context, f *flow, h wire.Header) error {
 	}
 	if blob == nil { // cancelled, the peer could not know
 		m.wasted()
-		return f.discard(h)
+		return f.discard(ctx, m, h)
 	}
 	defer m.io.Done()
 	request, chunk := core.Request(h.Request), int(h.Chunk)
@@ -136,13 +136,13 @@ func (l *link) receive(ctx context.Context, f *flow, h wire.Header) error {
 	tell := func(kind core.EventKind) {
 		m.post(func() { m.answer(l, core.Event{Kind: kind, Request: request, Chunk: chunk}) })
 	}
-	if err := s.inBytes.take(ctx, f, int64(h.Bytes)); err != nil {
+	if err := s.inBytes.take(ctx, f, m.fetchedFor().Class, int64(h.Bytes)); err != nil {
 		return err
 	}
 	defer s.inBytes.drop(f, int64(h.Bytes))
 	buf := buffer(int(h.Bytes))
 	defer release(buf)
-	err := f.fill(*buf)
+	err := f.fillWithin(ctx, m, *buf)
 	if err == nil {
 		err = f.confirm(h)
 	}
@@ -170,6 +170,21 @@ func (l *link) receive(ctx context.Context, f *flow, h wire.Header) error {
 	return nil
 }
 
+// fillWithin reads len(b) bytes of a chunk of m, which may be nil, as budgets let it.
+func (f *flow) fillWithin(ctx context.Context, m *membership, b []byte) error {
+	for len(b) > 0 {
+		n, err := f.letIn(ctx, m, len(b))
+		if err == nil {
+			err = f.fill(b[:n])
+		}
+		if err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
 // fill reads len(b) bytes.
 func (f *flow) fill(b []byte) error {
 	for len(b) > 0 {
@@ -192,13 +207,13 @@ func (f *flow) confirm(h wire.Header) error {
 	return err
 }
 
-// discard reads a chunk that is not wanted.
-func (f *flow) discard(h wire.Header) error {
+// discard reads a chunk that is not wanted; m is as in fillWithin.
+func (f *flow) discard(ctx context.Context, m *membership, h wire.Header) error {
 	buf := buffer(maxPiece)
 	defer release(buf)
 	for left := int(h.Bytes); left > 0; {
 		n := min(left, len(*buf))
-		if err := f.fill((*buf)[:n]); err != nil {
+		if err := f.fillWithin(ctx, m, (*buf)[:n]); err != nil {
 			return err
 		}
 		left -= n
@@ -208,19 +223,21 @@ func (f *flow) discard(h wire.Header) error {
 
 // upload sends a chunk and reports whether it left. It waits for one of the peer's
 // data streams and for memory, and gives up between pieces when stop is set.
-func (m *membership) upload(ctx context.Context, l *link, h wire.Header, stop *atomic.Bool) bool {
-	select {
-	case l.sending <- struct{}{}:
-	case <-l.closed:
-		return false
-	case <-ctx.Done():
-		return false
+func (m *membership) upload(ctx context.Context, l *link, h wire.Header, out outgoing, stop *atomic.Bool) bool {
+	for _, streams := range out.streams(l) {
+		select {
+		case streams <- struct{}{}:
+		case <-l.closed:
+			return false
+		case <-ctx.Done():
+			return false
+		}
+		defer func() { <-streams }()
 	}
-	defer func() { <-l.sending }()
 	if stop.Load() {
 		return false
 	}
-	if err := m.transmit(ctx, l, h, stop); err != nil {
+	if err := m.transmit(ctx, l, h, out, stop); err != nil {
 		m.s.log.Debug("chunk was not sent", "peer", l.id, "chunk", h.Chunk, "error", err)
 		return false
 	}
@@ -236,14 +253,14 @@ var (
 
 // transmit writes a chunk to a data stream. An idle stream may have been ended by
 // the peer meanwhile; then a new one is tried once.
-func (m *membership) transmit(ctx context.Context, l *link, h wire.Header, stop *atomic.Bool) error {
+func (m *membership) transmit(ctx context.Context, l *link, h wire.Header, out outgoing, stop *atomic.Bool) error {
 	for {
 		st, reused, err := l.takeStream(ctx)
 		if err != nil {
 			return err
 		}
 		f := m.s.flows.begin(l, st)
-		err = m.transmitOn(ctx, f, h, stop)
+		err = m.transmitOn(ctx, f, h, out, stop)
 		m.s.flows.finish(f)
 		if err == nil || errors.Is(err, errLost) {
 			l.giveStream(st)
@@ -257,9 +274,9 @@ func (m *membership) transmit(ctx context.Context, l *link, h wire.Header, stop 
 }
 
 // transmitOn holds memory for the chunk while it is being sent.
-func (m *membership) transmitOn(ctx context.Context, f *flow, h wire.Header, stop *atomic.Bool) error {
+func (m *membership) transmitOn(ctx context.Context, f *flow, h wire.Header, out outgoing, stop *atomic.Bool) error {
 	s := m.s
-	if err := s.outBytes.take(ctx, f, int64(h.Bytes)); err != nil {
+	if err := s.outBytes.take(ctx, f, out.class(), int64(h.Bytes)); err != nil {
 		return err
 	}
 	defer s.outBytes.drop(f, int64(h.Bytes))
@@ -275,28 +292,33 @@ func (m *membership) transmitOn(ctx context.Context, f *flow, h wire.Header, sto
 		m.post(func() { m.lost(int(h.Chunk)) })
 		return fmt.Errorf("%w: %w", errLost, err)
 	}
-	if err := f.send(h, b, stop); err != nil {
+	if err := f.send(ctx, h, b, out, stop); err != nil {
 		return err
 	}
 	return f.confirmed(h)
 }
 
-// send writes the header and the chunk in pieces.
-func (f *flow) send(h wire.Header, b []byte, stop *atomic.Bool) error {
+// send writes the header and the chunk in pieces, as budgets let it.
+func (f *flow) send(ctx context.Context, h wire.Header, b []byte, out outgoing, stop *atomic.Bool) error {
 	l := f.link
+	n, err := f.letOut(ctx, out, min(int(l.piece.Load()), wire.HeaderBytes+len(b)))
+	if err != nil {
+		return err
+	}
 	// The header goes with the first bytes, as one frame.
-	first := buffer(min(int(l.piece.Load()), wire.HeaderBytes+len(b)))
+	first := buffer(max(n, wire.HeaderBytes))
 	h.Put((*[wire.HeaderBytes]byte)(*first))
 	b = b[copy((*first)[wire.HeaderBytes:], b):]
-	err := f.put(*first)
+	err = f.put(*first)
 	release(first)
 	for err == nil && len(b) > 0 {
 		if stop.Load() {
 			return errUnwanted
 		}
-		n := min(int(l.piece.Load()), len(b))
-		err = f.put(b[:n])
-		b = b[n:]
+		if n, err = f.letOut(ctx, out, min(int(l.piece.Load()), len(b))); err == nil {
+			err = f.put(b[:n])
+			b = b[n:]
+		}
 	}
 	return err
 }

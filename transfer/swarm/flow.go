@@ -8,6 +8,9 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"golang.org/x/sync/semaphore"
+
+	"github.com/shoal-registry/shoal/transfer/limit"
+	"github.com/shoal-registry/shoal/transfer/wire"
 )
 
 const (
@@ -24,20 +27,35 @@ const (
 // others wait for some.
 type memory struct {
 	*semaphore.Weighted
+	// less is what all but the urgent class may have: budgets can hold their chunks up
+	// for long.
+	less    *semaphore.Weighted
 	waiting atomic.Int32
 }
 
-func newMemory(bytes int64) *memory { return &memory{Weighted: semaphore.NewWeighted(bytes)} }
+func newMemory(bytes int64) *memory {
+	return &memory{
+		Weighted: semaphore.NewWeighted(bytes),
+		less:     semaphore.NewWeighted(max(bytes*3/4, wire.MaxChunkBytes)),
+	}
+}
 
 // take waits for n bytes and notes in f that it has them. drop gives them back.
 //
 // Errors: ctx's.
-func (m *memory) take(ctx context.Context, f *flow, n int64) error {
+func (m *memory) take(ctx context.Context, f *flow, class limit.Class, n int64) error {
+	if class > limit.Urgent {
+		if err := m.less.Acquire(ctx, n); err != nil {
+			return err
+		}
+		f.less = true
+	}
 	if !m.TryAcquire(n) {
 		m.waiting.Add(1)
 		err := m.Acquire(ctx, n)
 		m.waiting.Add(-1)
 		if err != nil {
+			m.dropLess(f, n)
 			return err
 		}
 	}
@@ -48,6 +66,14 @@ func (m *memory) take(ctx context.Context, f *flow, n int64) error {
 func (m *memory) drop(f *flow, n int64) {
 	f.holding.Store(nil)
 	m.Release(n)
+	m.dropLess(f, n)
+}
+
+func (m *memory) dropLess(f *flow, n int64) {
+	if f.less {
+		f.less = false
+		m.less.Release(n)
+	}
 }
 
 func (m *memory) scarce() bool { return m.waiting.Load() > 0 }
@@ -60,6 +86,7 @@ type flow struct {
 	moved   atomic.Int64 // bytes in all
 	holding atomic.Pointer[memory]
 	paused  atomic.Bool   // it waits for something of this node's own
+	less    bool          // it has memory of what the less urgent share; its user's
 	ended   chan struct{} // closed when the watchdog or the link has ended it
 
 	// The watchdog's.

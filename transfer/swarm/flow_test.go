@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
+
+	"github.com/shoal-registry/shoal/transfer/limit"
 )
 
 // resetOnly is a stream that can only be reset.
@@ -75,11 +77,11 @@ func TestAFlowMayBeginAfterALongIdleTime(t *testing.T) {
 func TestMemoryIsScarceWhileSomebodyWaits(t *testing.T) {
 	m := newMemory(10)
 	slow, waiting := &flow{}, &flow{}
-	if err := m.take(t.Context(), slow, 10); err != nil || m.scarce() {
+	if err := m.take(t.Context(), slow, limit.Urgent, 10); err != nil || m.scarce() {
 		t.Fatalf("the first to come: %v, scarce %v", err, m.scarce())
 	}
 	got := make(chan error, 1)
-	go func() { got <- m.take(context.Background(), waiting, 5) }()
+	go func() { got <- m.take(context.Background(), waiting, limit.Urgent, 5) }()
 	for !m.scarce() {
 		time.Sleep(time.Millisecond)
 	}

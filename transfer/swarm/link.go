@@ -31,20 +31,22 @@ const (
 // link is the relation with one peer for all roots: a control stream and the data
 // streams. It is pending until both Hellos are exchanged.
 type link struct {
-	s          *Swarm
-	id         peer.ID
-	ready      chan struct{} // closed when up or failed
-	closed     chan struct{} // closed when it has ended
-	out        chan wire.Message
-	rtt        atomic.Int64  // time.Duration
-	maps       atomic.Int32  // MapPart in out
-	outlet     Outlet        // of the connection; nil when it has none
-	piece      atomic.Uint32 // bytes of a chunk written at once
-	turn       chan struct{} // held to write a piece, where there is an outlet
-	given      int64         // outlet.Written when all pieces are out; of who has the turn
-	sending    chan struct{}
-	took, gave atomic.Int64 // bytes of chunks
-	bad        atomic.Int64 // wrong chunks
+	s       *Swarm
+	id      peer.ID
+	ready   chan struct{} // closed when up or failed
+	closed  chan struct{} // closed when it has ended
+	out     chan wire.Message
+	rtt     atomic.Int64  // time.Duration
+	maps    atomic.Int32  // MapPart in out
+	outlet  Outlet        // of the connection; nil when it has none
+	piece   atomic.Uint32 // bytes of a chunk written at once
+	turn    chan struct{} // held to write a piece, where there is an outlet
+	given   int64         // outlet.Written when all pieces are out; of who has the turn
+	sending chan struct{}
+	// sendingLess is of what is not urgent, which leaves a stream free.
+	sendingLess chan struct{}
+	took, gave  atomic.Int64 // bytes of chunks
+	bad         atomic.Int64 // wrong chunks
 
 	mu       sync.Mutex
 	stream   network.Stream // nil while pending
@@ -67,7 +69,7 @@ type dataStream struct {
 func newLink(s *Swarm, id peer.ID) *link {
 	l := &link{
 		s: s, id: id, ready: make(chan struct{}), closed: make(chan struct{}),
-		out: make(chan wire.Message, linkQueue), sending: make(chan struct{}, dataStreams),
+		out: make(chan wire.Message, linkQueue), sending: make(chan struct{}, dataStreams), sendingLess: make(chan struct{}, dataStreams-1),
 		members: map[*membership]struct{}{}, incoming: map[network.Stream]struct{}{},
 		unused: time.Now(), turn: make(chan struct{}, 1),
 	}

@@ -674,7 +674,7 @@ func (m *membership) serve(p *member, e core.Effect) {
 		return
 	}
 	stop := new(atomic.Bool)
-	l := p.link
+	l, out := p.link, m.outgoing(p)
 	h := wire.Header{
 		Channel: p.channel, Request: uint32(e.Request), Chunk: uint32(e.Chunk), Bytes: m.blob.Map().Chunks[e.Chunk].Stored,
 		// Beyond, a round trip would cost more than it is worth.
@@ -683,7 +683,7 @@ func (m *membership) serve(p *member, e core.Effect) {
 	m.io.Add(1)
 	if !m.s.spawn(func(ctx context.Context) {
 		defer m.io.Done()
-		ok := m.upload(ctx, l, h, stop)
+		ok := m.upload(ctx, l, h, out, stop)
 		m.post(func() { m.sent(e, ok) })
 	}) {
 		m.io.Done()
