@@ -40,7 +40,7 @@ var liar = Scenario{
 		if _, err := c.Registry(bad, "").Pull(ctx, name, "1"); err != nil {
 			return err
 		}
-		flipped, err := damage(bad.Process().PID(), img.Layer(0))
+		flipped, err := damage(bad.Process().PID(), img.Layer(0), img.Parsed.Layers[0].Size)
 		if err != nil {
 			return err
 		}
@@ -76,9 +76,9 @@ var liar = Scenario{
 	},
 }
 
-// damage flips a bit in each copy of each 64 KiB of content that the process has in its
-// writable memory, and returns how many.
-func damage(pid int, content io.Reader) (int, error) {
+// damage flips a bit in each copy of each whole 64 KiB of content, of which total bytes
+// count, that a process has in its writable memory, and returns how many it flipped.
+func damage(pid int, content io.Reader, total int64) (int, error) {
 	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
 	if err != nil {
 		return 0, err
@@ -90,9 +90,10 @@ func damage(pid int, content io.Reader) (int, error) {
 	defer memory.Close()
 	const every, length = 64 << 10, 32
 	wanted := make(map[[8]byte][]byte) // by their first bytes
-	for piece := make([]byte, every); ; {
+	piece := make([]byte, every)
+	for range total / every {
 		if _, err := io.ReadFull(content, piece); err != nil {
-			break // what is left is short
+			return 0, err
 		}
 		wanted[[8]byte(piece)] = bytes.Clone(piece[:length])
 	}

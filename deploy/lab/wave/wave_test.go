@@ -122,3 +122,24 @@ func TestPlanCheck(t *testing.T) {
 		}
 	}
 }
+
+func TestSeriesValue(t *testing.T) {
+	for _, c := range []struct {
+		line   string
+		labels []string
+		want   float64
+	}{
+		{`swarm_bytes_total{direction="received",place="zone"} 12`, nil, 12},
+		{`swarm_bytes_total{direction="received",place="zone"} 1.5e+06`, []string{`place="zone"`, `direction="received"`}, 1.5e6},
+		{`swarm_bytes_total{direction="sent"} 12`, []string{`direction="received"`}, 0},
+		{`swarm_bytes_total 7`, nil, 7},
+		{`swarm_bytes_total_more 7`, nil, 0},
+		{`# HELP swarm_bytes_total of 7`, nil, 0},
+		{`swarm_bytes_total{a="b"} many`, nil, 0},
+		{``, nil, 0},
+	} {
+		if got := seriesValue(c.line, "swarm_bytes_total", c.labels); got != c.want {
+			t.Errorf("%q %v: %v, want %v", c.line, c.labels, got, c.want)
+		}
+	}
+}
