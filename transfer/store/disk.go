@@ -421,6 +421,17 @@ func (d *Disk) Open(ctx context.Context, root digest.CID) (Blob, error) {
 	return &handle{e: e}, nil
 }
 
+// Holds says whether the whole blob is here. It is no use that eviction goes by.
+func (d *Disk) Holds(ctx context.Context, root digest.CID) bool {
+	e := d.hold(root)
+	defer d.drop(e)
+	if e.peek(ctx) != nil {
+		return false
+	}
+	state, _ := e.snapshot()
+	return state == complete
+}
+
 // Create implements Store.
 func (d *Disk) Create(ctx context.Context, m *chunk.Map) (Blob, error) {
 	root := m.Root()
