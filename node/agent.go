@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"github.com/shoal-registry/shoal/transfer"
 	"github.com/shoal-registry/shoal/transfer/store"
 	"github.com/shoal-registry/shoal/transfer/swarm"
+	"github.com/shoal-registry/shoal/transfer/wave"
 	"github.com/shoal-registry/shoal/verify/trust"
 )
 
@@ -42,19 +44,12 @@ func (n *Node) buildAgent(ctx context.Context) error {
 	log := n.log.With("region", me.Region)
 
 	// Metadata.
-	transport := &http.Transport{
-		TLSClientConfig: trust.ClientTLS(n.cred), ForceAttemptHTTP2: true,
-		TLSHandshakeTimeout: 5 * time.Second, IdleConnTimeout: time.Minute, MaxIdleConnsPerHost: 16,
-	}
-	n.closes(func() error {
-		transport.CloseIdleConnections()
-		return nil
+	servers := remote.NewClient(remote.Config{
+		HTTP: &http.Client{Transport: n.transport()}, Servers: func() []string { return n.serverURLs(me.Region) },
 	})
 	mirror, err := raftmeta.OpenMirror(raftmeta.MirrorConfig{
 		Dir: filepath.Join(n.cfg.Data, "mirror"), Region: me.Region, Log: log, Metrics: n.metrics,
-		Upstream: remote.NewClient(remote.Config{
-			HTTP: &http.Client{Transport: transport}, Servers: func() []string { return n.serverURLs(me.Region) },
-		}),
+		Upstream: servers,
 	})
 	if err != nil {
 		return err
@@ -126,13 +121,23 @@ func (n *Node) buildAgent(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	speaks := protocols(names)
 	api, err := n.api(mirror, admin.Config{})
 	if err != nil {
 		return err
 	}
-	if err := n.openGateway(gate, append(protocols(names), api), nil); err != nil {
+	if err := n.openGateway(gate, append(speaks, api), nil); err != nil {
 		return err
 	}
+	waves, err := wave.NewAgent(wave.AgentConfig{
+		Servers: servers, News: mirror.Waves(), Platform: runtime.GOOS + "/" + runtime.GOARCH,
+		Expander: expander{names: names, formats: packages(speaks), metadata: mirror, host: host, readable: readable(policy)},
+		Content:  warmed{bytes, disk}, Log: log, Metrics: n.metrics,
+	})
+	if err != nil {
+		return err
+	}
+	n.parts.Add("waves", waves.Run)
 	n.parts.Add("certificate", func(ctx context.Context) error { return n.cred.Run(ctx, n.renew(record), n.renewalFailed) })
 	n.parts.Add("readiness", func(ctx context.Context) error {
 		// What was known last is enough to serve what is here.
@@ -151,16 +156,8 @@ func (n *Node) buildAgent(ctx context.Context) error {
 	return n.openOps()
 }
 
-// serverURLs lists the servers' gateways, those of the region first.
+// serverURLs lists the servers' gateways, those of the region first, in an order of
+// this node's own, so that agents spread over servers and stay with one.
 func (n *Node) serverURLs(region meta.RegionName) []string {
-	var near, far []string
-	for _, s := range n.swarmHost.Nodes("", meta.RoleServer) {
-		url := "https://" + s.Gateway
-		if s.Region == region {
-			near = append(near, url)
-		} else {
-			far = append(far, url)
-		}
-	}
-	return append(near, far...)
+	return raftmeta.NewRoster(n.swarmHost.Nodes("", meta.RoleServer)).Gateways(n.ID(), region)
 }

@@ -24,3 +24,14 @@ func formats() []string {
 	}
 	return names
 }
+
+// packages finds those that know what their versions close over.
+func packages(speaks []protocol.Protocol) map[string]protocol.Packages {
+	known := map[string]protocol.Packages{}
+	for _, p := range speaks {
+		if k, ok := p.(protocol.Packages); ok {
+			known[k.Format()] = k
+		}
+	}
+	return known
+}

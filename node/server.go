@@ -19,6 +19,7 @@ import (
 	"github.com/shoal-registry/shoal/gateway/admin"
 	"github.com/shoal-registry/shoal/gateway/catalog"
 	"github.com/shoal-registry/shoal/gateway/forward"
+	"github.com/shoal-registry/shoal/gateway/protocol"
 	"github.com/shoal-registry/shoal/gateway/uploadid"
 	"github.com/shoal-registry/shoal/node/join"
 	"github.com/shoal-registry/shoal/raftmeta"
@@ -186,14 +187,27 @@ func (n *Node) buildServer(ctx context.Context) error {
 	}
 	admission := &join.Server{Metadata: records, Key: n.key, PeerOf: n.peerOf, Log: log}
 	remotePattern, remoteHandler := remote.Handler(records, records)
-	api, err := n.api(records, admin.Config{Doer: records, Quorum: quorum{records}, Nearest: n.second(distance)})
+	waves, progress, err := n.desk(records)
 	if err != nil {
 		return err
 	}
-	if err := n.openGateway(gate, append(protocols(names), api), []gateway.Mount{
+	n.parts.Add("waves", waves.Run)
+	wavesPattern, wavesHandler := remote.WavesHandler(waves)
+	speaks := protocols(names)
+	api, err := n.api(records, admin.Config{
+		Doer: records, Quorum: quorum{records}, Nearest: n.second(distance), Packages: packages(speaks), Waves: progress,
+	})
+	if err != nil {
+		return err
+	}
+	if err := n.openGateway(gate, append(speaks, api), []gateway.Mount{
 		{Name: "join_enter", Pattern: join.EnterPath, Methods: []string{http.MethodPost}, Action: access.Public, Serve: gateway.HTTP(http.HandlerFunc(admission.Enter))},
 		{Name: "join_renew", Pattern: join.RenewPath, Methods: []string{http.MethodPost}, Action: access.NodeOnly, Serve: gateway.HTTP(http.HandlerFunc(admission.Renew))},
 		{Name: "metadata", Pattern: remotePattern + "{rest...}", Methods: []string{http.MethodPost}, Action: access.NodeOnly, Long: true, Serve: gateway.HTTP(remoteHandler)},
+		{Name: "waves", Pattern: wavesPattern + "{rest...}", Methods: []string{http.MethodPost}, Action: access.NodeOnly, Long: true, Serve: func(c *protocol.Call) error {
+			wavesHandler(c.Who).ServeHTTP(c.W, c.R)
+			return nil
+		}},
 	}); err != nil {
 		return err
 	}

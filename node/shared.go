@@ -72,6 +72,19 @@ func held(s store.Store) func(context.Context, digest.CID) bool {
 	}
 }
 
+// transport connects to the gateways of other nodes with this node's certificate.
+func (n *Node) transport() *http.Transport {
+	t := &http.Transport{
+		TLSClientConfig: trust.ClientTLS(n.cred), ForceAttemptHTTP2: true,
+		TLSHandshakeTimeout: 5 * time.Second, IdleConnTimeout: time.Minute, MaxIdleConnsPerHost: 16,
+	}
+	n.closes(func() error {
+		t.CloseIdleConnections()
+		return nil
+	})
+	return t
+}
+
 // gate builds the one gate that every request passes.
 func (n *Node) gate(policy access.Policy) (*access.Gate, error) {
 	return access.New(access.Config{

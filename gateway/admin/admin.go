@@ -1,5 +1,5 @@
 // Package admin is the versioned JSON API for operators and tools: tenants,
-// repositories and what is in them, nodes, regions, join tokens, trust, status.
+// repositories and what is in them, waves, nodes, regions, join tokens, trust, status.
 //
 // It is a protocol like the others, so every endpoint passes the same gate:
 // what belongs to the cluster is for administrators, what belongs to a
@@ -53,6 +53,10 @@ type Config struct {
 	Quorum Quorum
 	// Formats that this build serves; a repository of another cannot be created.
 	Formats []string
+	// Packages are the protocols that know what a version closes over, by format.
+	Packages map[string]protocol.Packages
+	// Waves is nil on agents, which send such questions on.
+	Waves Waves
 	// Nearest returns the second region of a standard repository at home in a
 	// region, "" when there is none. Nil chooses none.
 	Nearest func(ctx context.Context, home meta.RegionName) meta.RegionName
@@ -111,6 +115,14 @@ func (a *API) Routes() []protocol.Route {
 		read("alias_history", pkg+"/aliases/{alias}/history", access.List, a.aliasHistory),
 		write("package_label", http.MethodPut, pkg+"/labels", access.Push, a.setLabels),
 		write("version_label", http.MethodPut, pkg+"/versions/{version}/labels", access.Push, a.setLabels),
+
+		// Who may plan and cancel a wave is a matter of what it names.
+		write("wave_create", http.MethodPost, base+"waves", access.Login, a.createWave),
+		write("wave_cancel", http.MethodDelete, base+"waves/{wave}", access.Login, a.cancelWave),
+		read("wave_list", base+"waves", access.Login, a.waves),
+		read("wave_hosts", base+"waves/{wave}/hosts", access.Login, a.waveHosts),
+		// What hosts said lately is known to servers: agents send the question on.
+		write("wave_status", http.MethodGet, base+"waves/{wave}", access.Login, a.waveStatus),
 
 		read("node_list", base+"nodes", access.Admin, a.nodes),
 		write("node_remove", http.MethodDelete, base+"nodes/{node}", access.Admin, a.removeNode),
