@@ -40,10 +40,7 @@ var headless = Scenario{
 		}
 
 		results, err := c.Pull(ctx, others, name, img, &wave.Event{
-			Due: func(moved wave.Counters) bool {
-				// Each chunk leaves the server once before any leaves twice.
-				return float64(moved.Sum(c.Servers).Sent) > 1.15*float64(l.Plan.Bytes)
-			},
+			Due: allSent(c, l.Plan.Bytes),
 			Do: func(context.Context) error {
 				l.Say("killing %s", c.Origin().Name())
 				c.Origin().Process().Kill()
@@ -80,6 +77,21 @@ var headless = Scenario{
 		l.AtMost("from its first request to chunks of peers found by DHT, s", "%.2f", found.Seconds(), 2)
 		return nil
 	},
+}
+
+// allSent returns whether each byte of a blob has left the servers: each chunk leaves
+// once before any leaves twice, and after that they are asked for nothing, or for second
+// copies.
+func allSent(c *wave.Cluster, bytes int64) func(wave.Counters) bool {
+	var sent int64
+	since := time.Now()
+	return func(moved wave.Counters) bool {
+		now := moved.Sum(c.Servers).Sent
+		if now > sent+bytes/100 {
+			sent, since = now, time.Now()
+		}
+		return now > bytes+bytes/8 || now > bytes && time.Since(since) > 300*time.Millisecond
+	}
 }
 
 // begun lets an agent take the first chunks of an image and kills it then: map and
