@@ -19,6 +19,7 @@ import (
 	"github.com/shoal-registry/shoal/transfer/store"
 	"github.com/shoal-registry/shoal/transfer/swarm"
 	"github.com/shoal-registry/shoal/transfer/wave"
+	"github.com/shoal-registry/shoal/verify/digest"
 	"github.com/shoal-registry/shoal/verify/trust"
 )
 
@@ -61,9 +62,11 @@ func (n *Node) buildAgent(ctx context.Context) error {
 	admit(mirror.Roster(), n.swarmHost)
 
 	// Bytes.
+	var discovery *dht.Finder // there when the store runs, and evicts
 	disk, err := store.OpenDisk(store.DiskConfig{
 		Dir: n.blobsDir(), CacheBytes: int64(n.cfg.CacheBytes), HotBytes: int64(n.cfg.HotBytes),
-		Reserve: int64(n.cfg.Reserve), Log: log, Metrics: n.metrics,
+		Reserve: int64(n.cfg.Reserve), Last: func(root digest.CID) bool { return discovery.OnlyCopy(root) },
+		Log: log, Metrics: n.metrics,
 	})
 	if err != nil {
 		return err
@@ -76,9 +79,9 @@ func (n *Node) buildAgent(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	discovery, err := dht.NewFinder(dht.FinderConfig{
+	discovery, err = dht.NewFinder(dht.FinderConfig{
 		Host: n.swarmHost, Cluster: n.id.Cluster, Self: me, Roster: n.swarmHost, DHT: regional,
-		Held: held(disk), Grants: filepath.Join(n.cfg.Data, "grants"), Log: log, Metrics: n.metrics,
+		Held: disk.Holds, Grants: filepath.Join(n.cfg.Data, "grants"), Log: log, Metrics: n.metrics,
 	})
 	if err != nil {
 		return err
