@@ -206,7 +206,7 @@ func (h *Host) options(key crypto.PrivKey, m *metrics) ([]libp2p.Option, error) 
 func muxer() *yamux.Transport {
 	config := *yamux.DefaultTransport.Config()
 	config.MaxMessageSize = 256 << 10
-	config.ReadBufSize = 64 << 10
+	config.ReadBufSize = 0 // TLS has a buffer; another is a copy more and memory a connection
 	config.MaxStreamWindowSize = 16 << 20
 	return (*yamux.Transport)(&config)
 }

@@ -73,7 +73,7 @@ func (s *Swarm) acceptChunks(ctx context.Context, st network.Stream) {
 		return
 	}
 	defer l.removeIncoming(st)
-	f := s.flows.begin(l, st)
+	f := s.flows.begin(l, st, streamIdle)
 	defer s.flows.finish(f)
 	var head [wire.HeaderBytes]byte
 	for {
@@ -81,11 +81,13 @@ func (s *Swarm) acceptChunks(ctx context.Context, st network.Stream) {
 			_ = st.Reset()
 			return
 		}
-		f.moved.Add(wire.HeaderBytes) // it is not idle any more
+		f.moved.Add(wire.HeaderBytes) // it rests no longer
+		f.busy.Store(true)
 		h, err := wire.ParseHeader(&head)
 		if err == nil {
 			err = l.receive(ctx, f, h)
 		}
+		f.busy.Store(false)
 		if err != nil {
 			_ = st.Reset()
 			s.log.Debug("chunk stream ended", "peer", id, "error", err)
@@ -259,7 +261,8 @@ func (m *membership) transmit(ctx context.Context, l *link, h wire.Header, out o
 		if err != nil {
 			return err
 		}
-		f := m.s.flows.begin(l, st)
+		f := m.s.flows.begin(l, st, 0)
+		f.busy.Store(true)
 		err = m.transmitOn(ctx, f, h, out, stop)
 		m.s.flows.finish(f)
 		if err == nil || errors.Is(err, errLost) {

@@ -15,7 +15,8 @@ import (
 
 const (
 	streamIdle = time.Minute      // a data stream without a chunk for so long ends
-	progress   = 10 * time.Second // something of a chunk must move within
+	progress   = 10 * time.Second // something of a chunk, or of a message, must move within
+	silence    = 20 * time.Second // a link without a message for so long is dead
 	// Whoever moves less than slowBytes a second for slowFor while others wait for
 	// memory gives his back.
 	slowBytes = 64 << 10
@@ -44,6 +45,8 @@ func newMemory(bytes int64) *memory {
 //
 // Errors: ctx's.
 func (m *memory) take(ctx context.Context, f *flow, class limit.Class, n int64) error {
+	f.paused.Store(true)
+	defer f.paused.Store(false)
 	if class > limit.Urgent {
 		if err := m.less.Acquire(ctx, n); err != nil {
 			return err
@@ -76,16 +79,18 @@ func (m *memory) dropLess(f *flow, n int64) {
 	}
 }
 
-func (m *memory) scarce() bool { return m.waiting.Load() > 0 }
+func (m *memory) scarce() bool { return m != nil && m.waiting.Load() > 0 }
 
-// flow is a data stream in use, as the watchdog sees it: deadlines would cost a timer
-// or two a piece.
+// flow is one direction of a stream, as the watchdog sees it: deadlines would cost a
+// timer or two a piece.
 type flow struct {
 	link    *link
 	st      network.Stream
-	moved   atomic.Int64 // bytes in all
-	holding atomic.Pointer[memory]
+	idle    time.Duration // how long it may rest between chunks or messages; 0 is for ever
+	moved   atomic.Int64  // bytes, or messages, in all
+	busy    atomic.Bool   // in the midst of a chunk or message
 	paused  atomic.Bool   // it waits for something of this node's own
+	holding atomic.Pointer[memory]
 	less    bool          // it has memory of what the less urgent share; its user's
 	ended   chan struct{} // closed when the watchdog or the link has ended it
 
@@ -106,24 +111,23 @@ func (f *flow) end() {
 
 // tick judges the flow after another watchTick; false when it is to end.
 func (f *flow) tick() bool {
-	moved, memory := f.moved.Load(), f.holding.Load()
+	moved, paused, memory := f.moved.Load(), f.paused.Load(), f.holding.Load()
 	n := moved - f.seen
 	f.seen = moved
-	if n > 0 || f.paused.Load() {
+	if n > 0 || paused {
 		f.still = 0
 	} else {
 		f.still += watchTick
 	}
-	switch {
-	case memory == nil:
+	if n >= slowBytes || paused || memory == nil {
 		f.slow = 0
-		return f.still < streamIdle
-	case f.paused.Load() || n >= slowBytes:
-		f.slow = 0
-	default:
+	} else {
 		f.slow++
 	}
-	return f.still < progress && (f.slow < slowFor || !memory.scarce())
+	if f.busy.Load() {
+		return f.still < progress && (f.slow < slowFor || !memory.scarce())
+	}
+	return f.idle == 0 || f.still < f.idle
 }
 
 // flows are all that a Swarm has.
@@ -134,8 +138,8 @@ type flows struct {
 }
 
 // begin watches st until finish. A stream that comes too late is ended at once.
-func (fs *flows) begin(l *link, st network.Stream) *flow {
-	f := &flow{link: l, st: st, ended: make(chan struct{})}
+func (fs *flows) begin(l *link, st network.Stream, idle time.Duration) *flow {
+	f := &flow{link: l, st: st, idle: idle, ended: make(chan struct{})}
 	fs.mu.Lock()
 	over := fs.over
 	if !over {

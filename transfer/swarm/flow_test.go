@@ -37,35 +37,40 @@ func TestAFlowThatStandsStillEnds(t *testing.T) {
 	room, full := newMemory(10), newMemory(10)
 	full.waiting.Store(1)
 	for _, c := range []struct {
-		name    string
-		memory  *memory
-		paused  bool
-		perTick int64
-		ends    int // after so many seconds
+		name         string
+		memory       *memory
+		busy, paused bool
+		perTick      int64
+		ends         int // after so many seconds
 	}{
-		{"idle", nil, false, 0, int(streamIdle / watchTick)},
-		{"stuck in a chunk", room, false, 0, int(progress / watchTick)},
-		{"waiting for its own node", room, true, 0, 0},
-		{"slow, and memory is there", room, false, 1, 0},
-		{"slow, and others wait for memory", full, false, slowBytes - 1, slowFor},
-		{"fast enough, and others wait for memory", full, false, slowBytes, 0},
-		{"held back by its own node while others wait for memory", full, true, 1, 0},
+		{"idle", nil, false, false, 0, int(streamIdle / watchTick)},
+		{"stuck in a chunk", room, true, false, 0, int(progress / watchTick)},
+		{"stuck while it throws away", nil, true, false, 0, int(progress / watchTick)},
+		{"waiting for its own node", room, true, true, 0, 0},
+		{"slow, and memory is there", room, true, false, 1, 0},
+		{"slow, and others wait for memory", full, true, false, slowBytes - 1, slowFor},
+		{"fast enough, and others wait for memory", full, true, false, slowBytes, 0},
+		{"held back by its own node while others wait for memory", full, true, true, 1, 0},
 	} {
-		f := &flow{}
+		f := &flow{idle: streamIdle}
 		f.holding.Store(c.memory)
+		f.busy.Store(c.busy)
 		f.paused.Store(c.paused)
 		if got := ticks(f, 200, c.perTick); got != c.ends {
 			t.Errorf("%s: ends after %d s instead of %d", c.name, got, c.ends)
 		}
 	}
+	if got := ticks(&flow{}, 200, 0); got != 0 {
+		t.Errorf("one that may rest for ever ends after %d s", got)
+	}
 }
 
 func TestAFlowMayBeginAfterALongIdleTime(t *testing.T) {
-	f := &flow{}
+	f := &flow{idle: streamIdle}
 	if got := ticks(f, int(streamIdle/watchTick)-1, 0); got != 0 {
 		t.Fatalf("an idle stream ended after %d s", got)
 	}
-	f.holding.Store(newMemory(1))
+	f.busy.Store(true)
 	if got := ticks(f, 1, 20); got != 0 {
 		t.Error("a stream ended when a chunk began")
 	}
@@ -95,7 +100,7 @@ func TestFlowsEndWithTheirLinkAndTheSwarm(t *testing.T) {
 	fs := &flows{all: map[*flow]struct{}{}}
 	a, b := &link{}, &link{}
 	one, two := &resetOnly{}, &resetOnly{}
-	fa, fb := fs.begin(a, one), fs.begin(b, two)
+	fa, fb := fs.begin(a, one, 0), fs.begin(b, two, 0)
 	fs.endOf(a)
 	fs.endOf(a)
 	<-fa.ended
@@ -109,7 +114,7 @@ func TestFlowsEndWithTheirLinkAndTheSwarm(t *testing.T) {
 	<-fb.ended
 	fs.finish(fb)
 	late := &resetOnly{}
-	<-fs.begin(a, late).ended
+	<-fs.begin(a, late, 0).ended
 	if two.resets != 1 || late.resets != 1 || len(fs.all) != 0 {
 		t.Errorf("resets %d and %d, %d flows are left", two.resets, late.resets, len(fs.all))
 	}

@@ -2,6 +2,7 @@ package swarm
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -19,13 +20,12 @@ import (
 )
 
 const (
-	linkTimeout  = 10 * time.Second // to connect and exchange Hello
-	writeTimeout = 10 * time.Second // for a batch of messages
-	pingEvery    = 5 * time.Second
-	silence      = 20 * time.Second // a link without a message for so long is dead
-	linkQueue    = 1024             // messages waiting to be written
-	linkIdle     = time.Minute      // a link that no membership uses is closed
-	dataStreams  = 4                // chunks sent to one peer at once
+	linkTimeout = 10 * time.Second // to connect and exchange Hello
+	pingEvery   = 5 * time.Second
+	linkQueue   = 1024        // messages waiting to be written
+	flushBytes  = 64 << 10    // of messages written at once
+	linkIdle    = time.Minute // a link that no membership uses is closed
+	dataStreams = 4           // chunks sent to one peer at once
 )
 
 // link is the relation with one peer for all roots: a control stream and the data
@@ -35,7 +35,7 @@ type link struct {
 	id      peer.ID
 	ready   chan struct{} // closed when up or failed
 	closed  chan struct{} // closed when it has ended
-	out     chan wire.Message
+	kick    chan struct{} // out is not empty
 	rtt     atomic.Int64  // time.Duration
 	maps    atomic.Int32  // MapPart in out
 	outlet  Outlet        // of the connection; nil when it has none
@@ -47,6 +47,10 @@ type link struct {
 	sendingLess chan struct{}
 	took, gave  atomic.Int64 // bytes of chunks
 	bad         atomic.Int64 // wrong chunks
+
+	outMu sync.Mutex
+	out   []wire.Message // to be written, at most linkQueue
+	spare []wire.Message // the writer's: the slice that out was before
 
 	mu       sync.Mutex
 	stream   network.Stream // nil while pending
@@ -69,7 +73,7 @@ type dataStream struct {
 func newLink(s *Swarm, id peer.ID) *link {
 	l := &link{
 		s: s, id: id, ready: make(chan struct{}), closed: make(chan struct{}),
-		out: make(chan wire.Message, linkQueue), sending: make(chan struct{}, dataStreams), sendingLess: make(chan struct{}, dataStreams-1),
+		kick: make(chan struct{}, 1), sending: make(chan struct{}, dataStreams), sendingLess: make(chan struct{}, dataStreams-1),
 		members: map[*membership]struct{}{}, incoming: map[network.Stream]struct{}{},
 		unused: time.Now(), turn: make(chan struct{}, 1),
 	}
@@ -288,51 +292,44 @@ func (l *link) run(ctx context.Context, st network.Stream) {
 		l.close(errStopped)
 		return
 	}
-	r := bufio.NewReaderSize(st, 64<<10)
+	f := l.s.flows.begin(l, st, silence)
+	defer l.s.flows.finish(f)
+	r := bufio.NewReaderSize(st, 4<<10)
 	for {
-		_ = st.SetReadDeadline(time.Now().Add(silence))
 		m, err := wire.Read(r)
 		if err != nil {
 			l.close(fmt.Errorf("read: %w", err))
 			return
 		}
+		f.moved.Add(1)
 		if err := l.handle(ctx, m); err != nil {
-			l.s.log.Debug("peer breaks the protocol", "peer", l.id.String(), "error", err)
+			l.s.log.Debug("peer breaks the protocol", "peer", l.id, "error", err)
 			l.close(err)
 			return
 		}
 	}
 }
 
+// write sends what is queued, all that has gathered at once.
 func (l *link) write(ctx context.Context, st network.Stream) {
-	w := bufio.NewWriterSize(st, 64<<10)
+	f := l.s.flows.begin(l, st, 0)
+	defer l.s.flows.finish(f)
 	ticker := time.NewTicker(pingEvery)
 	defer ticker.Stop()
-	put := func(m wire.Message) error {
-		if m.Map != nil {
-			l.maps.Add(-1)
-		}
-		_ = st.SetWriteDeadline(time.Now().Add(writeTimeout))
-		if err := wire.Write(w, m); err != nil {
-			return err
-		}
-		if len(l.out) > 0 {
-			return nil
-		}
-		return w.Flush()
-	}
-	ping := func() wire.Message { return wire.Message{Ping: &wire.Ping{Nonce: uint64(time.Now().UnixNano())}} }
-	err := put(ping())
-	for err == nil {
+	l.ping()
+	for {
 		select {
-		case m := <-l.out:
-			err = put(m)
+		case <-l.kick:
+			if err := l.flush(f); err != nil {
+				l.close(fmt.Errorf("write: %w", err))
+				return
+			}
 		case <-ticker.C:
 			if l.tidy() {
 				l.close(errors.New("nobody uses the link"))
 				return
 			}
-			err = put(ping())
+			l.ping()
 		case <-l.closed:
 			return
 		case <-ctx.Done():
@@ -340,7 +337,53 @@ func (l *link) write(ctx context.Context, st network.Stream) {
 			return
 		}
 	}
-	l.close(fmt.Errorf("write: %w", err))
+}
+
+func (l *link) ping() {
+	l.send(wire.Message{Ping: &wire.Ping{Nonce: uint64(time.Now().UnixNano())}})
+}
+
+// frames holds buffers for messages on their way out.
+var frames = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+// flush writes the queue.
+func (l *link) flush(f *flow) error {
+	l.outMu.Lock()
+	queue := l.out
+	l.out = l.spare
+	l.outMu.Unlock()
+	defer func() {
+		if clear(queue); cap(queue) <= linkQueue/16 {
+			l.spare = queue[:0]
+		} else {
+			l.spare = nil
+		}
+	}()
+	buf := frames.Get().(*bytes.Buffer)
+	defer func() {
+		if buf.Cap() <= 2*flushBytes {
+			frames.Put(buf)
+		}
+	}()
+	buf.Reset()
+	f.busy.Store(true)
+	defer f.busy.Store(false)
+	for i, m := range queue {
+		if m.Map != nil {
+			l.maps.Add(-1)
+		}
+		if err := wire.Write(buf, m); err != nil {
+			return err
+		}
+		if buf.Len() >= flushBytes || i == len(queue)-1 {
+			if _, err := f.st.Write(buf.Bytes()); err != nil {
+				return err
+			}
+			f.moved.Add(1)
+			buf.Reset()
+		}
+	}
+	return nil
 }
 
 // tidy closes data streams that were not used lately and reports whether the link
@@ -360,10 +403,19 @@ func (l *link) tidy() bool {
 
 // send queues m; a peer that does not read loses its link.
 func (l *link) send(m wire.Message) {
-	select {
-	case l.out <- m:
-	default:
+	l.outMu.Lock()
+	full := len(l.out) >= linkQueue
+	if !full {
+		l.out = append(l.out, m)
+	}
+	l.outMu.Unlock()
+	if full {
 		l.s.spawn(func(context.Context) { l.close(errors.New("the peer does not read its messages")) })
+		return
+	}
+	select {
+	case l.kick <- struct{}{}:
+	default:
 	}
 }
 

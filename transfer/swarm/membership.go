@@ -199,14 +199,17 @@ func (m *membership) run(ctx context.Context) {
 	tick, chore := time.NewTimer(time.Hour), time.NewTicker(chores)
 	defer chore.Stop()
 	defer tick.Stop()
+	var due time.Duration // of tick
 	var stopIntroducer context.CancelFunc
 	for {
 		select {
 		case f := <-m.inbox:
 			f()
+			m.drain()
 		case <-m.kick:
 			m.readersChanged()
 		case <-tick.C:
+			due = 0
 			m.step(core.Event{Kind: core.Tick})
 		case <-chore.C:
 			m.chores()
@@ -215,7 +218,8 @@ func (m *membership) run(ctx context.Context) {
 		}
 		m.share()
 		if m.core != nil {
-			if at, ok := m.core.Next(); ok {
+			if at, ok := m.core.Next(); ok && at != due {
+				due = at
 				tick.Reset(at - time.Since(m.start))
 			}
 		}
@@ -233,6 +237,18 @@ func (m *membership) run(ctx context.Context) {
 				stopIntroducer()
 			}
 			m.end(ctx)
+			return
+		}
+	}
+}
+
+// drain runs what else has come: what follows an event need not be done for each.
+func (m *membership) drain() {
+	for range inboxSize {
+		select {
+		case f := <-m.inbox:
+			f()
+		default:
 			return
 		}
 	}
@@ -279,23 +295,33 @@ func (m *membership) announced() bool {
 
 // ended decides, with attach, whether the membership is over.
 func (m *membership) ended() bool {
-	m.s.mu.Lock()
-	defer m.s.mu.Unlock()
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	idle := m.s.cfg.Limits.IdleAfter
-	if m.introduced && m.core != nil && m.core.Complete() {
-		idle = max(idle, m.s.cfg.Limits.Linger)
-	}
-	if m.err == nil && (len(m.sessions) > 0 || time.Since(m.used) < idle) {
+	if m.needed() { // which it mostly is, and costs no lock of all
 		return false
 	}
+	m.s.mu.Lock()
+	defer m.s.mu.Unlock()
+	if m.needed() {
+		return false
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.closed = true
 	if m.s.byRoot[m.root] == m {
 		delete(m.s.byRoot, m.root)
 	}
 	delete(m.s.byChannel, m.channel)
 	return true
+}
+
+// needed reports whether somebody holds the membership or has used it lately.
+func (m *membership) needed() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	idle := m.s.cfg.Limits.IdleAfter
+	if m.introduced && m.core != nil && m.core.Complete() {
+		idle = max(idle, m.s.cfg.Limits.Linger)
+	}
+	return m.err == nil && (len(m.sessions) > 0 || time.Since(m.used) < idle)
 }
 
 // end lets the members go and frees the blob once nothing uses it.
