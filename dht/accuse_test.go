@@ -233,13 +233,29 @@ func TestOnlyCopy(t *testing.T) {
 			t.Errorf("%s: %v", name, got)
 		}
 	}
-	if r.shard(gone).table.count(gone) != 0 {
-		t.Error("who looks becomes a member")
+	later := rootFor(t, server.id(), beside.id())
+	rights.know(later)
+	if err := fa.Prepare(ctx, later); err != nil {
+		t.Fatal(err)
+	}
+	if k, _ := fa.known.get(later); len(k.grant) == 0 || time.Until(k.expires) < 30*time.Second {
+		t.Errorf("prepared with %+v", k)
+	}
+	if err := fb.Prepare(ctx, gone); !errors.Is(err, meta.ErrNotFound) {
+		t.Errorf("prepared for what there is not: %v", err)
+	}
+	for _, root := range []digest.CID{gone, later} {
+		if r.shard(root).table.count(root) != 0 {
+			t.Error("who looks becomes a member")
+		}
 	}
 	// A minute long nobody is asked again.
 	server.Host.Close()
 	if !fa.OnlyCopy(alone) || fa.OnlyCopy(shared) {
 		t.Error("the answers of before are forgotten")
+	}
+	if err := fa.Prepare(ctx, later); err != nil {
+		t.Errorf("a grant is known, and a server is asked: %v", err)
 	}
 	if fa.OnlyCopy(someRoot()) {
 		t.Error("without a server and a DHT nothing is known")

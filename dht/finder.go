@@ -560,12 +560,43 @@ func (f *Finder) learn(root digest.CID, rep reply) Introduction {
 	f.known.put(root, k)
 	f.mu.Unlock()
 	in.Map = k.encoded
-	if f.grants.due(root, k.expires) {
-		if err := f.grants.save(k.saved(root), f.allGrants); err != nil {
-			f.log.Warn("a grant was not kept: after a restart without a server its blob cannot be fetched", "root", root, "error", err)
-		}
-	}
+	f.save(root, k)
 	return in
+}
+
+// save writes a grant down if the one on disk is much older.
+func (f *Finder) save(root digest.CID, k known) {
+	if !f.grants.due(root, k.expires) {
+		return
+	}
+	if err := f.grants.save(k.saved(root), f.allGrants); err != nil {
+		f.log.Warn("a grant was not kept: after a restart without a server its blob cannot be fetched", "root", root, "error", err)
+	}
+}
+
+// Prepare gets a grant for root without becoming a member, for a node that is likely
+// to want it soon: if the servers are lost until then, its peers still serve it. It
+// asks nobody while a grant is known.
+//
+// Errors: as Join.
+func (f *Finder) Prepare(ctx context.Context, root digest.CID) error {
+	f.mu.Lock()
+	k, _ := f.known.get(root)
+	f.mu.Unlock()
+	if time.Now().Before(k.expires) {
+		return nil
+	}
+	rep, err := f.ask(ctx, request{Root: root, Look: true})
+	if err != nil {
+		return fmt.Errorf("prepare for %s: %w", root, err)
+	}
+	f.mu.Lock()
+	k, _ = f.known.get(root)
+	k.grant, k.expires = rep.Grant, rep.GrantExpires.Std()
+	f.known.put(root, k)
+	f.mu.Unlock()
+	f.save(root, k)
+	return nil
 }
 
 func (f *Finder) allGrants() map[digest.CID]savedGrant {

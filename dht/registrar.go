@@ -305,7 +305,9 @@ func (r *Registrar) introduce(ctx context.Context, asker meta.NodeID, req reques
 		return reply{}, err
 	}
 	if req.Look {
-		return reply{Copies: uint32(r.copies(ctx, req.Root, asker))}, nil
+		return reply{
+			Grant: grant, GrantExpires: meta.TimeOf(expires), Copies: uint32(r.copies(ctx, req.Root, asker)),
+		}, nil
 	}
 	rep := reply{Grant: grant, GrantExpires: meta.TimeOf(expires)}
 	held := req.HasMap

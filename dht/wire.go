@@ -38,7 +38,8 @@ type request struct {
 	Leave    bool       `cbor:"4,keyasint,omitempty"` // the reply is empty
 	// HasMap spares the registrar the map and the content: renewals set it.
 	HasMap bool `cbor:"5,keyasint,omitempty"`
-	// Look asks how many whole copies there are; it begins no membership.
+	// Look asks for a grant and how many whole copies there are; it begins no
+	// membership.
 	Look bool `cbor:"6,keyasint,omitempty"`
 	// Accused sent Chunk of Root wrongly; the reply is empty. Judged, which counts
 	// from servers only, says that two nodes have reported it.
