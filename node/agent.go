@@ -115,11 +115,17 @@ func (n *Node) buildAgent(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	seen := newNames(nil)
+	seen, soon := newNames(nil), newAhead(mirror, discovery.Prepare, log)
+	n.parts.Add("look ahead", soon.run)
 	n.views["swarm"] = n.view(swarms, seen, discovery.Reachable, nil)
 	names, err := catalog.New(catalog.Config{
 		Metadata: mirror, Content: catalog.FromTransfer(bytes), Readable: readable(policy),
-		Node: me.ID, Region: me.Region, Asked: seen.note, Metrics: n.metrics, Log: log,
+		Node: me.ID, Region: me.Region, Metrics: n.metrics, Log: log,
+		Asked: func(b meta.Blob, repo meta.RepoRef, d digest.Digest) {
+			seen.note(b, repo, d)
+			soon.note(repo, d)
+		},
+		Served: soon.served,
 	})
 	if err != nil {
 		return err

@@ -70,7 +70,10 @@ type Config struct {
 	// time; 0 means 64 MiB, less than 4 MiB means 4 MiB.
 	WorkingBytes int64
 	// Asked is told what a client calls the blob that it asks for; nil is not told.
-	Asked   func(b meta.Blob, repo meta.RepoRef, d digest.Digest)
+	Asked func(b meta.Blob, repo meta.RepoRef, d digest.Digest)
+	// Served is told of a version whose document a client is given, and must neither
+	// block nor change it; nil is not told.
+	Served  func(v *meta.Version)
 	Metrics prometheus.Registerer // nil registers nothing
 	Log     *slog.Logger
 }

@@ -193,6 +193,9 @@ func (c *Catalog) Open(ctx context.Context, b meta.Blob) (Reader, error) {
 // the bytes are not what the version says; else as Blob and Open have them.
 func (c *Catalog) Document(ctx context.Context, by Caller, v *meta.Version) ([]byte, error) {
 	key := documentKey{string(v.Repo.Tenant), v.Digest}
+	if c.cfg.Served != nil {
+		c.cfg.Served(v)
+	}
 	for {
 		if body, ok := c.documents.get(key); ok {
 			c.metrics.hits.Inc()
