@@ -77,6 +77,9 @@ func (b *Budgets) Limits() Limits {
 	return b.limits.Clone()
 }
 
+// Limited reports whether there is any limit on what goes that way.
+func (b *Budgets) Limited(d Direction) bool { return b != nil && b.sides[d].limited.Load() }
+
 // Set changes the limits at once, also for who waits.
 //
 // Errors: meta.ErrInvalid; then nothing has changed.

@@ -2,8 +2,13 @@ package swarm
 
 import (
 	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
 	"sync/atomic"
+	"time"
 
+	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/transfer/limit"
 	"github.com/shoal-registry/shoal/transfer/wire"
 )
@@ -49,14 +54,16 @@ func (m *membership) tellClass() {
 	m.saidClass = class
 	for _, p := range m.members {
 		if p.up {
-			m.send(p, wire.Message{Want: &wire.Want{Channel: p.channel, Purpose: uint8(class)}})
+			m.send(p, wire.Message{Want: &wire.Want{Channel: p.channel, Purpose: uint8(class), Credit: m.givesCredit()}})
 		}
 	}
 }
 
-// hears notes what a peer says that it wants the root for.
-func (p *member) hears(purpose uint8) {
+// hears notes what a peer says that it wants the root for, and whether it wants to
+// give credit.
+func (p *member) hears(purpose uint8, credit bool) {
 	p.class.Store(uint32(min(purpose, uint8(limit.Prewarm))))
+	p.credit = credit
 }
 
 // flow returns which bytes go between us and the peer, without tenant and class.
@@ -71,6 +78,9 @@ func (l *link) flow(d limit.Direction) limit.Flow {
 	}
 	return f
 }
+
+// givesCredit reports whether chunks are to come as we grant it.
+func (m *membership) givesCredit() bool { return m.s.cfg.Budgets.Limited(limit.Down) }
 
 // fetchedFor returns for whom and for what the root is fetched.
 func (m *membership) fetchedFor() purpose {
@@ -103,6 +113,44 @@ func (f *flow) letIn(ctx context.Context, m *membership, most int) (int, error) 
 			return ofChunk(n, most), err
 		}
 	}
+}
+
+// creditsAhead is how many pieces are let in before the first is read: one that is
+// read and one that is on its way, over long ways some more.
+func (l *link) creditsAhead() int {
+	if time.Duration(l.rtt.Load()) < farRTT {
+		return maxAhead / 2
+	}
+	return maxAhead
+}
+
+const (
+	maxAhead = 4
+	farRTT   = 10 * time.Millisecond
+)
+
+// grant tells the sender that it may send n bytes.
+func (f *flow) grant(n int) error {
+	var b [wire.CreditBytes]byte
+	binary.BigEndian.PutUint32(b[:], uint32(n))
+	_, err := f.st.Write(b[:])
+	return err
+}
+
+// credit waits for a grant, of which most bytes are left to send.
+//
+// Errors: of the stream; meta.ErrInvalid for a grant of nothing or too much.
+func (f *flow) credit(most int) (int, error) {
+	var b [wire.CreditBytes]byte
+	if _, err := io.ReadFull(f.st, b[:]); err != nil {
+		return 0, err
+	}
+	f.moved.Add(wire.CreditBytes)
+	n := binary.BigEndian.Uint32(b[:])
+	if n == 0 || int64(n) > int64(most) {
+		return 0, fmt.Errorf("%d bytes granted of %d: %w", n, most, meta.ErrInvalid)
+	}
+	return int(n), nil
 }
 
 // outgoing is the flow of a chunk that is sent; its class follows what the peer says.

@@ -144,7 +144,7 @@ func (l *link) receive(ctx context.Context, f *flow, h wire.Header) error {
 	defer s.inBytes.drop(f, int64(h.Bytes))
 	buf := buffer(int(h.Bytes))
 	defer release(buf)
-	err := f.fillWithin(ctx, m, *buf)
+	err := f.fillWithin(ctx, m, h, *buf)
 	if err == nil {
 		err = f.confirm(h)
 	}
@@ -172,17 +172,32 @@ func (l *link) receive(ctx context.Context, f *flow, h wire.Header) error {
 	return nil
 }
 
-// fillWithin reads len(b) bytes of a chunk of m, which may be nil, as budgets let it.
-func (f *flow) fillWithin(ctx context.Context, m *membership, b []byte) error {
-	for len(b) > 0 {
-		n, err := f.letIn(ctx, m, len(b))
-		if err == nil {
-			err = f.fill(b[:n])
+// fillWithin reads len(b) bytes of a chunk of m, which may be nil, as budgets let it. If
+// the sender waits for credit, it has some for the next pieces while one is read.
+func (f *flow) fillWithin(ctx context.Context, m *membership, h wire.Header, b []byte) error {
+	ahead := 1
+	if h.Credit {
+		ahead = f.link.creditsAhead()
+	}
+	var pieces [maxAhead]int
+	let := pieces[:0] // in, and not read
+	for in, at := 0, 0; at < len(b); {
+		for len(let) < ahead && in < len(b) {
+			n, err := f.letIn(ctx, m, len(b)-in)
+			if err == nil && h.Credit {
+				err = f.grant(n)
+			}
+			if err != nil {
+				return err
+			}
+			let = append(let, n)
+			in += n
 		}
-		if err != nil {
+		if err := f.fill(b[at : at+let[0]]); err != nil {
 			return err
 		}
-		b = b[n:]
+		at += let[0]
+		let = let[:copy(let, let[1:])]
 	}
 	return nil
 }
@@ -215,7 +230,7 @@ func (f *flow) discard(ctx context.Context, m *membership, h wire.Header) error 
 	defer release(buf)
 	for left := int(h.Bytes); left > 0; {
 		n := min(left, len(*buf))
-		if err := f.fillWithin(ctx, m, (*buf)[:n]); err != nil {
+		if err := f.fillWithin(ctx, m, h, (*buf)[:n]); err != nil {
 			return err
 		}
 		left -= n
@@ -301,26 +316,38 @@ func (m *membership) transmitOn(ctx context.Context, f *flow, h wire.Header, out
 	return f.confirmed(h)
 }
 
-// send writes the header and the chunk in pieces, as budgets let it.
+// send writes the header and the chunk in pieces, as budgets let it, and as the
+// receiver does if it wants to.
 func (f *flow) send(ctx context.Context, h wire.Header, b []byte, out outgoing, stop *atomic.Bool) error {
-	l := f.link
-	n, err := f.letOut(ctx, out, min(int(l.piece.Load()), wire.HeaderBytes+len(b)))
+	l, credit := f.link, len(b)
+	if h.Credit {
+		credit = 0
+	}
+	n, err := f.letOut(ctx, out, min(int(l.piece.Load()), wire.HeaderBytes+credit))
 	if err != nil {
 		return err
 	}
 	// The header goes with the first bytes, as one frame.
 	first := buffer(max(n, wire.HeaderBytes))
 	h.Put((*[wire.HeaderBytes]byte)(*first))
-	b = b[copy((*first)[wire.HeaderBytes:], b):]
+	n = copy((*first)[wire.HeaderBytes:], b)
 	err = f.put(*first)
 	release(first)
-	for err == nil && len(b) > 0 {
+	for err == nil {
+		b, credit = b[n:], credit-n
+		if len(b) == 0 {
+			break
+		}
+		if h.Credit && credit == 0 {
+			if credit, err = f.credit(len(b)); err != nil {
+				break
+			}
+		}
 		if stop.Load() {
 			return errUnwanted
 		}
-		if n, err = f.letOut(ctx, out, min(int(l.piece.Load()), len(b))); err == nil {
+		if n, err = f.letOut(ctx, out, min(int(l.piece.Load()), credit)); err == nil {
 			err = f.put(b[:n])
-			b = b[n:]
 		}
 	}
 	return err

@@ -398,7 +398,7 @@ func (m *membership) onWant(p *member, w *wire.Want) {
 		return
 	}
 	m.touch()
-	p.hears(w.Purpose)
+	p.hears(w.Purpose, w.Credit)
 	for _, item := range w.Items {
 		if m.core == nil {
 			m.send(p, wire.Message{Busy: &wire.Busy{Channel: p.channel, Request: item.Request}})
@@ -413,7 +413,7 @@ func (m *membership) onPull(p *member, w *wire.Pull) {
 		return
 	}
 	m.touch()
-	p.hears(w.Purpose)
+	p.hears(w.Purpose, w.Credit)
 	if m.core == nil {
 		m.send(p, wire.Message{Busy: &wire.Busy{Channel: p.channel, Request: w.Request}})
 		return

@@ -123,6 +123,7 @@ type member struct {
 	allowed bool
 	tenant  string        // of the grant
 	class   atomic.Uint32 // limit.Class that it wants the root for
+	credit  bool          // it wants to give credit for what it is sent
 	checked time.Time
 	hasMap  bool
 	told    int    // how many chunks it knows us to have; -1: nothing
@@ -629,7 +630,7 @@ func (m *membership) ask(p *member, e core.Effect) {
 	if e.Kind == core.Want {
 		a.chunk = e.Chunk
 	}
-	why := uint8(m.saidClass)
+	why, credit := uint8(m.saidClass), m.givesCredit()
 	if e.Hedge {
 		m.hedged()
 	}
@@ -638,10 +639,12 @@ func (m *membership) ask(p *member, e core.Effect) {
 	m.lastAsk = request
 	m.mu.Unlock()
 	if e.Kind == core.Want {
-		m.send(p, wire.Message{Want: &wire.Want{Channel: p.channel, Items: []wire.WantItem{{Request: request, Chunk: uint32(e.Chunk)}}, Purpose: why}})
+		items := []wire.WantItem{{Request: request, Chunk: uint32(e.Chunk)}}
+		m.send(p, wire.Message{Want: &wire.Want{Channel: p.channel, Items: items, Purpose: why, Credit: credit}})
 	} else {
 		m.send(p, wire.Message{Pull: &wire.Pull{
-			Channel: p.channel, Request: request, From: uint32(e.From), Class: uint32(e.Class), Classes: uint32(e.Classes), Purpose: why,
+			Channel: p.channel, Request: request, From: uint32(e.From), Class: uint32(e.Class), Classes: uint32(e.Classes),
+			Purpose: why, Credit: credit,
 		}})
 	}
 }
@@ -705,6 +708,7 @@ func (m *membership) serve(p *member, e core.Effect) {
 		Channel: p.channel, Request: uint32(e.Request), Chunk: uint32(e.Chunk), Bytes: m.blob.Map().Chunks[e.Chunk].Stored,
 		// Beyond, a round trip would cost more than it is worth.
 		Confirm: p.info.Region == m.s.cfg.Self.Region,
+		Credit:  p.credit,
 	}
 	m.io.Add(1)
 	if !m.s.spawn(func(ctx context.Context) {

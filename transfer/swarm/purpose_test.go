@@ -1,10 +1,15 @@
 package swarm
 
 import (
+	"bytes"
+	"errors"
+	"io"
 	"testing"
 
+	"github.com/libp2p/go-libp2p/core/network"
 	"pgregory.net/rapid"
 
+	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/transfer/limit"
 	"github.com/shoal-registry/shoal/verify/digest"
 )
@@ -50,7 +55,7 @@ func TestPurposeIsTheMostUrgent(t *testing.T) {
 func TestHearsOnlyClassesThereAre(t *testing.T) {
 	var p member
 	for said, want := range map[uint8]limit.Class{0: limit.Urgent, 1: limit.Bulk, 2: limit.Prewarm, 3: limit.Prewarm, 255: limit.Prewarm} {
-		if p.hears(said); (outgoing{said: &p.class}).class() != want {
+		if p.hears(said, false); (outgoing{said: &p.class}).class() != want {
 			t.Errorf("%d is heard as %v", said, limit.Class(p.class.Load()))
 		}
 	}
@@ -69,4 +74,33 @@ func TestHeaders(t *testing.T) {
 			t.Fatalf("of %d on the link %d of %d are of the chunk", n, got, most)
 		}
 	})
+}
+
+// saying is a stream on which a peer has written.
+type saying struct {
+	network.Stream
+	said *bytes.Reader
+}
+
+func (s saying) Read(b []byte) (int, error) { return s.said.Read(b) }
+
+// A grant of nothing, or of more than there is, breaks the protocol.
+func TestCreditIsChecked(t *testing.T) {
+	for _, c := range []struct {
+		said []byte
+		want int
+		err  error
+	}{
+		{[]byte{0, 0, 0, 1}, 1, nil},
+		{[]byte{0, 1, 0, 0}, 1 << 16, nil},
+		{[]byte{0, 1, 0, 1}, 0, meta.ErrInvalid},
+		{[]byte{0xff, 0xff, 0xff, 0xff}, 0, meta.ErrInvalid},
+		{[]byte{0, 0, 0, 0}, 0, meta.ErrInvalid},
+		{[]byte{0, 0, 0}, 0, io.ErrUnexpectedEOF},
+	} {
+		f := &flow{st: saying{said: bytes.NewReader(c.said)}}
+		if n, err := f.credit(1 << 16); n != c.want || !errors.Is(err, c.err) {
+			t.Errorf("%x of %d: %d, %v", c.said, 1<<16, n, err)
+		}
+	}
 }

@@ -116,8 +116,10 @@ type Want struct {
 	Items   []WantItem `cbor:"2,keyasint,omitempty"`
 	// Purpose is what the sender wants the root for at present: 0 for a reader, 1 for
 	// a copy that is owed, 2 before anybody asks (limit.Class). It holds for all its
-	// requests until the next Want or Pull.
+	// requests until the next Want or Pull, as Credit does.
 	Purpose uint8 `cbor:"3,keyasint,omitempty"`
+	// Credit asks that the chunks be sent as the receiver grants it; see Header.
+	Credit bool `cbor:"4,keyasint,omitempty"`
 }
 
 // WantItem is one chunk asked for under a number of the asker.
@@ -137,8 +139,9 @@ type Pull struct {
 	// several seeds do not choose alike; Classes 0 or 1 is no restriction.
 	Class   uint32 `cbor:"4,keyasint,omitempty"`
 	Classes uint32 `cbor:"5,keyasint,omitempty"`
-	// Purpose is as in Want.
+	// Purpose and Credit are as in Want.
 	Purpose uint8 `cbor:"6,keyasint,omitempty"`
+	Credit  bool  `cbor:"7,keyasint,omitempty"`
 }
 
 // Busy refuses a request, or a Join when Request is 0.
@@ -296,15 +299,23 @@ type Header struct {
 	// Confirm asks the receiver to write Confirmed to the stream when it has read
 	// the chunk. So the sender knows that it has left its buffers and the link.
 	Confirm bool
+	// Credit says that the sender waits with the bytes until the receiver has written
+	// to the stream how many may come next, in CreditBytes big-endian, again and again:
+	// so a receiver with a budget has no more on its link than that.
+	Credit bool
 }
+
+// CreditBytes is the length of a credit, of 1 byte of the chunk or more.
+const CreditBytes = 4
 
 // Confirmed is the byte that answers a chunk.
 const Confirmed = 0x06
 
-// headerMagic starts each header; flagConfirm is Header.Confirm.
+// headerMagic starts each header; the flags are the fields of Header.
 const (
 	headerMagic = 0x5C
 	flagConfirm = 1
+	flagCredit  = 2
 )
 
 // Put writes h, big-endian: u8 0x5C, u8 version, u8 flags, u8 0, u32 channel,
@@ -313,6 +324,9 @@ func (h Header) Put(b *[HeaderBytes]byte) {
 	*b = [HeaderBytes]byte{headerMagic, Version}
 	if h.Confirm {
 		b[2] = flagConfirm
+	}
+	if h.Credit {
+		b[2] |= flagCredit
 	}
 	binary.BigEndian.PutUint32(b[4:], h.Channel)
 	binary.BigEndian.PutUint32(b[8:], h.Request)
@@ -331,6 +345,7 @@ func ParseHeader(b *[HeaderBytes]byte) (Header, error) {
 		Chunk:   binary.BigEndian.Uint32(b[12:]),
 		Bytes:   binary.BigEndian.Uint32(b[16:]),
 		Confirm: b[2]&flagConfirm != 0,
+		Credit:  b[2]&flagCredit != 0,
 	}
 	want := [HeaderBytes]byte{}
 	h.Put(&want)

@@ -116,7 +116,12 @@ func TestHeader(t *testing.T) {
 	if got, err := wire.ParseHeader(&b); err != nil || got != want || b[2] != 1 {
 		t.Errorf("to be confirmed: %x, %+v, %v", b, got, err)
 	}
-	for i, v := range map[int]byte{0: 1, 1: 2, 2: 2, 3: 1, 16: 0xff} {
+	want.Credit = true
+	want.Put(&b)
+	if got, err := wire.ParseHeader(&b); err != nil || got != want || b[2] != 3 {
+		t.Errorf("to be granted: %x, %+v, %v", b, got, err)
+	}
+	for i, v := range map[int]byte{0: 1, 1: 2, 2: 4, 3: 1, 16: 0xff} {
 		bad := golden
 		bad[i] = v
 		if _, err := wire.ParseHeader(&bad); !errors.Is(err, meta.ErrInvalid) {
