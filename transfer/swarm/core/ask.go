@@ -84,7 +84,9 @@ func (c *Core) blocked(r *reader) bool {
 	return r.head < r.to && !c.have.Has(r.head) && !c.flying.Has(r.head)
 }
 
-func (c *Core) patienceOfReader() time.Duration { return max(c.cfg.Patience, 2*c.reply.mean) }
+func (c *Core) patienceOfReader() time.Duration {
+	return max(c.cfg.Patience, 2*(c.reply.mean+c.carry.mean))
+}
 
 // depth is how many requests p is to have: twice what fills its round trip, so
 // that the rate that is measured can grow.
@@ -162,6 +164,33 @@ func (c *Core) fill() {
 	}
 }
 
+// move takes a request that waits at a peer with much to do to one that has nothing to
+// do and has just said so.
+func (c *Core) move() {
+	p := c.stealer
+	c.stealer = nil
+	if p == nil || p.state != up || p.server || p.late || len(p.asked) >= c.depth(p) || c.missing == 0 {
+		return
+	}
+	var from *request
+	most := 0
+	for _, r := range c.requests {
+		if r.began > 0 || r.pull || r.given || r.peer == p || !p.have.Has(r.chunk) || c.flights[r.chunk] > 1 {
+			continue
+		}
+		if n := c.burden(r.peer); from == nil || n > most || n == most && r.asked > from.asked {
+			from, most = r, n
+		}
+	}
+	if from == nil || most < c.cfg.StealAbove {
+		return
+	}
+	chunk := from.chunk
+	c.do(Effect{Kind: Cancel, Peer: from.peer.id, Request: from.id})
+	c.end(from)
+	c.ask(p, chunk, false)
+}
+
 // burden orders the peers that could be asked: agents before servers, then the one
 // that has the least to do, as far as we know; a place further away counts as much as
 // a few requests.
@@ -225,7 +254,7 @@ func (c *Core) rarest(p *peer, from, to int, again bool) int {
 		for m != 0 {
 			i := w<<6 + bits.TrailingZeros64(m)
 			m &= m - 1
-			if i < from || i >= to || again && !c.again(p, i) {
+			if i < from || i >= to || again && !c.twice(p, i) {
 				continue
 			}
 			switch {
@@ -241,8 +270,8 @@ func (c *Core) rarest(p *peer, from, to int, again bool) int {
 	return best
 }
 
-// again reports whether chunk i may be asked of p although it is asked of another.
-func (c *Core) again(p *peer, i int) bool {
+// twice reports whether chunk i may be asked of p although it is asked of another.
+func (c *Core) twice(p *peer, i int) bool {
 	if c.flights[i] > 1 {
 		return false
 	}
@@ -318,13 +347,15 @@ func (c *Core) fresh(class, classes int) int {
 // does not give it on.
 func (c *Core) unblock() {
 	for _, r := range c.readers {
-		if !c.blocked(r) || c.now < r.since+c.patienceOfReader() {
+		if !c.blocked(r) || c.now < r.since+c.reply.mean/2 {
 			continue
 		}
-		if p := c.other(r.head, nil); p != nil {
-			r.since = c.now
-			c.ask(p, r.head, false)
+		p := c.other(r.head, nil)
+		if p == nil || p.server && c.now < r.since+c.patienceOfReader() {
+			continue
 		}
+		r.since = c.now
+		c.ask(p, r.head, false)
 	}
 	elsewhere := len(c.requests)
 	for _, p := range c.servers {

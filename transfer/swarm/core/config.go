@@ -22,13 +22,8 @@ type Config struct {
 	// Members bounds all peers, with those that came by themselves, and Asked those
 	// that are asked; default 64.
 	Members, Asked int
-	// Slots is how many chunks are sent at once at most; default 4.
+	// Slots is how many chunks are sent at once; default 6.
 	Slots int
-	// Leaving is how many of them may be leaving at the full rate of the uplink: the
-	// next begins when LeavePercent of the time have passed that one of them needs at that
-	// rate, so that a chunk is soon whole with its receiver, and only receivers that
-	// are slower make more. Default 1 and 75.
-	Leaving, LeavePercent int
 	// Queue bounds the requests that wait for a slot, QueuePerPeer those of one
 	// peer; default 512 and 16. More are answered with BUSY.
 	Queue, QueuePerPeer int
@@ -51,7 +46,8 @@ type Config struct {
 	Backlog int
 	// Offers is how many peers are told at once of a chunk that nobody around has,
 	// whatever the backlog; default 3.
-	Offers int
+	Offers                 int
+	StealBelow, StealAbove int
 	// FarCost is how many waiting requests a peer of another zone is worse than one of
 	// the own; default 2.
 	FarCost int
@@ -90,9 +86,7 @@ func (c Config) withDefaults() Config {
 	orDefault(&c.Degree, 24)
 	orDefault(&c.Members, 64)
 	orDefault(&c.Asked, 64)
-	orDefault(&c.Slots, 4)
-	orDefault(&c.Leaving, 1)
-	orDefault(&c.LeavePercent, 75)
+	orDefault(&c.Slots, 6)
 	orDefault(&c.Queue, 512)
 	orDefault(&c.QueuePerPeer, 16)
 	orDefault(&c.Depth, 1)
@@ -105,6 +99,8 @@ func (c Config) withDefaults() Config {
 	orDefault(&c.Backlog, 6)
 	orDefault(&c.Offers, 3)
 	orDefault(&c.FarCost, 2)
+	orDefault(&c.StealBelow, 2)
+	orDefault(&c.StealAbove, 3)
 	orDefault(&c.Gather, 8)
 	orDefault(&c.GatherMin, 2*time.Millisecond)
 	orDefault(&c.GatherMax, 250*time.Millisecond)

@@ -84,7 +84,7 @@ type upload struct {
 	chunk          int // -1 for a PULL before the choice
 	from           int
 	class, classes int
-	began, gone    time.Duration // when it began, and should have left us
+	began          time.Duration
 	pulled         bool
 	stuck          bool // it takes too long to hold a slot
 	stopped        bool
@@ -127,6 +127,7 @@ type Core struct {
 	dialled int
 	findAt  time.Duration
 	rtt     time.Duration // of the peers, smoothed
+	stealer *peer         // it has just said that it has nothing to do
 
 	log      []uint32 // chunks that came, in order
 	tellAt   time.Duration
@@ -152,10 +153,6 @@ type Core struct {
 	slots   int       // of serving, those not stuck
 	turns   int
 	send    pulse // to send a chunk
-
-	uplink   float64 // bytes per second that leave at most, as far as seen
-	gaugeAt  time.Duration
-	gaugeSum int64
 
 	servingRoots, fetchingRoots int // of this node, with this one
 }
@@ -208,6 +205,7 @@ func (c *Core) Step(now time.Duration, ev Event) []Effect {
 	}
 	c.connect()
 	c.fill()
+	c.move()
 	c.serve()
 	c.invite()
 	if c.missing == 0 && !c.done {
@@ -615,4 +613,7 @@ func (c *Core) peerHas(p *peer, ev Event) {
 		c.add1(p, int(i))
 	}
 	c.add(p, ev.Have)
+	if p.load < c.cfg.StealBelow {
+		c.stealer = p
+	}
 }

@@ -25,6 +25,7 @@ func (p *peer) scope() int {
 // from here.
 type held struct {
 	by    []uint16 // nil until the first PULL
+	at    []uint32 // when it was sent last, in ms
 	fresh Bits     // chunks here that no puller of the scope has
 	low   int      // no word of fresh before has a bit
 }
@@ -32,7 +33,7 @@ type held struct {
 // counts begins to count p, which pulls.
 func (c *Core) counts(p *peer) {
 	if h := &c.held[p.scope()]; h.by == nil {
-		h.by, h.fresh = make([]uint16, c.count), NewBits(c.count)
+		h.by, h.at, h.fresh = make([]uint16, c.count), make([]uint32, c.count), NewBits(c.count)
 		copy(h.fresh, c.have)
 	}
 	p.pulling = true
@@ -205,7 +206,6 @@ func (c *Core) sentTo(p *peer, ev Event) {
 		switch {
 		case ev.OK:
 			c.send.add(c.now - u.began)
-			c.gauge(u)
 			c.add1(p, u.chunk)
 		case u.stopped && u.pulled:
 			c.add1(p, u.chunk) // it has it, or gets it from another
@@ -226,9 +226,6 @@ func (c *Core) expireUploads() {
 		if u.stuck {
 			continue
 		}
-		if c.now < u.gone {
-			c.note(u.gone)
-		}
 		if c.now < u.began+limit || len(c.serving) >= 4*c.cfg.Slots {
 			c.note(max(u.began+limit, c.now+c.cfg.TimeoutMin))
 			continue
@@ -244,7 +241,7 @@ func (c *Core) expireUploads() {
 // serve gives free slots to waiting requests.
 func (c *Core) serve() {
 	slots := (c.cfg.Slots + c.servingRoots - 1) / c.servingRoots
-	for c.slots < slots && len(c.queue) > 0 && c.leaving() < c.cfg.Leaving {
+	for c.slots < slots && len(c.queue) > 0 {
 		i, chunk := c.next()
 		if i < 0 {
 			return
@@ -257,15 +254,13 @@ func (c *Core) serve() {
 			continue
 		}
 		u.began = c.now
-		u.gone = c.now
-		if c.uplink > 0 {
-			u.gone += time.Duration(float64(c.cfg.Chunks[u.chunk]) / c.uplink * float64(c.cfg.LeavePercent) / 100 * 1e9)
-			c.note(max(u.gone, c.now+c.cfg.GatherMin/4))
-		}
 		u.peer.serving++
 		u.peer.got++
 		c.give(u.peer, u.chunk)
 		c.sent[u.chunk]++
+		if h := &c.held[u.peer.scope()]; h.by != nil {
+			h.at[u.chunk] = uint32(c.now / time.Millisecond)
+		}
 		c.serving = append(c.serving, u)
 		c.slots++
 		c.turns++
@@ -274,36 +269,14 @@ func (c *Core) serve() {
 	}
 }
 
-// leaving counts the sends that, at the rate of our uplink, should still be leaving.
-func (c *Core) leaving() int {
-	n := 0
-	for _, u := range c.serving {
-		if c.now < u.gone && !u.stuck {
-			n++
-		}
+// again is when chunk i, which a puller has, may be sent to another that asks for it:
+// each time it takes twice as long, since it should have come from the others.
+func (c *Core) again(h *held, i int) time.Duration {
+	if c.sent[i] == 0 {
+		return 0
 	}
-	return n
-}
-
-// gauge learns from a send that ended how fast the uplink is: the most that went out
-// in a while.
-func (c *Core) gauge(u *upload) {
-	if c.slots == 0 && len(c.queue) == 0 { // now it idles
-		defer func() { c.gaugeAt = 0 }()
-	}
-	if c.gaugeAt == 0 {
-		c.gaugeAt, c.gaugeSum = u.began, 0
-	}
-	c.gaugeSum += int64(c.cfg.Chunks[u.chunk])
-	span := c.now - c.gaugeAt
-	rate := float64(c.gaugeSum) / max(span, time.Microsecond).Seconds()
-	if c.uplink == 0 {
-		c.uplink = rate
-	}
-	if span >= 4*c.send.mean {
-		c.uplink = max(rate, 0.98*c.uplink)
-		c.gaugeAt, c.gaugeSum = c.now, 0
-	}
+	wait := max(c.cfg.Patience, 4*c.send.mean) << min(c.sent[i]-1, 6)
+	return time.Duration(h.at[i])*time.Millisecond + wait
 }
 
 // next returns the request to answer next and with which chunk, -1 when none can be.
@@ -335,7 +308,7 @@ func (c *Core) next() (index, chunk int) {
 			if patient {
 				score = 1 << 30
 			}
-			if slices.ContainsFunc(c.serving, func(v *upload) bool { return v.chunk == n && !v.stuck }) {
+			if c.now < c.again(h, n) {
 				continue
 			}
 		} else if h.by != nil {

@@ -45,7 +45,7 @@ type simOptions struct {
 }
 
 const segmentBytes = 16 << 10
-const sendWindow = 8
+const sendWindow = 16
 
 type simHost struct {
 	id       int
@@ -331,7 +331,7 @@ func (s *simulation) pump(h *simHost) {
 			if i < h.turn {
 				h.turn--
 			}
-			if !x.done {
+			if !x.done && (x.left > 0 || !h.linked[x.to.id]) {
 				x.done = true
 				s.step(h, h.roots[x.root], core.Event{Kind: core.Sent, Peer: core.Peer(x.to.id), Request: x.request, OK: x.left == 0})
 			}
@@ -385,6 +385,10 @@ func (s *simulation) receive(x *simSend, size int) {
 		}
 		s.after(s.opt.rtt/2, func() {
 			x.air--
+			if x.landed == x.total && x.air == 0 && !x.done {
+				x.done = true
+				s.step(x.from, x.from.roots[x.root], core.Event{Kind: core.Sent, Peer: core.Peer(x.to.id), Request: x.request, OK: true})
+			}
 			s.pump(x.from)
 		})
 	})
