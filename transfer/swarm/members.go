@@ -299,7 +299,8 @@ func (m *membership) onJoin(l *link, j *wire.Join, allowed bool) {
 	if p.link != nil && p.link != l || p.channel != 0 && p.channel != j.Channel {
 		m.gone(p) // it begins anew
 	}
-	if p.channel == 0 {
+	began := p.channel == 0
+	if began {
 		if p.link == nil && j.Answer {
 			refuse() // it answers what we have given up
 			return
@@ -337,6 +338,9 @@ func (m *membership) onJoin(l *link, j *wire.Join, allowed bool) {
 	}
 	m.bringUp(p)
 	m.askMap()
+	if began && p.info.Server && m.s.cfg.Self.Server {
+		m.acquaint(p)
+	}
 }
 
 func (m *membership) count() int {
@@ -420,7 +424,7 @@ func (m *membership) onPull(p *member, w *wire.Pull) {
 	}
 	m.step(core.Event{
 		Kind: core.Pulled, Peer: p.handle, Request: core.Request(w.Request),
-		From: int(w.From), Class: int(w.Class), Classes: int(w.Classes),
+		From: int(w.From), Class: int(w.Class), Classes: int(w.Classes), Owners: w.Owners,
 	})
 }
 
@@ -472,9 +476,31 @@ func wirePeer(p Peer) wire.Peer {
 	return wire.Peer{ID: p.ID, Region: p.Region, Zone: p.Zone, Rack: p.Rack, Server: p.Server}
 }
 
-// visible reports whether p may be told of q: members of its own region.
+// visible reports whether p may be told of q: members of its own region, and servers
+// of each other.
 func (m *membership) visible(q, p *member) bool {
-	return q != p && q.channel != 0 && q.info.Region == p.info.Region
+	return q != p && q.channel != 0 && (q.info.Region == p.info.Region || q.info.Server && p.info.Server)
+}
+
+// acquaint tells a server that has joined of the other servers, and them of it, without
+// waiting for the next exchange: they are to bring each other what came over the
+// distance once.
+func (m *membership) acquaint(p *member) {
+	var others []wire.Peer
+	for _, q := range m.members {
+		if !q.info.Server || !m.visible(q, p) {
+			continue
+		}
+		if len(others) < wire.MaxPeers {
+			others = append(others, wirePeer(q.info))
+		}
+		if m.entitled(q) {
+			m.send(q, wire.Message{Pex: &wire.Pex{Channel: q.channel, Peers: []wire.Peer{wirePeer(p.info)}}})
+		}
+	}
+	if len(others) > 0 && m.entitled(p) {
+		m.send(p, wire.Message{Pex: &wire.Pex{Channel: p.channel, Peers: others}})
+	}
 }
 
 // others returns members to tell p, of region, about.

@@ -644,7 +644,7 @@ func (m *membership) ask(p *member, e core.Effect) {
 	} else {
 		m.send(p, wire.Message{Pull: &wire.Pull{
 			Channel: p.channel, Request: request, From: uint32(e.From), Class: uint32(e.Class), Classes: uint32(e.Classes),
-			Purpose: why, Credit: credit,
+			Purpose: why, Credit: credit, Owners: e.Owners,
 		}})
 	}
 }

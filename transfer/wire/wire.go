@@ -38,6 +38,8 @@ const (
 	MaxMapBytes = 65 << 20
 	// MaxPeers bounds the peers in PEX and in a BUSY's referrals.
 	MaxPeers = 32
+	// MaxOwners bounds the keys in PULL.
+	MaxOwners = 16
 	// MaxBatch bounds the chunks in one HAVE and the requests in one WANT.
 	MaxBatch = 16 << 10
 
@@ -142,6 +144,9 @@ type Pull struct {
 	// Purpose and Credit are as in Want.
 	Purpose uint8 `cbor:"6,keyasint,omitempty"`
 	Credit  bool  `cbor:"7,keyasint,omitempty"`
+	// Owners are keys of servers of one region, the puller's first: it wants only chunks
+	// that it owns among them (transfer/swarm/core).
+	Owners []uint64 `cbor:"8,keyasint,omitempty"`
 }
 
 // Busy refuses a request, or a Join when Request is 0.
@@ -234,7 +239,9 @@ func (m *Message) Check() error {
 	})
 	check(m.Have != nil, "have", func() bool { return len(m.Have.Chunks) <= MaxBatch && len(m.Have.Bits) <= maxBitmap })
 	check(m.Want != nil, "want", func() bool { return len(m.Want.Items) <= MaxBatch })
-	check(m.Pull != nil, "pull", func() bool { return m.Pull.Classes == 0 || m.Pull.Class < m.Pull.Classes })
+	check(m.Pull != nil, "pull", func() bool {
+		return (m.Pull.Classes == 0 || m.Pull.Class < m.Pull.Classes) && len(m.Pull.Owners) <= MaxOwners
+	})
 	check(m.Busy != nil, "busy", func() bool { return m.Busy.After >= 0 && peers(m.Busy.Peers) })
 	check(m.Cancel != nil, "cancel", func() bool { return true })
 	check(m.Pex != nil, "pex", func() bool { return peers(m.Pex.Peers) })

@@ -161,7 +161,7 @@ func (s *simulation) carry(id int32, b int, e *core.Effect) {
 		s.message(h, k, event{kind: evWant, b: int32(e.Request), c: int32(e.Chunk), root: root})
 	case core.Pull:
 		p.asked = append(p.asked, asked{e.Request, k})
-		n := s.write(note{from: e.From, class: e.Class, classes: e.Classes})
+		n := s.write(note{from: e.From, class: e.Class, classes: e.Classes, owners: e.Owners})
 		s.message(h, k, event{kind: evPull, b: int32(e.Request), c: n, root: root})
 	case core.Cancel:
 		s.answered(p, e.Request)
@@ -340,10 +340,28 @@ func (s *simulation) admit(id, k int32, b int) {
 	p.members++
 	s.exchangeSoon(id, b)
 	peer := &s.hosts[h.ids[k]]
+	if h.server && peer.server {
+		s.acquaint(id, k, b)
+	}
 	s.step(id, b, core.Event{
 		Kind: core.PeerUp, Peer: core.Peer(k), Server: peer.server, Key: keyOf(h.ids[k]), Near: near(h, peer), Zone: peer.zone,
 		RTT: time.Duration(2 * s.half[way(h, peer)]), Have: s.haveOf(peer, b),
 	})
+}
+
+// acquaint tells a server that has joined of the other servers at once, and them of it.
+func (s *simulation) acquaint(id, k int32, b int) {
+	h := &s.hosts[id]
+	var others []int32
+	for q := range h.links {
+		if peer := h.ids[q]; int32(q) != k && s.hosts[peer].server && h.links[q].joined>>b&1 != 0 {
+			others = append(others, peer)
+			s.message(h, int32(q), event{kind: evKnown, c: s.write(note{peers: []int32{h.ids[k]}}), root: uint8(b)})
+		}
+	}
+	if len(others) > 0 {
+		s.message(h, k, event{kind: evKnown, c: s.write(note{peers: others}), root: uint8(b)})
+	}
 }
 
 // haveOf is what a host has of blob b.

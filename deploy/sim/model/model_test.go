@@ -207,3 +207,24 @@ func TestTheClockKeepsOrder(t *testing.T) {
 		t.Errorf("%d events of 5000 came", n)
 	}
 }
+
+// TestServersSwarmAmongThemselves: the origin sends each chunk to one of the other
+// regions, they give it to each other, and it enters each once.
+func TestServersSwarmAmongThemselves(t *testing.T) {
+	for _, c := range []struct {
+		name, regions, kill string
+		seed, enter         float64
+	}{
+		{"three regions", `{"hosts":30},{"hosts":30},{"hosts":30}`, ``, 2.1, 1.02},
+		{"four regions", `{"hosts":20},{"hosts":20},{"hosts":20},{"hosts":20}`, ``, 2.1, 1.02},
+		{"two servers each", `{"hosts":20,"servers":2},{"hosts":20,"servers":2},{"hosts":20,"servers":2}`, ``, 2, 1.05},
+		{"one is killed", `{"hosts":20,"servers":2},{"hosts":20,"servers":2},{"hosts":20,"servers":2}`, `,"kill":{"region":1,"server":0,"at":0.5}`, 2, 1.15},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := Run(scenario(t, `{"name":"servers","blobs":["64MiB"],"up":"100MB/s","rtt":"1ms","wanRTT":"60ms","regions":[`+c.regions+`]`+c.kill+`}`), 1)
+			whole(t, r)
+			most(t, r, "seed", c.seed)
+			most(t, r, "enter", c.enter)
+		})
+	}
+}

@@ -230,14 +230,19 @@ func (s *Scenario) config() (core.Config, error) {
 }
 
 // Bound is the least time in which the wave can end: what the origin, a host's
-// downlink, a region's entry and all uplinks of a region together allow (Kumar and
-// Ross 2006). Headers and messages are not in it.
+// downlink, a region's entry, the servers of the origin's region, which send both to
+// its hosts and beyond, and all uplinks of a region together allow (after Kumar and Ross
+// 2006). Headers and messages are not in it.
 func (s *Scenario) Bound() time.Duration {
 	var f float64
 	for _, b := range s.Blobs {
 		f += float64(b)
 	}
 	bound := max(f/float64(s.ServerUp), f/float64(s.Down))
+	if len(s.Regions) > 1 && s.Regions[0].Hosts > 0 {
+		// The servers of the origin's region send a copy to its hosts and one beyond.
+		bound = max(bound, 2*f/(float64(s.Regions[0].Servers)*float64(s.ServerUp)))
+	}
 	for i, r := range s.Regions {
 		n := float64(r.Hosts)
 		up := float64(r.Servers)*float64(s.ServerUp) + n*float64(s.Up)

@@ -187,6 +187,7 @@ type note struct {
 	from, class, classes int
 	after                time.Duration
 	peers                []int32
+	owners               []uint64
 }
 
 // send is a chunk, or an introduction, on its way.
@@ -444,7 +445,7 @@ func (s *simulation) handle(e *event) {
 		n := s.note(e.c)
 		if s.member(h, e.a, b) {
 			s.step(e.host, b, core.Event{
-				Kind: core.Pulled, Peer: core.Peer(e.a), Request: core.Request(e.b), From: n.from, Class: n.class, Classes: n.classes,
+				Kind: core.Pulled, Peer: core.Peer(e.a), Request: core.Request(e.b), From: n.from, Class: n.class, Classes: n.classes, Owners: n.owners,
 			})
 		}
 	case evCancel:

@@ -244,9 +244,10 @@ func (c *Core) arrived(p *peer, ev Event) {
 		c.end(r)
 	}
 	c.measure(i)
-	if p == nil || !p.server {
+	if p == nil || !p.seed {
 		c.cameAt = c.now
 	}
+	c.noteCrossing(p)
 	c.note(c.now + c.patienceOfReader())
 	if c.have.Has(i) {
 		return

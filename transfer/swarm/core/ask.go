@@ -117,7 +117,7 @@ func (c *Core) mean() float64 {
 func (c *Core) room() int {
 	limit := max(c.cfg.Outstanding/c.fetchingRoots, min(c.cfg.Outstanding, c.cfg.FewPeers))
 	if mean := c.mean(); mean > 0 {
-		limit += int(2 * c.rate * c.rtt.Seconds() / mean)
+		limit += int(2 * c.rate * c.longestRTT().Seconds() / mean)
 	}
 	for _, p := range c.servers {
 		limit += p.pulls // they wait for what nobody has yet
@@ -203,7 +203,7 @@ func (c *Core) burden(p *peer) int {
 		}
 		n += max(load, 0)
 	}
-	if p.server {
+	if p.seed {
 		n += 1 << 20
 	}
 	if c.cfg.Zone != 0 && p.near > 1 {
@@ -215,7 +215,7 @@ func (c *Core) burden(p *peer) int {
 // choose returns the chunk to ask of p, -1 when there is none.
 func (c *Core) choose(p *peer) int {
 	tail := c.inTail()
-	if p.server && (len(c.active)-len(c.servers) >= c.cfg.FewPeers || !p.spent && !c.allShared()) {
+	if p.seed && (len(c.active)-len(c.servers) >= c.cfg.FewPeers || !p.spent && !c.allShared()) {
 		return -1 // it picks better than we do: pull
 	}
 	if n := len(c.readers); n > 0 && c.rand.IntN(100) >= c.cfg.Stray {
@@ -247,7 +247,7 @@ func (c *Core) allShared() bool {
 func (c *Core) rarest(p *peer, from, to int, again bool) int {
 	best, ties := -1, 0
 	for w := from >> 6; w<<6 < to; w++ {
-		m := p.have[w] &^ c.have[w] & c.wanted[w]
+		m := p.have[w] &^ c.have[w] & c.wanted[w] & c.crosses(p, w)
 		if !again {
 			m &^= c.flying[w]
 		}
@@ -290,7 +290,7 @@ func (c *Core) pull() {
 	if len(c.servers) == 0 {
 		return
 	}
-	usable := func(p *peer) bool { return !p.late && !p.spent && p.busy <= c.now }
+	usable := func(p *peer) bool { return !p.late && !p.spent && p.busy <= c.now && (p.near <= 2 || !c.covered) }
 	classes := 0
 	for _, p := range c.servers {
 		if usable(p) {
@@ -307,7 +307,7 @@ func (c *Core) pull() {
 		if spare <= 0 {
 			continue
 		}
-		for range min(spare, c.fresh(class, classes)-p.pulls) {
+		for range min(spare, c.missingOf(p, class, classes)-p.pulls) {
 			from := 0
 			if len(c.readers) > 0 {
 				from = c.readers[c.rand.IntN(len(c.readers))].head
@@ -315,31 +315,13 @@ func (c *Core) pull() {
 			r := c.request(p, -1)
 			r.pull = true
 			p.pulls++
-			c.do(Effect{Kind: Pull, Peer: p.id, Request: r.id, From: from, Class: class, Classes: classes})
-		}
-	}
-}
-
-// fresh counts the chunks of a class that we need and no other agent has, up to
-// DepthMax.
-func (c *Core) fresh(class, classes int) int {
-	n := 0
-	for w := range c.wanted {
-		m := c.wanted[w] &^ c.have[w] &^ c.flying[w] &^ c.agents[w]
-		if classes == 1 {
-			n += bits.OnesCount64(m)
-		} else {
-			for ; m != 0; m &= m - 1 {
-				if (w<<6+bits.TrailingZeros64(m))%classes == class {
-					n++
-				}
+			e := Effect{Kind: Pull, Peer: p.id, Request: r.id, From: from, Class: class, Classes: classes}
+			if p.near > 2 && len(c.owners) > 1 {
+				e.Owners = c.owners
 			}
-		}
-		if n >= c.cfg.DepthMax {
-			break
+			c.do(e)
 		}
 	}
-	return n
 }
 
 // unblock asks a server for the very chunk that a reader has waited for too long, and
@@ -380,7 +362,7 @@ func (c *Core) other(i int, not *peer) *peer {
 	var best *peer
 	least := 0
 	for _, p := range c.active {
-		if p == not || p.late || p.busy > c.now || !p.have.Has(i) || len(p.asked) >= 2*c.depth(p) {
+		if p == not || p.late || p.busy > c.now || !p.have.Has(i) || len(p.asked) >= 2*c.depth(p) || c.crosses(p, i>>6)>>(i&63)&1 == 0 {
 			continue
 		}
 		if n := c.burden(p); best == nil || n < least {

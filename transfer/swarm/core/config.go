@@ -72,6 +72,9 @@ type Config struct {
 	// a seed before it asks the seed for just that, and how long a seed waits for the
 	// peer it gave a chunk to before it gives it to another; default 250 ms.
 	Patience time.Duration
+	// OwnerSilence is after what time without anything new from a server of the region
+	// the others fetch its share from beyond; default 2 s.
+	OwnerSilence time.Duration
 	// Referrals is how many peers a BUSY names; default 4.
 	Referrals int
 }
@@ -111,6 +114,7 @@ func (c Config) withDefaults() Config {
 	orDefault(&c.TailPercent, 2)
 	orDefault(&c.BadChunks, 2)
 	orDefault(&c.Patience, 250*time.Millisecond)
+	orDefault(&c.OwnerSilence, 2*time.Second)
 	orDefault(&c.Referrals, 4)
 	return c
 }

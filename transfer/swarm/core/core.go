@@ -55,6 +55,9 @@ type peer struct {
 	late    bool          // a request timed out and nothing came since
 	givenUp int           // requests in a row of which nothing came
 	spent   bool          // a server that had nothing to choose for us: WANT instead
+	seed    bool          // a server that is pulled from: to an agent any, to a server a complete one
+	newsAt  time.Duration // when a server of our region last had something new
+	idle    bool          // it owns chunks and does not bring them
 	bad     int
 
 	// Serving.
@@ -84,6 +87,7 @@ type upload struct {
 	chunk          int // -1 for a PULL before the choice
 	from           int
 	class, classes int
+	owners         []uint64
 	began          time.Duration
 	pulled         bool
 	stuck          bool // it takes too long to hold a slot
@@ -126,8 +130,16 @@ type Core struct {
 	waiting []*peer // known, not connected
 	dialled int
 	findAt  time.Duration
-	rtt     time.Duration // of the peers, smoothed
+	rtt     time.Duration // of the peers in the region, smoothed
+	farRTT  time.Duration // of those beyond
 	stealer *peer         // it has just said that it has nothing to do
+
+	owners    []uint64 // keys of the servers that share the region's fetch, ours first
+	crossing  Bits     // chunks that may be asked of peers beyond; nil: all
+	covered   bool     // a server of the region is complete
+	crossed   pulse    // between chunks that came from beyond
+	crossedAt time.Duration
+	gave      [scopes]int64 // bytes
 
 	log      []uint32 // chunks that came, in order
 	tellAt   time.Duration
@@ -314,6 +326,7 @@ func (c *Core) expire() {
 	if c.missing == 0 {
 		return
 	}
+	c.expireOwners()
 	c.note(max(c.cameAt+c.patienceOfReader(), c.now+c.cfg.Patience))
 	for _, r := range c.readers {
 		if c.blocked(r) {
@@ -360,9 +373,13 @@ func (c *Core) peerKnown(p *peer, ev Event) {
 	if len(c.waiting) >= 4*c.cfg.Members || ev.Peer >= maxHandle {
 		return // a Finder tells them again
 	}
-	p = &peer{id: ev.Peer, server: ev.Server, key: ev.Key, near: ev.Near, zone: ev.Zone}
+	p = &peer{id: ev.Peer, server: ev.Server, key: ev.Key, near: ev.Near, zone: ev.Zone, newsAt: c.now}
 	c.enter(p)
 	c.waiting = append(c.waiting, p)
+	if c.beside(p) {
+		c.note(c.now)
+		c.reown()
+	}
 }
 
 func (c *Core) forget(p *peer) {
@@ -370,6 +387,7 @@ func (c *Core) forget(p *peer) {
 	c.waiting = slices.DeleteFunc(c.waiting, func(q *peer) bool { return q == p })
 }
 
+// wantsPeers reports whether more peers are to be dialled; servers are in any case.
 func (c *Core) wantsPeers() bool {
 	return c.missing > 0 && len(c.ups)+c.dialled < c.cfg.Degree
 }
@@ -377,12 +395,13 @@ func (c *Core) wantsPeers() bool {
 // connect dials known peers until there are enough: servers first, then the
 // nearest, among equals by chance.
 func (c *Core) connect() {
-	for c.wantsPeers() {
+	for c.missing > 0 {
 		var best *peer
 		ties := 0
 		next := never
+		room := c.wantsPeers()
 		for _, p := range c.waiting {
-			if p.state != known {
+			if p.state != known || !room && !p.server {
 				continue
 			}
 			if p.retryAt > c.now {
@@ -397,6 +416,10 @@ func (c *Core) connect() {
 					best = p
 				}
 			}
+		}
+		if best == nil && !room {
+			c.note(next)
+			return
 		}
 		if best == nil {
 			if c.now >= c.findAt {
@@ -433,15 +456,16 @@ func (c *Core) peerUp(p *peer, ev Event) {
 	*p = peer{
 		id: p.id, state: up, server: ev.Server, key: ev.Key, near: ev.Near, zone: ev.Zone, rtt: ev.RTT,
 		have: NewBits(c.count), given: NewBits(c.count), told: len(c.log), heard: c.now, givenUp: p.givenUp, bad: p.bad,
+		seed: ev.Server && !c.cfg.Server, newsAt: c.now,
 	}
-	if c.rtt == 0 {
-		c.rtt = p.rtt
-	} else {
-		c.rtt = (7*c.rtt + p.rtt) / 8
-	}
+	c.noteRTT(p)
 	c.ups = append(c.ups, p)
 	c.activate()
 	c.add(p, ev.Have)
+	if c.beside(p) {
+		c.note(c.now)
+		c.reown()
+	}
 }
 
 // add notes the chunks of a set as p's.
@@ -453,6 +477,7 @@ func (c *Core) add(p *peer, set Bits) {
 			}
 		}
 	}
+	c.promote(p)
 }
 
 func (c *Core) add1(p *peer, i int) {
@@ -463,6 +488,9 @@ func (c *Core) add1(p *peer, i int) {
 	p.haveCount++
 	if !p.given.Has(i) {
 		c.hold(p, i, 1)
+	}
+	if c.beside(p) {
+		c.news(p)
 	}
 	if p.active {
 		c.count1(p, i, 1)
@@ -505,12 +533,17 @@ func (c *Core) activate() {
 		}
 		p.active, p.dry = true, false
 		c.active = append(c.active, p)
-		if p.server {
-			c.servers = append(c.servers, p)
-			slices.SortFunc(c.servers, func(a, b *peer) int { return int(a.id) - int(b.id) })
+		if p.seed {
+			c.enlist(p)
 		}
 		c.countAll(p, 1)
 	}
+}
+
+// enlist makes p one of those that are pulled from.
+func (c *Core) enlist(p *peer) {
+	c.servers = append(c.servers, p)
+	slices.SortFunc(c.servers, func(a, b *peer) int { return int(a.id) - int(b.id) })
 }
 
 func (c *Core) deactivate(p *peer) {
@@ -535,7 +568,7 @@ func (c *Core) countAll(p *peer, by int) {
 // count1 keeps the tables of who has chunk i.
 func (c *Core) count1(p *peer, i, by int) {
 	c.avail[i] = uint16(int(c.avail[i]) + by)
-	if p.server {
+	if p.seed {
 		return
 	}
 	c.others[i] = uint16(int(c.others[i]) + by)
@@ -576,7 +609,9 @@ func (c *Core) peerDown(p *peer) {
 			c.idle = append(c.idle, u)
 			return true
 		})
-		c.holdAll(p, -1)
+		for scope := range c.held {
+			c.holdAll(p, scope, -1)
+		}
 		c.waiting = append(c.waiting, p)
 		p.have, p.given = nil, nil
 		c.activate()
@@ -590,6 +625,9 @@ func (c *Core) peerDown(p *peer) {
 		most = 2 * time.Second
 	}
 	p.backoff = min(max(2*p.backoff, 250*time.Millisecond), most)
+	if c.beside(p) {
+		c.reown()
+	}
 	p.retryAt = c.now + p.backoff
 	c.note(p.retryAt)
 	if len(c.waiting) > 4*c.cfg.Members {

@@ -89,6 +89,9 @@ type Event struct {
 	Reader         uint32
 	From, To       int
 	Class, Classes int
+	// Owners, if there are several, are the keys of the servers among which the puller,
+	// the first, wants only what it owns.
+	Owners []uint64
 
 	Serving, Fetching int
 }
@@ -104,7 +107,7 @@ const (
 	Find
 	// Want: ask Peer for Chunk under Request.
 	Want
-	// Pull: ask Peer for a chunk of its choice under Request. From, Class, Classes.
+	// Pull: ask Peer for a chunk of its choice under Request. From, Class, Classes, Owners.
 	Pull
 	// Cancel: tell Peer that the answer to Request is not wanted any more.
 	Cancel
@@ -132,6 +135,7 @@ type Effect struct {
 	Chunk          int
 	From           int
 	Class, Classes int
+	Owners         []uint64
 	After          time.Duration
 	Peers          []Peer
 	Chunks         []uint32

@@ -30,22 +30,41 @@ type held struct {
 	low   int      // no word of fresh before has a bit
 }
 
+// within reports whether what p has counts in a scope: a server of our region can give
+// it to those beyond, too.
+func (p *peer) within(scope int) bool {
+	return p.pulling && (p.scope() == scope || scope == beyond && p.server)
+}
+
 // counts begins to count p, which pulls.
 func (c *Core) counts(p *peer) {
 	if h := &c.held[p.scope()]; h.by == nil {
 		h.by, h.at, h.fresh = make([]uint16, c.count), make([]uint32, c.count), NewBits(c.count)
 		copy(h.fresh, c.have)
+		for _, q := range c.ups {
+			if q.within(p.scope()) {
+				c.holdAll(q, p.scope(), 1)
+			}
+		}
 	}
 	p.pulling = true
-	c.holdAll(p, 1)
+	for scope := range c.held {
+		c.holdAll(p, scope, 1)
+	}
 }
 
 // hold notes that p has, or has no more, chunk i.
 func (c *Core) hold(p *peer, i, by int) {
-	if !p.pulling {
+	for scope := range c.held {
+		c.hold1(p, scope, i, by)
+	}
+}
+
+func (c *Core) hold1(p *peer, scope, i, by int) {
+	h := &c.held[scope]
+	if h.by == nil || !p.within(scope) {
 		return
 	}
-	h := &c.held[p.scope()]
 	h.by[i] = uint16(int(h.by[i]) + by)
 	if h.by[i] > 0 || !c.have.Has(i) {
 		h.fresh.clear(i)
@@ -55,10 +74,10 @@ func (c *Core) hold(p *peer, i, by int) {
 	}
 }
 
-func (c *Core) holdAll(p *peer, by int) {
+func (c *Core) holdAll(p *peer, scope, by int) {
 	for w := range p.have {
 		for m := p.have[w] | p.given[w]; m != 0; m &= m - 1 {
-			c.hold(p, w<<6+bits.TrailingZeros64(m), by)
+			c.hold1(p, scope, w<<6+bits.TrailingZeros64(m), by)
 		}
 	}
 }
@@ -93,7 +112,7 @@ func (c *Core) freshFor(u *upload) int {
 	for w := h.low; w < len(h.fresh); w++ {
 		for m := h.fresh[w] &^ u.peer.have[w]; m != 0; m &= m - 1 {
 			i := w<<6 + bits.TrailingZeros64(m)
-			if u.classes > 1 && i%u.classes != u.class {
+			if u.classes > 1 && i%u.classes != u.class || !owns(u.owners, i) {
 				continue
 			}
 			if i >= u.from {
@@ -132,7 +151,7 @@ func (c *Core) pulled(p *peer, ev Event) {
 		c.do(Effect{Kind: Busy, Peer: p.id, Request: ev.Request, Chunk: -1})
 		return
 	}
-	c.enqueue(upload{id: ev.Request, peer: p, chunk: -1, pulled: true, from: ev.From, class: ev.Class, classes: max(ev.Classes, 1)})
+	c.enqueue(upload{id: ev.Request, peer: p, chunk: -1, pulled: true, from: ev.From, class: ev.Class, classes: max(ev.Classes, 1), owners: ev.Owners})
 }
 
 func (c *Core) enqueue(u upload) {
@@ -258,6 +277,7 @@ func (c *Core) serve() {
 		u.peer.got++
 		c.give(u.peer, u.chunk)
 		c.sent[u.chunk]++
+		c.took(u.peer.scope(), c.cfg.Chunks[u.chunk])
 		if h := &c.held[u.peer.scope()]; h.by != nil {
 			h.at[u.chunk] = uint32(c.now / time.Millisecond)
 		}
@@ -295,7 +315,7 @@ func (c *Core) next() (index, chunk int) {
 		n := u.chunk
 		score := 0
 		if u.pulled {
-			if failed != nil && failed.class == u.class && failed.classes == u.classes && failed.peer.scope() == u.peer.scope() {
+			if failed != nil && failed.class == u.class && failed.classes == u.classes && failed.peer.scope() == u.peer.scope() && (len(u.owners) < 2 || u.peer == failed.peer) {
 				continue
 			}
 			if n = c.freshFor(u); n < 0 {
@@ -316,7 +336,7 @@ func (c *Core) next() (index, chunk int) {
 		} else {
 			score = int(min(c.sent[n], 1<<15))
 		}
-		score += u.peer.serving << 16
+		score += u.peer.serving<<16 + c.turn(u.peer.scope())<<28
 		if index < 0 || score < best {
 			index, chunk, best = i, n, score
 		}

@@ -11,7 +11,9 @@ func (c *Core) came(i int, fresh bool) {
 		c.trim()
 	}
 	c.log = append(c.log, uint32(i))
-	if fresh && !c.cfg.Server {
+	if c.cfg.Server {
+		c.tellServers()
+	} else if fresh {
 		c.offer(c.cfg.Offers, i)
 	}
 	if c.tellAt == 0 {
@@ -41,7 +43,8 @@ func (c *Core) tell(p *peer) bool {
 	if p.told >= len(c.log) {
 		return false
 	}
-	if p.haveCount == c.count {
+	gives := c.cfg.Server && p.server && p.haveCount == c.count // what we lack, as far as it knows
+	if p.haveCount == c.count && !gives {
 		p.told = len(c.log)
 		return false
 	}
@@ -52,7 +55,7 @@ func (c *Core) tell(p *peer) bool {
 	}
 	from := len(c.arena)
 	for _, i := range c.log[p.told:] {
-		if !p.have.Has(int(i)) && c.have.Has(int(i)) {
+		if (gives || !p.have.Has(int(i))) && c.have.Has(int(i)) {
 			c.arena = append(c.arena, i)
 		}
 	}
