@@ -237,7 +237,7 @@ func with[K comparable](m map[K]int64, key K, rate int64) map[K]int64 {
 
 func (r Rate) check() error {
 	if r.BytesPerSec != 0 && (r.BytesPerSec < MinRate || r.BytesPerSec > maxRate) {
-		return fmt.Errorf("limit %s of %d bytes/s: the least is %d bytes/s, 0 is none: %w", r.Budget, r.BytesPerSec, MinRate, meta.ErrInvalid)
+		return fmt.Errorf("limit %s of %d bytes/s: the least is %d (1MB/s), 0 is none: %w", r.Budget, r.BytesPerSec, MinRate, meta.ErrInvalid)
 	}
 	return nil
 }
