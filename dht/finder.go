@@ -147,6 +147,9 @@ func (f *Finder) Run(ctx context.Context) error {
 	lost := &network.NotifyBundle{DisconnectedF: func(_ network.Network, c network.Conn) {
 		n, ok := f.cfg.Roster.Node(meta.NodeID(c.RemotePeer().String()))
 		if ok && n.Role == meta.RoleServer && n.Region == f.cfg.Self.Region {
+			if f.cfg.DHT != nil {
+				f.cfg.DHT.leaveOut(n.ID)
+			}
 			f.probe() // what it last said is no evidence any more
 		}
 	}}
@@ -283,7 +286,7 @@ func (f *Finder) OnlyCopy(root digest.CID) bool {
 
 // Join tells a server of the region that this node wants, or has, want.Root, and
 // returns who else does. When no server answers in 3 s it asks the DHT, and
-// returns the map and grant of an earlier answer.
+// returns the map and grant of an earlier answer, if need be without a peer.
 //
 // Errors: meta.ErrNotFound when every server that answers says so: final.
 // *meta.UnavailableError when servers are busy, or nobody is found.
@@ -305,8 +308,16 @@ func (f *Finder) Join(ctx context.Context, want Want) (Introduction, error) {
 		}
 	}
 	if err != nil {
+		busy, unavailable := errors.AsType[*meta.UnavailableError](err)
+		unavailable = unavailable && busy.Reason != "busy" && ctx.Err() == nil
 		if !errors.Is(err, meta.ErrNotFound) {
 			announced(before.members) // whoever looks next shall find this node
+		}
+		if unavailable && len(before.grant) > 0 {
+			// Peers that come to this node, or that it knows from before, want to see it.
+			return Introduction{
+				Map: before.encoded, Grant: before.grant, GrantExpires: before.expires, Again: againFetching,
+			}, nil
 		}
 		return Introduction{}, err
 	}
@@ -521,12 +532,18 @@ func (f *Finder) note(a answer) {
 	if a.err == nil {
 		f.answered = now
 		delete(f.avoid, a.server)
+		if f.cfg.DHT != nil {
+			f.cfg.DHT.takeIn(a.server)
+		}
 		return
 	}
 	if errors.Is(a.err, context.Canceled) {
 		return // the caller gave up, or another server was faster
 	}
 	f.avoid[a.server] = now.Add(avoidFor) // bounded by the servers of the region
+	if f.cfg.DHT != nil {
+		f.cfg.DHT.leaveOut(a.server)
+	}
 	f.metrics.lookups.WithLabelValues("silent").Inc()
 }
 

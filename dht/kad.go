@@ -14,6 +14,7 @@ import (
 	kaddht "github.com/libp2p/go-libp2p-kad-dht"
 	"github.com/libp2p/go-libp2p-kad-dht/records"
 	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/multiformats/go-multihash"
@@ -27,12 +28,10 @@ import (
 const (
 	// bootstrapPeers is how many nodes of the roster a DHT begins with.
 	bootstrapPeers = 8
-	// enoughPeers is how many of them it takes, meetTime how long meeting them may take.
-	enoughPeers  = 2
-	meetTime     = 5 * time.Second
-	queryTime    = 5 * time.Second
-	refreshEvery = 10 * time.Minute
-	startEvery   = time.Second
+	enoughPeers    = 2 // of them
+	queryTime      = 5 * time.Second
+	refreshEvery   = 10 * time.Minute
+	startEvery     = time.Second
 	// moreWithin is how long a look-up goes on after it has found somebody.
 	moreWithin = 100 * time.Millisecond
 	// acquainted is how long a look-up waits for a first peer.
@@ -64,6 +63,9 @@ type DHT struct {
 	records *recordStore
 	kad     atomic.Pointer[kaddht.IpfsDHT] // nil unless Run is at work
 	tries   atomic.Uint32                  // to meet first peers
+
+	mu   sync.Mutex
+	lost map[peer.ID]time.Time // servers that do not answer, until when they are left out
 }
 
 // NewDHT returns a DHT that takes part once Run is called.
@@ -73,7 +75,7 @@ func NewDHT(cfg DHTConfig) (*DHT, error) {
 	}
 	return &DHT{
 		cfg: cfg, log: cmp.Or(cfg.Log, slog.New(slog.DiscardHandler)),
-		records: newRecordStore(defaultRecordLimits),
+		records: newRecordStore(defaultRecordLimits), lost: map[peer.ID]time.Time{},
 	}, nil
 }
 
@@ -96,6 +98,76 @@ func (d *DHT) memberPeer(p peer.ID) bool {
 	return ok && d.member(n)
 }
 
+// reachWithin bounds how long one node is tried to be reached: a dead one takes 5 s
+// else, and an announcement waits for each of those that it begins with.
+func (d *DHT) reachWithin() time.Duration {
+	if d.cfg.Region == "" {
+		return 3 * time.Second // around the world
+	}
+	return time.Second
+}
+
+// hasty is a host that soon gives up reaching somebody.
+type hasty struct {
+	host.Host
+	within time.Duration
+}
+
+// Connect is that of the host, within the time.
+func (h hasty) Connect(ctx context.Context, p peer.AddrInfo) error {
+	ctx, cancel := context.WithTimeout(ctx, h.within)
+	defer cancel()
+	return h.Host.Connect(ctx, p)
+}
+
+// NewStream is that of the host, within the time.
+func (h hasty) NewStream(ctx context.Context, p peer.ID, ids ...protocol.ID) (network.Stream, error) {
+	ctx, cancel := context.WithTimeout(ctx, h.within)
+	defer cancel()
+	return h.Host.NewStream(ctx, p, ids...)
+}
+
+// leftOut is how long a lost server is asked nothing.
+const leftOut = 30 * time.Second
+
+// leaveOut has announcements and look-ups do without a server that does not answer:
+// waiting for it takes the library 5 s, and it is among the closest of many keys.
+func (d *DHT) leaveOut(id meta.NodeID) {
+	p, err := trust.PeerID(id)
+	if err != nil {
+		return
+	}
+	now := time.Now()
+	d.mu.Lock()
+	for q, until := range d.lost {
+		if now.After(until) {
+			delete(d.lost, q)
+		}
+	}
+	d.lost[p] = now.Add(leftOut) // bounded by the servers of the roster
+	d.mu.Unlock()
+	if kad := d.kad.Load(); kad != nil {
+		kad.RoutingTable().RemovePeer(p)
+	}
+}
+
+// takeIn ends leaveOut.
+func (d *DHT) takeIn(id meta.NodeID) {
+	if p, err := trust.PeerID(id); err == nil {
+		d.mu.Lock()
+		delete(d.lost, p)
+		d.mu.Unlock()
+	}
+}
+
+// asks reports whether a peer is asked, and kept in the routing table.
+func (d *DHT) asks(p peer.ID) bool {
+	d.mu.Lock()
+	lost := d.lost[p].After(time.Now())
+	d.mu.Unlock()
+	return !lost && d.memberPeer(p)
+}
+
 // key is the CID under which root is announced: H(scope || root), so that two
 // DHTs never share a key and a key does not tell the root.
 func (d *DHT) key(root digest.CID) cid.Cid {
@@ -112,7 +184,7 @@ func (d *DHT) key(root digest.CID) cid.Cid {
 
 // Run takes part in the DHT until ctx ends.
 func (d *DHT) Run(ctx context.Context) error {
-	kad, err := kaddht.New(d.cfg.Host,
+	kad, err := kaddht.New(hasty{d.cfg.Host, d.reachWithin()},
 		kaddht.ProtocolPrefix(Prefix(d.cfg.Cluster, d.cfg.Region)),
 		kaddht.Mode(kaddht.ModeServer),
 		kaddht.DisableValues(),
@@ -120,8 +192,8 @@ func (d *DHT) Run(ctx context.Context) error {
 		kaddht.ProviderManagerOpts(records.ProvideValidity(announceValid), records.CleanupInterval(cleanupEvery),
 			records.ProviderAddrTTL(announceValid)),
 		kaddht.BootstrapPeersFunc(d.bootstrap),
-		kaddht.RoutingTableFilter(func(_ any, p peer.ID) bool { return d.memberPeer(p) }),
-		kaddht.QueryFilter(func(_ any, info peer.AddrInfo) bool { return d.memberPeer(info.ID) }),
+		kaddht.RoutingTableFilter(func(_ any, p peer.ID) bool { return d.asks(p) }),
+		kaddht.QueryFilter(func(_ any, info peer.AddrInfo) bool { return d.asks(info.ID) }),
 		kaddht.RoutingTableRefreshPeriod(refreshEvery),
 		kaddht.RoutingTableRefreshQueryTimeout(queryTime),
 	)
@@ -153,7 +225,7 @@ func (d *DHT) Run(ctx context.Context) error {
 // meet connects to the nodes to begin with, all at once, until enough of them are
 // there; what identifies itself as one of the DHT then gets into the routing table.
 func (d *DHT) meet(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, meetTime)
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var group sync.WaitGroup
 	defer group.Wait()
@@ -161,7 +233,7 @@ func (d *DHT) meet(ctx context.Context) {
 	d.tries.Add(1)
 	met := make(chan error, len(peers))
 	for _, p := range peers {
-		group.Go(func() { met <- d.cfg.Host.Connect(ctx, p) })
+		group.Go(func() { met <- hasty{d.cfg.Host, d.reachWithin()}.Connect(ctx, p) })
 	}
 	found := 0
 	for range peers {
@@ -179,7 +251,8 @@ func (d *DHT) meet(ctx context.Context) {
 func (d *DHT) bootstrap() []peer.AddrInfo {
 	seed := digest.Sum(fmt.Append([]byte(d.cfg.Self), d.tries.Load()))
 	nodes := rank(seed, slices.DeleteFunc(slices.Clone(d.cfg.Roster.Nodes(d.cfg.Region, "")), func(n meta.Node) bool {
-		return n.ID == d.cfg.Self || !d.member(n)
+		p, err := trust.PeerID(n.ID)
+		return n.ID == d.cfg.Self || err != nil || !d.asks(p)
 	}))
 	slices.SortStableFunc(nodes, func(a, b meta.Node) int {
 		return cmp.Compare(btoi(a.Role != meta.RoleServer), btoi(b.Role != meta.RoleServer))
