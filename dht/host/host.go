@@ -176,7 +176,7 @@ func (h *Host) options(key crypto.PrivKey, m *metrics) ([]libp2p.Option, error) 
 		libp2p.NoListenAddrs, // Listen comes after, one by one: all must succeed
 		// Without SO_REUSEPORT a second process on our port fails instead of sharing it.
 		libp2p.Transport(newTCP(h.sockets)),
-		libp2p.Security(libp2ptls.ID, libp2ptls.New),
+		libp2p.Security(libp2ptls.ID, newTLS),
 		libp2p.Muxer(yamux.ID, muxer()),
 		libp2p.ConnectionGater(&gate{h.roster, m}),
 		libp2p.ResourceManager(resources),
@@ -201,12 +201,13 @@ func (h *Host) options(key crypto.PrivKey, m *metrics) ([]libp2p.Option, error) 
 	return options, nil
 }
 
-// muxer is libp2p's yamux with larger units: 8 % less CPU a byte (design.md, Swarm).
-// The window stays at 16 MiB, enough for 100 ms at 1.3 Gbit/s.
+// muxer is libp2p's yamux without a buffer for reading, which TLS has: it reads
+// exactly its headers and frames, as secureConn relies upon. A frame is four full TLS
+// records. The window stays at 16 MiB, enough for 100 ms at 1.3 Gbit/s.
 func muxer() *yamux.Transport {
 	config := *yamux.DefaultTransport.Config()
-	config.MaxMessageSize = 256 << 10
-	config.ReadBufSize = 0 // TLS has a buffer; another is a copy more and memory a connection
+	config.MaxMessageSize = 64 << 10
+	config.ReadBufSize = 0
 	config.MaxStreamWindowSize = 16 << 20
 	return (*yamux.Transport)(&config)
 }

@@ -28,8 +28,9 @@ const (
 	// may have of it: enough to keep a link busy until a sender has been woken, so
 	// little that a message need not wait long behind bulk.
 	unsentBytes = 64 << 10
-	// maxRecordBytes bounds what a reader waits for: a TLS 1.3 record (RFC 8446, 5.2).
-	maxRecordBytes = 16<<10 + 256
+	// wakeBytes bounds what a reader waits for. A kernel that is told of more than half
+	// of the least buffer, 64 KiB, would fix its window to that.
+	wakeBytes = 32 << 10
 )
 
 // tcpTransport is libp2p's TCP with sockets of our own making, see Socket.
@@ -163,12 +164,12 @@ func (l listener) Accept() (manet.Conn, error) {
 
 // Socket is a TCP connection of a host.
 //
-// It wakes its reader once a TLS record and not once a packet: nothing can be made
-// of less, and on links of tens of Mbit/s nearly every packet comes alone, with a
+// It wakes its reader when what the muxer waits for is there, or 32 KiB of it, and not
+// once a packet: on links of tens of Mbit/s nearly every packet comes alone, with a
 // wake-up, a read and a scheduling round each. SO_RCVLOWAT does it in the kernel. The
 // bytes are followed from the first one on, through libp2p's negotiation
 // (multistream-select: a uvarint length and a line) into TLS, so the end of the
-// record that is coming is always known.
+// record that is coming is always known; how much must follow it secureConn knows.
 //
 // And it tells how much of what was written has gone out: the kernel takes little
 // more than the network has room for (TCP_NOTSENT_LOWAT), so who writes bulk by
@@ -179,12 +180,16 @@ type Socket struct {
 	raw           syscall.RawConn
 	sockets       *sockets
 
+	writing sync.Mutex
+	corked  *[]byte // what is written meanwhile; nil when it goes out at once
+
 	written atomic.Int64
 	awaited atomic.Int64 // written that is signalled; 0 for none
 	reached chan struct{}
 
 	// The rest is the reader's; TLS has one at a time.
 	records records
+	want    int // bytes that come in the clear, at least; 0 when that is not known
 	lowat   int // as set on the socket; 1 at first
 	into    []byte
 	n       int
@@ -237,8 +242,48 @@ func (s *Socket) LocalMultiaddr() ma.Multiaddr { return s.local }
 // RemoteMultiaddr is the other end.
 func (s *Socket) RemoteMultiaddr() ma.Multiaddr { return s.remote }
 
+// corks holds buffers for what is written while corked.
+var corks = sync.Pool{New: func() any {
+	b := make([]byte, 0, 68<<10)
+	return &b
+}}
+
+// cork gathers what is written until uncork.
+func (s *Socket) cork() {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	s.corked = corks.Get().(*[]byte)
+	*s.corked = (*s.corked)[:0]
+}
+
+// uncork writes what has gathered.
+func (s *Socket) uncork() error {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	gathered := s.corked
+	s.corked = nil
+	_, err := s.write(*gathered)
+	if cap(*gathered) <= 128<<10 {
+		corks.Put(gathered)
+	}
+	return err
+}
+
 // Write implements net.Conn.
 func (s *Socket) Write(p []byte) (int, error) {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	if s.corked != nil {
+		*s.corked = append(*s.corked, p...)
+		return len(p), nil
+	}
+	return s.write(p)
+}
+
+func (s *Socket) write(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
 	n, err := s.TCPConn.Write(p)
 	total := s.written.Add(int64(n))
 	if at := s.awaited.Load(); at > 0 && total >= at && s.awaited.CompareAndSwap(at, 0) {
@@ -297,7 +342,7 @@ func (s *Socket) try(fd uintptr) bool {
 			continue
 		case err == unix.EAGAIN:
 			// Setting it also signals that so much is there already.
-			if want := s.records.missing(); want != s.lowat {
+			if want := s.records.missing(s.want); want != s.lowat {
 				if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVLOWAT, want) == nil {
 					s.lowat = want
 				}
@@ -313,6 +358,7 @@ func (s *Socket) try(fd uintptr) bool {
 type records struct {
 	tls  bool
 	left int     // bytes to come of the line or record
+	size int     // of the record; 0 between two
 	head [5]byte // of the next one
 	have int     // bytes in head
 }
@@ -328,6 +374,9 @@ func (r *records) pass(b []byte) {
 			n := min(r.left, len(b))
 			r.left -= n
 			b = b[n:]
+			if r.left == 0 {
+				r.size = 0
+			}
 			continue
 		}
 		r.tls = r.tls || r.have == 0 && b[0] == recordHandshake
@@ -337,6 +386,7 @@ func (r *records) pass(b []byte) {
 		switch {
 		case r.tls && r.have == len(r.head):
 			r.left, r.have = int(binary.BigEndian.Uint16(r.head[3:])), 0
+			r.size = r.left
 		case !r.tls:
 			if length, n := binary.Uvarint(r.head[:r.have]); n > 0 {
 				r.left, r.have = int(min(length, 1<<16)), 0
@@ -347,10 +397,16 @@ func (r *records) pass(b []byte) {
 	}
 }
 
-// missing is how many bytes must come at least before anything can be done with them.
-func (r *records) missing() int {
-	if !r.tls || r.left == 0 {
+// missing is how many bytes are worth waking up for: the rest of the record, without
+// which nothing can be done, and what comes for certain after it. want is how many
+// bytes in the clear do that come at least, of this record or later.
+func (r *records) missing(want int) int {
+	if !r.tls {
 		return 1
 	}
-	return min(r.left, maxRecordBytes)
+	after := max(want-r.size, 0)
+	if r.left == 0 {
+		after = max(want, 1)
+	}
+	return min(r.left+after, wakeBytes)
 }

@@ -50,10 +50,92 @@ func TestRecordsAreFollowedFromTheFirstByte(t *testing.T) {
 			if at >= begin+5 && at < end && at > len(lines) {
 				want = end - at
 			}
-			if got := r.missing(); got != want {
+			if got := r.missing(0); got != min(want, wakeBytes) {
 				t.Fatalf("pieces of %d: %d bytes are missing at %d, want %d", piece, got, at, want)
 			}
 		}
+	}
+}
+
+// What is waited for is never more than what comes.
+func TestRecordsAreWaitedForAsLongAsSomethingIsWanted(t *testing.T) {
+	const overhead = 17
+	lengths := []int{12, 16 << 10, 16 << 10, 10_000, 12, 40, 12, 70}
+	stream := line("/tls/1.0.0")
+	var plain, clear []int // where records end, in the stream and in the clear
+	for i, n := range lengths {
+		kind := byte(23)
+		if i == 0 {
+			kind = recordHandshake
+		}
+		stream = append(stream, tlsRecord(kind, n+overhead)...)
+		plain, clear = append(plain, len(stream)), append(clear, n)
+	}
+	// Frames as a muxer reads them: a header and a body that spans records.
+	frames := []int{12, 16<<10 + 16<<10 + 10_000, 12, 40, 12, 70}
+	var r records
+	at, record, have := 0, 0, 0 // have: bytes in the clear of whole records
+	for _, frame := range frames {
+		for frame > have {
+			for at < plain[record] {
+				need := r.missing(frame - have)
+				if at+need > plain[len(plain)-1] {
+					t.Fatalf("waits for %d bytes at %d of %d", need, at, len(stream))
+				}
+				// A muxer must get its frame with the bytes it waited for or more.
+				end := plain[record]
+				for k, sum := record, have; sum < frame && k < len(clear); k++ {
+					sum += clear[k]
+					end = plain[k]
+				}
+				if at+need > end {
+					t.Fatalf("waits until %d for a frame that is there at %d", at+need, end)
+				}
+				n := min(1000, plain[record]-at)
+				r.pass(stream[at : at+n])
+				at += n
+			}
+			have += clear[record]
+			record++
+		}
+		have -= frame
+	}
+	if at != len(stream) {
+		t.Errorf("read %d of %d", at, len(stream))
+	}
+	// On a fast link that is one wake-up for two records.
+	r = records{tls: true}
+	if got := r.missing(64 << 10); got != wakeBytes {
+		t.Errorf("waits for %d bytes of a large frame", got)
+	}
+}
+
+func TestASocketWritesAtOnce(t *testing.T) {
+	s, other := socketPair(t)
+	s.cork()
+	for range 3 {
+		if n, err := s.Write([]byte("abcd")); n != 4 || err != nil {
+			t.Fatal(n, err)
+		}
+	}
+	if s.Written() != 0 {
+		t.Errorf("%d bytes went out while corked", s.Written())
+	}
+	if err := s.uncork(); err != nil || s.Written() != 12 {
+		t.Errorf("%d bytes, %v", s.Written(), err)
+	}
+	if _, err := s.Write([]byte("efgh")); err != nil || s.Written() != 16 {
+		t.Errorf("%d bytes, %v", s.Written(), err)
+	}
+	b := make([]byte, 16)
+	if _, err := io.ReadFull(other, b); err != nil || string(b) != "abcdabcdabcdefgh" {
+		t.Errorf("%q came, %v", b, err)
+	}
+	s.Close()
+	s.cork()
+	s.Write([]byte("x"))
+	if s.uncork() == nil {
+		t.Error("a closed socket takes bytes")
 	}
 }
 
@@ -67,7 +149,7 @@ func TestRecordsOfNonsenseAreBounded(t *testing.T) {
 		var r records
 		for at := 0; at < len(junk); at += 97 {
 			r.pass(junk[at:min(at+97, len(junk))])
-			if m := r.missing(); m < 1 || m > maxRecordBytes {
+			if m := r.missing(at); m < 1 || m > wakeBytes {
 				t.Fatalf("waits for %d bytes", m)
 			}
 		}
