@@ -110,7 +110,7 @@ func (s *source) close() {
 func (s *source) load(ctx context.Context, i int, dst []byte) ([]byte, error) {
 	for try := 1; ; try++ {
 		if s.fetch != nil && !s.blob.Complete() {
-			s.fetch.Prefer(i, s.m.Len())
+			s.fetch.Prefer(i, s.reach(i))
 			if err := s.arrival(ctx, i); err != nil {
 				return nil, err
 			}
@@ -137,6 +137,21 @@ func (s *source) load(ctx context.Context, i int, dst []byte) ([]byte, error) {
 			return nil, err
 		}
 	}
+}
+
+// reach is up to where a reader at chunk i wants the blob: to the end, or of one that
+// only passes through the cache as much as leaves room for other readers.
+func (s *source) reach(i int) int {
+	window := s.blob.Window()
+	if window == 0 {
+		return s.m.Len()
+	}
+	to, sum := i, int64(0)
+	for to < s.m.Len() && (to == i || sum < window/4) {
+		sum += int64(s.m.Chunks[to].Stored)
+		to++
+	}
+	return to
 }
 
 // arrival waits until chunk i is here. It gives up when no chunk at all came for
@@ -218,7 +233,8 @@ func (s *source) conclude(ctx context.Context) error {
 // compared with its chunk map.
 //
 // Errors: meta.ErrCorrupt when the content does not have the digest (the blob is
-// then removed), meta.ErrNotFound, meta.ErrUnavailable, meta.ErrNoSpace, ctx's.
+// then removed), meta.ErrNotFound, meta.ErrUnavailable, meta.ErrNoSpace (also for a
+// blob that a client may read while it passes through), ctx's.
 func (c *Content) Ensure(ctx context.Context, b meta.Blob) error {
 	s, err := c.open(ctx, b)
 	if err != nil {
@@ -232,6 +248,9 @@ func (c *Content) Ensure(ctx context.Context, b meta.Blob) error {
 }
 
 func (s *source) ensure(ctx context.Context) error {
+	if s.blob.Window() > 0 {
+		return fmt.Errorf("it does not fit the cache beside what is pinned and in use, --cache-size can make that larger: %w", meta.ErrNoSpace)
+	}
 	_, checked := s.c.checked.Get(checkKey{s.b.Root, s.b.Digest})
 	if checked || s.b.Seal != "" || s.b.Digest == "" {
 		s.sum = nil

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/shoal-registry/shoal/node/config"
@@ -137,4 +138,25 @@ func TestSmallAgentCache(t *testing.T) {
 			t.Errorf("%d bytes are used of %d", used, limit)
 		}
 	}
+	// Larger than the cache: it passes through, for one reader or several.
+	large := make([]byte, 50<<20)
+	rand.Read(large)
+	if status, answer := request(t, http.MethodPut, "http://"+d.Servers[0].Gateway+"/generic/acme/files/large", large); status != http.StatusCreated {
+		t.Fatalf("PUT: %d %s", status, answer)
+	}
+	var readers sync.WaitGroup
+	for range 2 {
+		readers.Go(func() {
+			status, answer := request(t, http.MethodGet, "http://"+d.Agents[0].Gateway+"/generic/acme/files/large", nil)
+			if status != http.StatusOK || !bytes.Equal(answer, large) {
+				t.Errorf("GET of a file larger than the cache: %d, %d bytes: %.200s", status, len(answer), answer)
+			}
+		})
+	}
+	readers.Wait()
+	if used := metric(t, d.Agents[0].Ops, "shoal_store_used_bytes", ""); used > limit {
+		t.Errorf("%d bytes are used of %d", used, limit)
+	}
+	t.Logf("%d MiB were received for two readers of %d MiB",
+		(metric(t, d.Agents[0].Ops, "shoal_swarm_bytes_total", `direction="received"`)-60<<20)>>20, len(large)>>20)
 }

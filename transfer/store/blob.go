@@ -50,6 +50,7 @@ type entry struct {
 	have     chunk.Bitmap // of a partial blob
 	missing  int
 	haveFile *os.File
+	window   *window // of a passing blob
 
 	touched atomic.Int64 // Unix nanoseconds of the last use noted on disk
 	damaged []int        // chunks found damaged, to be told once life is free
@@ -84,7 +85,7 @@ func (e *entry) snapshot() (blobState, *chunk.Map) {
 func (e *entry) worthKeeping() bool {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
-	return (e.state == complete || e.state == partial) && e.file != nil
+	return (e.state == complete || e.state == partial) && e.file != nil && e.window == nil
 }
 
 // close frees the files; the entry is as if never loaded.
@@ -112,6 +113,10 @@ func (e *entry) setHave(have chunk.Bitmap, f *os.File) {
 		_ = e.haveFile.Close()
 	}
 	e.have, e.haveFile, e.missing = have, f, have.Len()-have.Count()
+	if e.window != nil && e.state != partial {
+		e.d.giveWindow(e.window.budget)
+		e.window = nil
+	}
 }
 
 // become switches what readers see. have is of a partial blob.
@@ -474,6 +479,13 @@ func (d *Disk) syncFile(f *os.File) error {
 	return diskError("sync file", err)
 }
 
+// passing says that the blob does not fit the cache.
+func (e *entry) passing() bool {
+	e.bits.Lock()
+	defer e.bits.Unlock()
+	return e.window != nil
+}
+
 func (e *entry) isFull() bool {
 	e.bits.Lock()
 	defer e.bits.Unlock()
@@ -490,7 +502,7 @@ func (e *entry) finish() error {
 // finishLocked does nothing to any other blob.
 func (e *entry) finishLocked() error {
 	state, m := e.snapshot()
-	if state != partial || !e.isFull() {
+	if state != partial || !e.isFull() || e.passing() {
 		return nil
 	}
 	fl := e.d.files(e.root)
@@ -746,7 +758,7 @@ func (e *entry) adopt(m *chunk.Map, encoded []byte, f *os.File, path string) (ex
 	if !bare(m) {
 		more += onDisk(int64(len(encoded)))
 	}
-	if err := e.d.capped(context.Background(), more); err != nil {
+	if err := e.d.capped(context.Background(), more, false); err != nil {
 		return false, err
 	}
 	defer func() { settle(more) }()
@@ -832,6 +844,7 @@ func (h *handle) ReadChunk(ctx context.Context, i int, dst []byte) ([]byte, erro
 		return nil, fmt.Errorf("chunk %d of %s: %w", i, e.root, meta.ErrNotFound)
 	}
 	length := int(m.Chunks[i].Stored)
+	defer e.passed(i)
 	data, keep := e.d.hot.get(e.root, i, length, dst)
 	if data != nil {
 		return data, nil
@@ -891,6 +904,9 @@ func (e *entry) writeDisk(i int, b []byte, m *chunk.Map) (done bool, err error) 
 		return diskError("write blob", err)
 	})
 	if !errors.Is(err, errBare) {
+		if err == nil && !done {
+			e.slide(i)
+		}
 		return done, err
 	}
 	e.life.Lock()
@@ -935,7 +951,26 @@ func (e *entry) write(i int, put func(*os.File) error) (done bool, err error) {
 	return false, err
 }
 
+func (h *handle) Window() int64 {
+	h.e.bits.Lock()
+	defer h.e.bits.Unlock()
+	if h.e.window == nil {
+		return 0
+	}
+	return h.e.window.budget
+}
+
 func (h *handle) Yield(yes bool) {
+	if h.yield(yes) && h.e.passing() {
+		// What it takes is of use to the next one.
+		h.e.life.Lock()
+		h.e.become(absent, nil, nil, chunk.Bitmap{}, nil)
+		h.e.life.Unlock()
+	}
+}
+
+// yield reports whether all who have the blob open yield.
+func (h *handle) yield(yes bool) bool {
 	d := h.e.d
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -947,10 +982,11 @@ func (h *handle) Yield(yes bool) {
 		h.e.yields--
 	}
 	h.yields = yes
+	return h.e.refs == h.e.yields
 }
 
 func (h *handle) Close() error {
-	h.Yield(false)
+	h.yield(false)
 	if !h.closed.Swap(true) {
 		h.sources.Swap(nil).close()
 		h.e.d.drop(h.e)

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -349,4 +350,75 @@ func TestVerifyBesideOthers(t *testing.T) {
 	if d.sound.Contains(in.Root) {
 		t.Error("what was found damaged counts as sound")
 	}
+}
+
+// What does not fit passes through within the cap: what was read goes, what is ahead
+// of the reader stays, and the end of the last opener frees it.
+func TestWindow(t *testing.T) {
+	const size = 12 << 20
+	d := testDisk(t, DiskConfig{CacheBytes: 6 << 20, HotBytes: -1})
+	kept := put(t, d, random(1<<20, 1)).Root
+	must(t, d.Pin(kept, "wave/1"))
+	content := random(size, 2)
+	m := chunk.Of(content)
+	b, err := d.Create(t.Context(), m)
+	must(t, err)
+	window := b.Window()
+	if window == 0 || window > 5<<20 {
+		t.Fatalf("the window has %d bytes", window)
+	}
+	piece := func(i int) []byte { return content[i*chunk.MinBytes : (i+1)*chunk.MinBytes] }
+	for i := range m.Len() {
+		must(t, b.WriteChunk(t.Context(), i, piece(i)))
+		got, err := b.ReadChunk(t.Context(), i, nil)
+		if err != nil || !bytes.Equal(got, piece(i)) {
+			t.Fatalf("chunk %d: %v", i, err)
+		}
+		if used := d.used.Load(); used > d.cfg.CacheBytes {
+			t.Fatalf("%d bytes are used", used)
+		}
+	}
+	if b.Complete() || b.Have().Count() > int(window/chunk.MinBytes) || !b.Have().Has(m.Len()-1) {
+		t.Errorf("complete %v, %d chunks are here", b.Complete(), b.Have().Count())
+	}
+	if _, err := b.ReadChunk(t.Context(), 0, nil); !errors.Is(err, meta.ErrNotFound) {
+		t.Errorf("a chunk that went: %v", err)
+	}
+	must(t, b.WriteChunk(t.Context(), 0, piece(0))) // it may come again
+	if got, err := b.ReadChunk(t.Context(), 0, nil); err != nil || !bytes.Equal(got, piece(0)) {
+		t.Error(err)
+	}
+	// What nobody has read stays before what is further on.
+	for i := 1; i < m.Len(); i++ {
+		must(t, b.WriteChunk(t.Context(), i, piece(i)))
+	}
+	if !b.Have().Has(1) || !b.Have().Has(2) {
+		t.Error("what comes next made place for what comes later")
+	}
+	other, err := d.Open(t.Context(), m.Root())
+	must(t, err)
+	if other.Window() != window {
+		t.Error("another opener finds another blob")
+	}
+	must(t, other.Close())
+	var st unix.Stat_t
+	must(t, unix.Fstat(int(b.(*handle).e.file.Fd()), &st))
+	if taken := st.Blocks * 512; taken > window {
+		t.Errorf("the file takes %d bytes of %d", taken, window)
+	}
+	must(t, b.Close())
+	if used, there := d.used.Load(), taken(t, d); used != there || d.windows.Load() != 0 {
+		t.Errorf("%d bytes counted, %d are there, %d of windows", used, there, d.windows.Load())
+	}
+	if has(t, d, m.Root()) || !has(t, d, kept) {
+		t.Error("it stayed, or what is pinned went")
+	}
+	// Who yields frees it, too, and a small blob may have to pass.
+	b, err = d.Create(t.Context(), m)
+	must(t, err)
+	b.Yield(true)
+	if _, err := d.Open(t.Context(), m.Root()); !errors.Is(err, meta.ErrNotFound) || d.windows.Load() != 0 {
+		t.Errorf("after all yielded: %v, %d bytes of windows", err, d.windows.Load())
+	}
+	must(t, b.Close())
 }

@@ -32,8 +32,9 @@ type DiskConfig struct {
 	// then the directory. Without it, content from before a crash of the machine
 	// is hashed again when it is first opened.
 	Fsync bool
-	// CacheBytes is the most that blobs may take; then the least recently used ones
-	// that are neither open nor pinned go. 0 is no limit, and nothing ever goes.
+	// CacheBytes is the most that files may take; then the least recently used blobs
+	// that are neither open nor pinned go. A blob that does not fit passes through, a
+	// part at a time (Blob.Window). 0 is no limit, and nothing ever goes.
 	CacheBytes int64
 	// HotBytes bounds the verified chunks kept in memory. 0 is 64 MiB with Fsync
 	// (servers) and 16 MiB without (agents); negative is none.
@@ -95,7 +96,8 @@ type Disk struct {
 	// used is what files take: blobs, partial ones in full, their maps and bitmaps, and
 	// uploads; and what is reserved for those that are about to be.
 	used      atomic.Int64
-	counted   atomic.Bool // used is right: from a clean shutdown, or counted
+	windows   atomic.Int64 // of used, what passing blobs may take
+	counted   atomic.Bool  // used is right: from a clean shutdown, or counted
 	evicting  sync.Mutex
 	evictWake chan struct{}
 	pipelines chan struct{}
@@ -445,7 +447,15 @@ func (d *Disk) Create(ctx context.Context, m *chunk.Map) (Blob, error) {
 		from = nil
 		err = e.open(ctx, m)
 	}
+	if errors.Is(err, meta.ErrNoSpace) {
+		if e.pass(ctx, m) == nil {
+			err = nil
+		}
+	}
 	if err != nil {
+		if errors.Is(err, meta.ErrNoSpace) {
+			d.refuse("space")
+		}
 		from.close()
 		d.drop(e)
 		return nil, fmt.Errorf("create blob %s: %w", root, err)

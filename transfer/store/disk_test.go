@@ -259,11 +259,13 @@ func TestEvictsTheLeastRecentlyUsed(t *testing.T) {
 			t.Errorf("blob %d is there: %v", i, i >= 2)
 		}
 	}
-	if _, err := d.Create(t.Context(), chunk.Of(random(9*size, 51))); !errors.Is(err, meta.ErrNoSpace) {
-		t.Errorf("a blob beside those in use: %v", err)
-	}
-	if _, err := d.Create(t.Context(), chunk.Of(random(11*size, 52))); !errors.Is(err, meta.ErrNoSpace) {
-		t.Errorf("a blob larger than the cache: %v", err)
+	for what, n := range map[string]int{"beside those in use": 9 * size, "larger than the cache": 11 * size} {
+		b, err := d.Create(t.Context(), chunk.Of(random(n, 51)))
+		if err != nil || b.Window() == 0 {
+			t.Errorf("a blob %s: %v", what, err)
+		} else {
+			_ = b.Close()
+		}
 	}
 	_ = open.Close()
 	if err := d.Unpin(roots[1], "wave:7"); err != nil {

@@ -141,6 +141,7 @@ func (b *memoryBlob) Root() digest.CID { return b.root }
 func (b *memoryBlob) Map() *chunk.Map  { return b.m }
 func (b *memoryBlob) Close() error     { return nil }
 func (b *memoryBlob) Yield(bool)       {}
+func (b *memoryBlob) Window() int64    { return 0 }
 func (b *memoryBlob) Complete() bool   { return b.Have().Full() }
 
 func (b *memoryBlob) Have() chunk.Bitmap {

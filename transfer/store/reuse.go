@@ -222,6 +222,11 @@ func (d *Disk) Reuse(ctx context.Context, b Blob) *Reuse {
 	if h, ok := b.(*handle); ok {
 		s = h.sources.Swap(nil) // Create has looked
 	}
+	if b.Window() > 0 {
+		// Copies that are ahead of the reader would only push one another out.
+		s.close()
+		return nil
+	}
 	if s == nil && !b.Complete() {
 		s = d.sourcesOf(ctx, root, m)
 	}
@@ -282,6 +287,7 @@ func (e *entry) bring(ctx context.Context, i int, other *entry, j int) error {
 	}); done || err != nil {
 		return err
 	}
+	e.slide(i)
 	if e.isFull() {
 		return e.finish()
 	}

@@ -81,7 +81,7 @@ func (d *Disk) account(fl files) func(reserved int64) {
 //
 // Errors: meta.ErrNoSpace.
 func (d *Disk) reserve(ctx context.Context, bytes int64) error {
-	if err := d.capped(ctx, bytes); err != nil {
+	if err := d.capped(ctx, bytes, false); err != nil {
 		return err
 	}
 	if err := d.room(ctx, bytes); err != nil {
@@ -93,15 +93,19 @@ func (d *Disk) reserve(ctx context.Context, bytes int64) error {
 
 func (d *Disk) give(bytes int64) { d.used.Add(-bytes) }
 
-// capped is the part of reserve that is about the cache's cap.
-func (d *Disk) capped(ctx context.Context, bytes int64) error {
+// capped is the part of reserve that is about the cache's cap. A window may take what
+// is kept free of other content.
+func (d *Disk) capped(ctx context.Context, bytes int64, window bool) error {
 	limit := d.cfg.CacheBytes
 	if limit <= 0 {
 		d.used.Add(bytes)
 		return nil
 	}
-	if bytes > limit {
-		d.refuse("space")
+	most := d.contentCap()
+	if window {
+		most = limit
+	}
+	if bytes > most {
 		return fmt.Errorf("%s do not fit a cache of %s, which --cache-size can make larger: %w", size(bytes), size(limit), meta.ErrNoSpace)
 	}
 	// After a kill nobody knows what is here until it was counted.
@@ -109,27 +113,30 @@ func (d *Disk) capped(ctx context.Context, bytes int64) error {
 		return err
 	}
 	for {
-		used := d.used.Load()
-		if used+bytes <= limit {
+		used, windows := d.used.Load(), d.windows.Load()
+		if used+bytes <= limit && (window || used-windows+bytes <= most) {
 			if !d.used.CompareAndSwap(used, used+bytes) {
 				continue
 			}
-			if used+bytes > limit/100*highWater {
+			if used-windows+bytes > d.contentCap()/100*highWater {
 				d.wakeEvictor()
 			}
 			return nil
 		}
-		removed, err := d.evict(ctx, min(limit-bytes, limit/100*lowWater), limit-bytes)
+		target := min(most, limit-windows) - bytes
+		removed, err := d.evict(ctx, min(target, d.contentCap()/100*lowWater), target)
 		if err != nil {
 			return err
 		}
-		if removed == 0 && d.used.Load()+bytes > limit {
-			d.refuse("space")
+		if removed == 0 && d.used.Load() >= used {
 			return fmt.Errorf("%s do not fit: of the cache of %s all but %s is pinned or in use, --cache-size can make it larger: %w",
 				size(bytes), size(limit), size(max(limit-d.used.Load(), 0)), meta.ErrNoSpace)
 		}
 	}
 }
+
+// content is what is used by other than windows: what eviction can change.
+func (d *Disk) content() int64 { return d.used.Load() - d.windows.Load() }
 
 // size writes a number of bytes for people.
 func size(n int64) string {
@@ -155,7 +162,7 @@ func (d *Disk) room(ctx context.Context, bytes int64) error {
 		return err
 	}
 	if free < bytes && d.cfg.CacheBytes > 0 {
-		target := max(0, d.used.Load()-(bytes-free))
+		target := max(0, d.content()-(bytes-free))
 		if _, err := d.evict(ctx, target, target); err != nil {
 			return err
 		}
@@ -164,7 +171,6 @@ func (d *Disk) room(ctx context.Context, bytes int64) error {
 		}
 	}
 	if free < bytes {
-		d.refuse("space")
 		return fmt.Errorf("%s do not fit, %s are free above the reserve: %w", size(bytes), size(max(free, 0)), meta.ErrNoSpace)
 	}
 	return nil
@@ -179,8 +185,8 @@ func (d *Disk) refuse(reason string) {
 // evictAhead keeps the cache below its high water mark, so that new content seldom
 // waits for room. What may not go yet is left for when room is needed.
 func (d *Disk) evictAhead(ctx context.Context) error {
-	limit := d.cfg.CacheBytes
-	if limit <= 0 || d.used.Load() <= limit/100*highWater {
+	limit := d.contentCap()
+	if limit <= 0 || d.content() <= limit/100*highWater {
 		return nil
 	}
 	_, err := d.evict(ctx, limit/100*lowWater, limit)
@@ -195,14 +201,14 @@ const (
 	lastWithin = 2 * time.Second
 )
 
-// evict removes the least recently used blobs until at most target bytes are used,
-// or all that is left is open, pinned or the last copy of its region. Last copies go
-// too, but only until at most yield bytes are used.
+// evict removes the least recently used blobs until at most target bytes of content are
+// left, or all of them are open, pinned or the last copy of their region. Last copies
+// go too, but only until at most yield bytes are left.
 func (d *Disk) evict(ctx context.Context, target, yield int64) (removed int, err error) {
 	d.evicting.Lock()
 	defer d.evicting.Unlock()
 	until := time.Now().Add(lastWithin)
-	for d.used.Load() > target {
+	for d.content() > target {
 		oldest, err := d.oldest(ctx)
 		if err != nil {
 			return removed, fmt.Errorf("evict: %w", err)
@@ -210,7 +216,7 @@ func (d *Disk) evict(ctx context.Context, target, yield int64) (removed int, err
 		before := removed
 		var last []Info
 		for _, info := range oldest {
-			if d.used.Load() <= target {
+			if d.content() <= target {
 				break
 			}
 			if d.cfg.Last != nil && time.Now().Before(until) && d.cfg.Last(info.Root) {
@@ -222,7 +228,7 @@ func (d *Disk) evict(ctx context.Context, target, yield int64) (removed int, err
 			}
 		}
 		for _, info := range last {
-			if d.used.Load() <= max(yield, target) {
+			if d.content() <= max(yield, target) {
 				d.metrics.countSpared()
 				continue
 			}

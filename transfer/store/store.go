@@ -76,6 +76,10 @@ type Blob interface {
 	// Errors: meta.ErrCorrupt when b is not chunk i; meta.ErrNotFound when the blob
 	// was removed meanwhile.
 	WriteChunk(ctx context.Context, i int, b []byte) error
+	// Window returns 0, or for a blob that does not fit the cache how many bytes of it
+	// are here at most: what was read makes place for what is written. Such a blob
+	// never becomes complete, and ReadChunk may miss what was there before.
+	Window() int64
 	// Yield says whether this opener does without the blob when room is needed. At
 	// first it does not.
 	Yield(yes bool)

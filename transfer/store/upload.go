@@ -637,7 +637,8 @@ func (s *session) take(b []byte) error {
 // write appends b to the data file.
 func (s *session) write(b []byte) error {
 	at := s.offset.Load()
-	if err := s.d.capped(context.Background(), int64(len(b))); err != nil {
+	if err := s.d.capped(context.Background(), int64(len(b)), false); err != nil {
+		s.d.refuse("space")
 		return err
 	}
 	if err := s.writeAt(b, at); err != nil {
@@ -650,6 +651,7 @@ func (s *session) write(b []byte) error {
 func (s *session) writeAt(b []byte, at int64) error {
 	if at/flushEvery != (at+int64(len(b)))/flushEvery || at == 0 {
 		if err := s.d.room(context.Background(), int64(len(b))); err != nil {
+			s.d.refuse("space")
 			return err
 		}
 		if s.d.cfg.Fsync && at > s.flushed {

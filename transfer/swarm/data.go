@@ -162,6 +162,7 @@ func (l *link) receive(ctx context.Context, f *flow, h wire.Header) error {
 		s.metrics.received.WithLabelValues("ok").Inc()
 		m.wrote(chunk)
 		tell(core.Arrived)
+		m.slid()
 	case errors.Is(err, meta.ErrCorrupt):
 		m.wrong(l, chunk)
 		tell(core.Corrupt)

@@ -91,7 +91,7 @@ func (m *membership) learn(info Peer, vouched bool) {
 // tell makes a peer known to the core.
 func (m *membership) tell(p *member) {
 	if p.info.ID != "" && !p.up {
-		m.step(core.Event{Kind: core.PeerKnown, Peer: p.handle, Server: p.info.Server, Key: peerKey(p.id), Near: m.s.near(p.info), Zone: zoneHandle(p.info)})
+		m.step(core.Event{Kind: core.PeerKnown, Peer: p.handle, Server: p.info.Server && !m.passing, Key: peerKey(p.id), Near: m.s.near(p.info), Zone: zoneHandle(p.info)})
 	}
 }
 
@@ -266,7 +266,7 @@ func (m *membership) bitmap() ([]byte, int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	n := m.have.Count()
-	if n == 0 {
+	if n == 0 || m.passing {
 		return nil, 0
 	}
 	return m.have.Clone().Bytes(), n
@@ -369,7 +369,7 @@ func (m *membership) bringUp(p *member) {
 	if !p.up {
 		p.up = true
 		m.step(core.Event{
-			Kind: core.PeerUp, Peer: p.handle, Server: p.info.Server, Key: peerKey(p.id), Near: m.s.near(p.info), Zone: zoneHandle(p.info),
+			Kind: core.PeerUp, Peer: p.handle, Server: p.info.Server && !m.passing, Key: peerKey(p.id), Near: m.s.near(p.info), Zone: zoneHandle(p.info),
 			RTT: time.Duration(p.link.rtt.Load()), Have: have,
 		})
 	} else if have != nil {

@@ -56,6 +56,7 @@ type membership struct {
 	mu       sync.Mutex
 	blob     store.Blob // set once, before opened is closed
 	local    *local     // set before blob; nil when nothing is copied
+	passing  bool       // set with blob, which does not stay (store.Blob.Window)
 	have     chunk.Bitmap
 	waiters  map[int][]chan struct{}
 	sessions map[uint32]*Session
@@ -588,7 +589,9 @@ func (m *membership) carry(e core.Effect) {
 		m.mu.Unlock()
 		m.send(p, wire.Message{Cancel: &wire.Cancel{Channel: p.channel, Request: uint32(e.Request)}})
 	case core.Tell:
-		m.inform(p, e)
+		if !m.passing {
+			m.inform(p, e)
+		}
 	case core.Serve:
 		m.serve(p, e)
 	case core.Stop:
@@ -884,7 +887,7 @@ func (m *membership) joinFinder(ctx context.Context) (Introduction, error) {
 	ctx, cancel := context.WithTimeout(ctx, linkTimeout)
 	defer cancel()
 	m.mu.Lock()
-	want := Want{Root: m.root, Have: m.have.Count(), Complete: m.blob != nil && m.have.Full()}
+	want := Want{Root: m.root, Have: m.have.Count(), Complete: m.blob != nil && m.have.Full() && !m.passing}
 	m.mu.Unlock()
 	return m.s.cfg.Finder.Join(ctx, want)
 }
@@ -893,7 +896,7 @@ func (m *membership) joinFinder(ctx context.Context) (Introduction, error) {
 func (m *membership) whole() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.blob != nil && m.have.Full()
+	return m.blob != nil && m.have.Full() && !m.passing
 }
 
 func (m *membership) report(act string, err error) {

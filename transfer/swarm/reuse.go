@@ -67,7 +67,7 @@ func (m *membership) begin(ctx context.Context, blob store.Blob) {
 
 // show gives the blob to the readers. Caller holds mu.
 func (m *membership) show(blob store.Blob) {
-	m.blob, m.have = blob, blob.Have()
+	m.blob, m.have, m.passing = blob, blob.Have(), blob.Window() > 0
 	blob.Yield(len(m.sessions) == 0)
 	for i, waiting := range m.waiters {
 		if m.have.Has(i) {
@@ -122,6 +122,33 @@ func (m *membership) copied(l *local, i int, err error) {
 			m.step(core.Event{Kind: core.Arrived, Peer: ^core.Peer(0), Chunk: i})
 		}
 	})
+}
+
+// slid tells the core which chunks of a passing blob made place for others. Of such a
+// blob peers are told nothing, and servers are asked for what the readers need next:
+// a chunk of a server's choice would be gone before it is read.
+func (m *membership) slid() {
+	m.mu.Lock()
+	if !m.passing {
+		m.mu.Unlock()
+		return
+	}
+	var gone []int
+	have := m.blob.Have()
+	for i := range m.have.Len() {
+		if m.have.Has(i) && !have.Has(i) {
+			m.have.Clear(i)
+			gone = append(gone, i)
+		}
+	}
+	m.mu.Unlock()
+	if len(gone) > 0 {
+		m.post(func() {
+			for _, i := range gone {
+				m.step(core.Event{Kind: core.Lost, Chunk: i})
+			}
+		})
+	}
 }
 
 // shown reports whether the map is known, though the core may not have started.
