@@ -77,8 +77,9 @@ type RootSnapshot struct {
 	Have      int   `json:"have"`
 	// Readers hold the fetch; 0 means that the blob is only served.
 	Readers int `json:"readers"`
-	// Peers are connected members, Complete those of them that have every chunk,
-	// Servers those that are servers. Known are all heard of.
+	// Peers are connected members, Complete those of them that are known to have every
+	// chunk (whole members are told nothing more), Servers those that are servers. Known
+	// are all heard of.
 	Peers    int `json:"peers"`
 	Complete int `json:"complete"`
 	Servers  int `json:"servers"`
