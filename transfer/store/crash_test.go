@@ -95,7 +95,7 @@ func TestKill(t *testing.T) {
 	}
 	dir := filepath.Join(t.TempDir(), "store")
 	for range 12 {
-		acked, uploads := runAndKill(t, exe, dir, 3+rand.IntN(25))
+		acked, uploads := runAndKill(t, exe, crashDirEnv, dir, 3+rand.IntN(25))
 		d := openDisk(t, store.DiskConfig{Dir: dir, Fsync: true})
 		for root, n := range acked {
 			b, err := d.Open(t.Context(), root)
@@ -131,10 +131,10 @@ type half struct{ n, bytes int }
 
 // runAndKill returns what the child acknowledged before its end, and the uploads
 // that were half way.
-func runAndKill(t *testing.T, exe, dir string, lines int) (acked map[digest.CID]int, uploads map[string]half) {
+func runAndKill(t *testing.T, exe, env, dir string, lines int) (acked map[digest.CID]int, uploads map[string]half) {
 	t.Helper()
 	cmd := exec.Command(exe)
-	cmd.Env = append(os.Environ(), crashDirEnv+"="+dir)
+	cmd.Env = append(os.Environ(), env+"="+dir)
 	cmd.Stderr = os.Stderr
 	stdin, err := cmd.StdinPipe()
 	if err != nil {

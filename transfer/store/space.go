@@ -373,6 +373,11 @@ func (d *Disk) countShard(shard string) error {
 		}
 		if filepath.Ext(n.Name()) != tempSuffix {
 			sum += onDisk(stat.Size())
+		} else if stat.ModTime().Before(d.started) {
+			// Of a process that was killed; of ours it is reserved already.
+			if err := unlink(d.path(blobsDir, shard, n.Name())); err != nil {
+				return err
+			}
 		}
 	}
 	d.used.Add(sum)

@@ -17,6 +17,10 @@ func TestMain(m *testing.M) {
 		crashChild(dir)
 		return
 	}
+	if dir := os.Getenv(crashCacheEnv); dir != "" {
+		crashCacheChild(dir)
+		return
+	}
 	goleak.VerifyTestMain(m)
 }
 
