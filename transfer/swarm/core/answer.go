@@ -153,7 +153,7 @@ func (c *Core) expireRequests() {
 			}
 			c.note(at)
 		}
-		if r.given {
+		if r.late && r.given {
 			continue
 		}
 		at := c.deadline(r)
@@ -166,10 +166,17 @@ func (c *Core) expireRequests() {
 		}
 		r.late = true
 		r.peer.late = true
+		if c.silent(r.peer) && !r.peer.server {
+			c.suspend(r.peer)
+			continue
+		}
 		if r.chunk < 0 {
 			// The server may still answer; another takes over its class.
 			c.wet()
 			continue
+		}
+		if c.flights[r.chunk] > 1 {
+			c.giveUpFirst(r)
 		}
 		if p := c.other(r.chunk, r.peer); p != nil && c.flights[r.chunk] < 2 {
 			r.given = true
@@ -177,6 +184,16 @@ func (c *Core) expireRequests() {
 			continue
 		}
 		c.note(c.now + c.cfg.TimeoutMin)
+	}
+}
+
+// giveUpFirst cancels the other request for the chunk of r if both are late, so that a
+// third peer can be asked.
+func (c *Core) giveUpFirst(r *request) {
+	for k := len(c.requests) - 1; k >= 0; k-- {
+		if q := c.requests[k]; q != r && q.chunk == r.chunk && q.late {
+			c.cancel(q)
+		}
 	}
 }
 

@@ -139,7 +139,7 @@ func (c *Core) fill() {
 		var best *peer
 		least, ties := 0, 0
 		for _, p := range c.active {
-			if p.dry || p.late || p.busy > c.now || p.haveCount == 0 || len(p.asked) >= c.depth(p) {
+			if p.dry || p.late || p.gone || p.busy > c.now || p.haveCount == 0 || len(p.asked) >= c.depth(p) {
 				continue
 			}
 			switch n := c.burden(p); {
@@ -169,7 +169,7 @@ func (c *Core) fill() {
 func (c *Core) move() {
 	p := c.stealer
 	c.stealer = nil
-	if p == nil || p.state != up || p.server || p.late || len(p.asked) >= c.depth(p) || c.missing == 0 {
+	if p == nil || p.state != up || p.server || p.late || p.gone || len(p.asked) >= c.depth(p) || c.missing == 0 {
 		return
 	}
 	var from *request
@@ -362,7 +362,7 @@ func (c *Core) other(i int, not *peer) *peer {
 	var best *peer
 	least := 0
 	for _, p := range c.active {
-		if p == not || p.late || p.busy > c.now || !p.have.Has(i) || len(p.asked) >= 2*c.depth(p) || c.crosses(p, i>>6)>>(i&63)&1 == 0 {
+		if p == not || p.late || p.gone || p.busy > c.now || !p.have.Has(i) || len(p.asked) >= 2*c.depth(p) || c.crosses(p, i>>6)>>(i&63)&1 == 0 {
 			continue
 		}
 		if n := c.burden(p); best == nil || n < least {

@@ -24,6 +24,9 @@ type Config struct {
 	Members, Asked int
 	// Slots is how many chunks are sent at once; default 6.
 	Slots int
+	// Stuck is how many sends there may be with those that take too long, whose slots
+	// went to others; default 64.
+	Stuck int
 	// Queue bounds the requests that wait for a slot, QueuePerPeer those of one
 	// peer; default 512 and 16. More are answered with BUSY.
 	Queue, QueuePerPeer int
@@ -90,6 +93,7 @@ func (c Config) withDefaults() Config {
 	orDefault(&c.Members, 64)
 	orDefault(&c.Asked, 64)
 	orDefault(&c.Slots, 6)
+	orDefault(&c.Stuck, 64)
 	orDefault(&c.Queue, 512)
 	orDefault(&c.QueuePerPeer, 16)
 	orDefault(&c.Depth, 1)

@@ -40,25 +40,27 @@ type peer struct {
 	told int
 
 	// Asking. active peers are asked and counted in avail.
-	active  bool
-	dry     bool       // it has nothing we need that is not asked for already
-	asked   []*request // without an answer
-	pulls   int        // those of them that are PULLs without a chunk yet
-	rtt     time.Duration
-	reply   pulse         // from asking to the first byte
-	rate    float64       // bytes per second while it sends, smoothed
-	load    int           // requests that waited there
-	loadAt  time.Duration // when it said so
-	busy    time.Duration // not to be asked before
-	heard   time.Duration // when something came from it
-	gap     pulse         // between such times
-	late    bool          // a request timed out and nothing came since
-	givenUp int           // requests in a row of which nothing came
-	spent   bool          // a server that had nothing to choose for us: WANT instead
-	seed    bool          // a server that is pulled from: to an agent any, to a server a complete one
-	newsAt  time.Duration // when a server of our region last had something new
-	idle    bool          // it owns chunks and does not bring them
-	bad     int
+	active   bool
+	dry      bool       // it has nothing we need that is not asked for already
+	asked    []*request // without an answer
+	pulls    int        // those of them that are PULLs without a chunk yet
+	rtt      time.Duration
+	reply    pulse         // from asking to the first byte
+	rate     float64       // bytes per second while it sends, smoothed
+	load     int           // requests that waited there
+	loadAt   time.Duration // when it said so
+	busy     time.Duration // not to be asked before
+	heard    time.Duration // when something came from it
+	gap      pulse         // between such times
+	late     bool          // a request timed out and nothing came since
+	gone     bool          // it does not seem to live: see suspend
+	goneTill time.Duration
+	givenUp  int  // requests in a row of which nothing came
+	spent    bool // a server that had nothing to choose for us: WANT instead
+	bad      int
+	seed     bool          // a server that is pulled from: to an agent any, to a server a complete one
+	newsAt   time.Duration // when a server of our region last had something new
+	idle     bool          // it owns chunks and does not bring them
 
 	// Serving.
 	queued  int  // its requests waiting here
@@ -123,16 +125,17 @@ type Core struct {
 	haveCount            int
 	done                 bool
 
-	peers   []*peer // by handle
-	ups     []*peer
-	active  []*peer
-	servers []*peer // active servers, by id
-	waiting []*peer // known, not connected
-	dialled int
-	findAt  time.Duration
-	rtt     time.Duration // of the peers in the region, smoothed
-	farRTT  time.Duration // of those beyond
-	stealer *peer         // it has just said that it has nothing to do
+	peers     []*peer // by handle
+	ups       []*peer
+	active    []*peer
+	servers   []*peer // active servers, by id
+	waiting   []*peer // known, not connected
+	dialled   int
+	findAt    time.Duration
+	rtt       time.Duration // of the peers in the region, smoothed
+	goneCount int
+	stealer   *peer         // it has just said that it has nothing to do
+	farRTT    time.Duration // of those beyond
 
 	owners    []uint64 // keys of the servers that share the region's fetch, ours first
 	crossing  Bits     // chunks that may be asked of peers beyond; nil: all
@@ -238,9 +241,10 @@ func (c *Core) Note(now time.Duration, ev Event) {
 		c.out, c.arena, c.taken = c.out[:0], c.arena[:0], false
 	}
 	p := c.peer(ev.Peer)
-	if p != nil && p.state == up && ev.Kind != RTTIs && ev.Kind != Sent && ev.Kind != Arrived {
+	if p != nil && p.state == up && ev.Kind != RTTIs && (ev.Kind != Sent || ev.OK) && ev.Kind != Arrived {
 		p.gap.add(c.now - p.heard)
 		p.heard = c.now
+		c.resume(p)
 	}
 	switch ev.Kind {
 	case Tick:
@@ -323,6 +327,15 @@ func (c *Core) expire() {
 	}
 	c.expireRequests()
 	c.expireUploads()
+	if c.goneCount > 0 {
+		for _, p := range c.ups {
+			if p.gone && c.now >= p.goneTill {
+				c.resume(p) // try again
+			} else if p.gone {
+				c.note(p.goneTill)
+			}
+		}
+	}
 	if c.missing == 0 {
 		return
 	}
@@ -484,6 +497,7 @@ func (c *Core) add1(p *peer, i int) {
 	if i < 0 || i >= c.count || p.have.Has(i) {
 		return
 	}
+	c.resume(p) // so that it counts once
 	p.have.set(i)
 	p.haveCount++
 	if !p.given.Has(i) {
@@ -505,6 +519,7 @@ func (c *Core) remove(p *peer, i int) {
 	if !p.have.Has(i) {
 		return
 	}
+	c.resume(p)
 	p.have.clear(i)
 	p.haveCount--
 	if !p.given.Has(i) {
@@ -546,10 +561,48 @@ func (c *Core) enlist(p *peer) {
 	slices.SortFunc(c.servers, func(a, b *peer) int { return int(a.id) - int(b.id) })
 }
 
+// suspend leaves a peer out that does not seem to live: what it has and was given does
+// not count, it is not asked and gets nothing until it is heard again.
+func (c *Core) suspend(p *peer) {
+	if p.gone || p.state != up {
+		return
+	}
+	if p.active {
+		c.countAll(p, -1)
+	}
+	for scope := range c.held {
+		c.holdAll(p, scope, -1)
+	}
+	p.gone, p.goneTill = true, c.now+c.cfg.GiveUp/2<<min(p.givenUp, 5)
+	p.givenUp++
+	c.goneCount++
+	c.note(p.goneTill)
+	for len(p.asked) > 0 {
+		c.cancel(p.asked[len(p.asked)-1])
+	}
+	c.wet()
+}
+
+// resume ends a suspension.
+func (c *Core) resume(p *peer) {
+	if !p.gone {
+		return
+	}
+	p.gone, p.late, p.dry = false, false, false
+	c.goneCount--
+	if p.active {
+		c.countAll(p, 1)
+	}
+	for scope := range c.held {
+		c.holdAll(p, scope, 1)
+	}
+}
+
 func (c *Core) deactivate(p *peer) {
 	if !p.active {
 		return
 	}
+	c.resume(p)
 	p.active = false
 	same := func(q *peer) bool { return q == p }
 	c.active = slices.DeleteFunc(c.active, same)
@@ -587,6 +640,7 @@ func (c *Core) peerDown(p *peer) {
 	case dialling:
 		c.dialled--
 	case up:
+		c.resume(p)
 		c.deactivate(p)
 		same := func(q *peer) bool { return q == p }
 		c.ups = slices.DeleteFunc(c.ups, same)

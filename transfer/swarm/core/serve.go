@@ -33,7 +33,7 @@ type held struct {
 // within reports whether what p has counts in a scope: a server of our region can give
 // it to those beyond, too.
 func (p *peer) within(scope int) bool {
-	return p.pulling && (p.scope() == scope || scope == beyond && p.server)
+	return p.pulling && !p.gone && (p.scope() == scope || scope == beyond && p.server)
 }
 
 // counts begins to count p, which pulls.
@@ -226,7 +226,7 @@ func (c *Core) sentTo(p *peer, ev Event) {
 		case ev.OK:
 			c.send.add(c.now - u.began)
 			c.add1(p, u.chunk)
-		case u.stopped && u.pulled:
+		case u.stopped && u.pulled && !u.peer.gone && !u.stuck:
 			c.add1(p, u.chunk) // it has it, or gets it from another
 		default:
 			if c.sent[u.chunk] > 0 {
@@ -240,21 +240,36 @@ func (c *Core) sentTo(p *peer, ev Event) {
 }
 
 func (c *Core) expireUploads() {
-	limit := c.send.limit(c.cfg.TimeoutTimes, c.cfg.TimeoutMin)
+	slow, lost := c.sendLimits()
 	for _, u := range c.serving {
-		if u.stuck {
-			continue
+		if !u.stuck {
+			if c.now < u.began+slow || len(c.serving) >= c.cfg.Stuck {
+				c.note(max(u.began+slow, c.now+c.cfg.GatherMin))
+				continue
+			}
+			u.stuck = true
+			c.slots--
 		}
-		if c.now < u.began+limit || len(c.serving) >= 4*c.cfg.Slots {
-			c.note(max(u.began+limit, c.now+c.cfg.TimeoutMin))
-			continue
-		}
-		u.stuck = true
-		c.slots--
-		if u.pulled { // who knows whether it ever arrives
+		switch {
+		case u.peer.gone:
+		case c.now < u.began+lost:
+			c.note(u.began + lost)
+		default:
+			// Who knows whether it ever arrives, and what else it has.
 			c.ungive(u.peer, u.chunk)
+			c.suspend(u.peer)
+			if !u.stopped {
+				u.stopped = true
+				c.do(Effect{Kind: Stop, Peer: u.peer.id, Request: u.id, Chunk: u.chunk})
+			}
 		}
 	}
+}
+
+// sendLimits are how long a send may take before its slot goes to another, and before
+// its receiver seems not to live.
+func (c *Core) sendLimits() (slow, lost time.Duration) {
+	return c.send.limit(c.cfg.TimeoutTimes, c.cfg.TimeoutMin/8), c.send.limit(2*c.cfg.TimeoutTimes, c.cfg.TimeoutMin)
 }
 
 // serve gives free slots to waiting requests.
@@ -284,7 +299,8 @@ func (c *Core) serve() {
 		c.serving = append(c.serving, u)
 		c.slots++
 		c.turns++
-		c.note(c.now + c.send.limit(c.cfg.TimeoutTimes, c.cfg.TimeoutMin))
+		slow, _ := c.sendLimits()
+		c.note(c.now + slow)
 		c.do(Effect{Kind: Serve, Peer: u.peer.id, Request: u.id, Chunk: u.chunk})
 	}
 }
@@ -295,7 +311,7 @@ func (c *Core) again(h *held, i int) time.Duration {
 	if c.sent[i] == 0 {
 		return 0
 	}
-	wait := max(c.cfg.Patience, 4*c.send.mean) << min(c.sent[i]-1, 6)
+	wait := max(c.cfg.Patience, 4*c.send.mean) << min(c.sent[i]-1, 2)
 	return time.Duration(h.at[i])*time.Millisecond + wait
 }
 
@@ -314,6 +330,9 @@ func (c *Core) next() (index, chunk int) {
 	for i, u := range c.queue {
 		n := u.chunk
 		score := 0
+		if u.peer.gone {
+			continue
+		}
 		if u.pulled {
 			if failed != nil && failed.class == u.class && failed.classes == u.classes && failed.peer.scope() == u.peer.scope() && (len(u.owners) < 2 || u.peer == failed.peer) {
 				continue
@@ -325,8 +344,9 @@ func (c *Core) next() (index, chunk int) {
 			score = int(min(u.peer.got, 1<<15))
 		} else if h := &c.held[u.peer.scope()]; h.by != nil && h.by[n] > 0 {
 			// Others have it.
+			score = int(min(u.peer.got, 1<<15))
 			if patient {
-				score = 1 << 30
+				score += 1 << 30
 			}
 			if c.now < c.again(h, n) {
 				continue
