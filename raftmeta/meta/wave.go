@@ -186,7 +186,7 @@ type Wave struct {
 }
 
 // Match reports whether the wave is for a node.
-func (w *Wave) Match(n Node) bool {
+func (w Wave) Match(n Node) bool {
 	if n.Role != RoleAgent {
 		return false
 	}
@@ -199,12 +199,12 @@ func (w *Wave) Match(n Node) bool {
 }
 
 // Admits reports whether hosts may begin at an instant.
-func (w *Wave) Admits(now Time) bool {
+func (w Wave) Admits(now Time) bool {
 	return w.Ended == 0 && now >= w.NotBefore && now < w.Expires
 }
 
 // Total adds up the regions.
-func (w *Wave) Total() (t WaveRegion) {
+func (w Wave) Total() (t WaveRegion) {
 	for _, r := range w.Regions {
 		t.Fetching += r.Fetching
 		t.Done += r.Done
@@ -304,7 +304,7 @@ func CheckPlatform(p string) error {
 }
 
 // Check checks what people choose of a wave.
-func (w *Wave) Check() error {
+func (w Wave) Check() error {
 	if err := CheckWaveID(w.ID); err != nil {
 		return err
 	}

@@ -142,12 +142,20 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer ask.Stop()
 	over := time.NewTimer(time.Hour) // when the next wave expires
 	defer over.Stop()
+	var due time.Time // of ask; zero when it is not set
+	// later asks anew in a while, or when that is due sooner for another reason.
+	later := func(in time.Duration) {
+		if at := time.Now().Add(in); due.IsZero() || at.Before(due) {
+			due = at
+			ask.Reset(in)
+		}
+	}
 	// soon asks anew, also if an answer is still awaited: it is to something older.
 	soon := func(in time.Duration) {
 		if a.stop != nil {
 			a.stop()
 		}
-		ask.Reset(in)
+		later(in)
 	}
 	for {
 		select {
@@ -160,6 +168,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			a.after = max(a.after, index)
 			soon(rand.N(jitter))
 		case <-ask.C:
+			due = time.Time{}
 			if a.stop != nil {
 				a.waiting = true // for the answer to what was asked before
 				break
@@ -176,7 +185,7 @@ func (a *Agent) Run(ctx context.Context) error {
 				a.waiting, in, again = false, 0, true
 			}
 			if again {
-				ask.Reset(in)
+				later(in)
 			}
 		case o := <-a.ended:
 			if a.finish(o) {

@@ -15,7 +15,7 @@ const (
 	// them it is so that a server hears pacePerSec hosts a second.
 	paceFirst  = 2 * time.Second
 	paceMost   = 15 * time.Second
-	pacePerSec = 1000
+	pacePerSec = 300
 	// renewAfter is how old a lease gets before it is renewed: a host is heard three
 	// times before it ends.
 	renewAfter = meta.WaveLease / 4

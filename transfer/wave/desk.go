@@ -243,9 +243,8 @@ func (t *ticket) finish() {
 }
 
 // Sync takes what a host says and returns what it is to do, as of said.After or
-// later. It answers when what the host reported is recorded, and then, unless the
-// host has something to do, when it is admitted somewhere, a wave is over, or wait
-// has passed.
+// later. It answers when what the host reported is recorded, and then, when it waits
+// to be admitted somewhere, as soon as it is or wait has passed.
 //
 // Errors: meta.ErrNotFound for a host that is not in the roster;
 // meta.ErrUnavailable; of ctx.
@@ -268,6 +267,9 @@ func (d *Desk) Sync(ctx context.Context, node meta.NodeID, said meta.WaveWord, w
 		if err := c.enter(ctx, id); err != nil {
 			return meta.WaveOrders{}, err
 		}
+	}
+	if c.works {
+		wait = min(wait, d.paced())
 	}
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
@@ -306,7 +308,7 @@ type visit struct {
 	tell  chan struct{}
 
 	words, asks []*ticket
-	works       bool // the host fetches, and is not to be kept
+	works       bool // the host fetches, and is to be heard again soon
 	full        bool // it was not let in to wait
 }
 
@@ -389,7 +391,7 @@ func (c *visit) ready(timeout bool) bool {
 			return true
 		}
 	}
-	return timeout || c.works || len(c.words) > 0 || len(c.asks) == 0
+	return timeout || len(c.words) > 0 || len(c.asks) == 0
 }
 
 // leave takes back what was not decided.
@@ -441,8 +443,8 @@ func (c *visit) orders(ctx context.Context) (o meta.WaveOrders, _ error) {
 				again(gather)
 			}
 		case meta.HostFetching:
-			hosts, renewed := c.desk.lease(id, c.node.ID)
-			if again(pace(hosts)); w.MaxParallel > 0 {
+			if again(c.desk.paced()); w.MaxParallel > 0 {
+				renewed := c.desk.renewed(id, c.node.ID)
 				// Counted from before the command that it is of was sent, so it ends no
 				// later than the arbiter thinks. One that was not renewed here is renewed
 				// with the next word.
@@ -457,19 +459,25 @@ func (c *visit) orders(ctx context.Context) (o meta.WaveOrders, _ error) {
 	return o, nil
 }
 
-// lease returns how many hosts of a wave are heard here, and when the lease of one
-// was renewed.
-func (d *Desk) lease(id string, node meta.NodeID) (hosts int, renewed time.Time) {
+// paced returns after how long a host that fetches is to be heard again.
+func (d *Desk) paced() time.Duration {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	l := d.lines[id]
-	if l == nil {
-		return 0, renewed
+	hosts := 0
+	for _, l := range d.lines {
+		hosts += len(l.seats)
 	}
-	if s := l.seats[node]; s != nil {
-		renewed = s.renewed
+	return pace(hosts)
+}
+
+// renewed returns when the lease of a host was renewed here, zero when it was not.
+func (d *Desk) renewed(id string, node meta.NodeID) (at time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if l := d.lines[id]; l != nil && l.seats[node] != nil {
+		at = l.seats[node].renewed
 	}
-	return len(l.seats), renewed
+	return at
 }
 
 // Progress returns what was heard lately of the hosts of a wave that have not
