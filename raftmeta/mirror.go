@@ -10,6 +10,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
@@ -84,6 +85,13 @@ type Mirror struct {
 	news    bool                  // there are answers of others
 	waves   chan uint64           // holds the index of the last change of waves
 	flights map[string]*flight
+
+	// alone is set while nothing is heard of any server, neither an answer nor the feed,
+	// which Run goes on trying: what is known is given at once then, and no reader waits
+	// for silence. heard is when something was, in Unix nanoseconds.
+	alone   atomic.Bool
+	heard   atomic.Int64
+	running atomic.Bool
 }
 
 // answer is what a server said, encoded: what readers get they may change.
@@ -199,11 +207,19 @@ func newMirrorMetrics(r prometheus.Registerer) mirrorMetrics {
 func (m *Mirror) Run(ctx context.Context) error {
 	const longest = 5 * time.Second
 	pause := 100 * time.Millisecond
+	m.running.Store(true)
+	defer func() {
+		m.running.Store(false)
+		m.alone.Store(false)
+	}()
 	for ctx.Err() == nil {
 		began := time.Now()
 		err := m.roster.Follow(ctx, m.config.Upstream, m.config.Region, m.changes)
 		if ctx.Err() != nil {
 			break
+		}
+		if unreachable(err) {
+			m.alone.Store(true)
 		}
 		m.metrics.breaks.Inc()
 		m.config.Log.Warn("the feed broke off", "error", err, "again_in", pause)
@@ -237,6 +253,7 @@ func (m *Mirror) changes(ctx context.Context, after uint64) iter.Seq2[feed.Chang
 					yield(c, err)
 					return
 				}
+				m.hear()
 				m.observe(c)
 				if !yield(c, nil) {
 					return
@@ -356,6 +373,12 @@ func (m *Mirror) answer(ctx context.Context, key string, f meta.Freshness, q Req
 			m.metrics.answers.WithLabelValues("kept").Inc()
 			return *a, nil
 		}
+		if m.alone.Load() {
+			if known, ok := m.stale(key, f); ok {
+				m.mu.Unlock()
+				return known, nil
+			}
+		}
 		fl := m.flights[flightKey]
 		mine := fl == nil
 		if mine {
@@ -416,9 +439,11 @@ func (a *answer) age(now time.Time) time.Duration {
 
 // ask asks a server, keeps what it says, and falls back to what is known.
 func (m *Mirror) ask(ctx context.Context, key string, f meta.Freshness, q Request) (answer, error) {
+	began := time.Now()
 	asOf, err := m.config.Upstream.Answer(ctx, f, q)
 	a := answer{asOf: asOf, came: time.Now(), about: subjectOf(q.Args())}
 	if err == nil {
+		m.hear()
 		if a.value, err = codec.Marshal(q.Into()); err != nil {
 			return a, fmt.Errorf("answer of %s: %w", q.Name(), err)
 		}
@@ -432,18 +457,41 @@ func (m *Mirror) ask(ctx context.Context, key string, f meta.Freshness, q Reques
 		m.answers.Remove(key)
 		return a, err
 	}
-	u, ok := errors.AsType[*meta.UnavailableError](err)
-	if !ok || u.Reason != "no_server" {
+	if !unreachable(err) {
 		return a, err
 	}
+	if m.heard.Load() < began.UnixNano() {
+		m.alone.Store(m.running.Load())
+	}
+	if known, ok := m.stale(key, f); ok {
+		return known, nil
+	}
+	return a, err
+}
+
+// hear notes that a server was heard of.
+func (m *Mirror) hear() {
+	m.heard.Store(time.Now().UnixNano())
+	m.alone.Store(false)
+}
+
+// unreachable reports whether no server could be asked.
+func unreachable(err error) bool {
+	u, ok := errors.AsType[*meta.UnavailableError](err)
+	return ok && u.Reason == "no_server"
+}
+
+// stale returns what is known, labelled so, unless the read must follow something later.
+// It holds mu.
+func (m *Mirror) stale(key string, f meta.Freshness) (answer, bool) {
 	known, ok := m.answers.Get(key)
 	if !ok || !known.follows(f.After) {
-		return a, err
+		return answer{}, false
 	}
-	stale := *known
-	stale.asOf.Stale = true
+	a := *known
+	a.asOf.Stale = true
 	m.metrics.answers.WithLabelValues("stale").Inc()
-	return stale, nil
+	return a, true
 }
 
 // keep keeps an answer, on disk too when it is of the lasting kind.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"iter"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -214,6 +215,81 @@ func TestMirrorServesTheLastKnown(t *testing.T) {
 	if nodes := m.Roster().Nodes(); len(nodes) != 2 || nodes[0].ID != "a1" {
 		t.Errorf("the roster is %+v", nodes)
 	}
+}
+
+// mute is a store that can stop to answer without a word.
+type mute struct {
+	*metatest.Store
+	silent atomic.Bool
+}
+
+const silence = 7 * time.Second
+
+func (m *mute) Answer(ctx context.Context, f meta.Freshness, q raftmeta.Request) (meta.AsOf, error) {
+	if m.silent.Load() {
+		time.Sleep(silence)
+		return meta.AsOf{}, noServer
+	}
+	return m.Store.Answer(ctx, f, q)
+}
+
+func (m *mute) Follow(ctx context.Context, after uint64, f feed.Filter) iter.Seq2[feed.Change, error] {
+	return func(yield func(feed.Change, error) bool) {
+		for !m.silent.Load() {
+			if !yield(feed.Change{Kind: feed.KindProgress, Index: after}, nil) {
+				return
+			}
+			select {
+			case <-time.After(time.Second):
+			case <-ctx.Done():
+				yield(feed.Change{}, ctx.Err())
+				return
+			}
+		}
+		time.Sleep(silence)
+		yield(feed.Change{}, noServer)
+	}
+}
+
+// While servers are silent a reader waits once; what is known is given at once after
+// that, and no longer when a server is back.
+func TestMirrorWaitsForSilenceOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		up := &mute{Store: withApp(t)}
+		push(up.Store, "m1", "latest")
+		m := openMirror(t, t.TempDir(), up)
+		ctx, stop := context.WithCancel(t.Context())
+		stopped := make(chan error, 1)
+		go func() { stopped <- m.Run(ctx) }()
+		<-m.Roster().Ready()
+		resolve(t, m, meta.Bounded, "m1")
+		up.silent.Store(true)
+		time.Sleep(5 * time.Second)
+		read := func() (took time.Duration, asOf meta.AsOf) {
+			start := time.Now()
+			_, asOf = resolve(t, m, meta.Bounded, "m1", "m2")
+			return time.Since(start), asOf
+		}
+		if took, asOf := read(); took > silence || !asOf.Stale {
+			t.Errorf("the first read took %v, as of %+v", took, asOf)
+		}
+		for range 20 {
+			if took, asOf := read(); took > 0 || !asOf.Stale {
+				t.Errorf("a further read took %v, as of %+v", took, asOf)
+			}
+			time.Sleep(time.Second)
+		}
+		push(up.Store, "m2", "latest")
+		up.silent.Store(false)
+		time.Sleep(time.Minute)
+		if got, asOf := resolve(t, m, meta.Bounded, "m2"); asOf.Stale {
+			t.Errorf("with a server there again: %s as of %+v", got, asOf)
+		}
+		stop()
+		if err := <-stopped; err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func TestMirrorForgetsWhatIsNotThere(t *testing.T) {

@@ -43,6 +43,8 @@ type Config struct {
 const (
 	defaultTimeout = 2500 * time.Millisecond
 	strongRound    = 2 * time.Second
+	// hedgeAfter is how long a server may be silent before the next is asked, too.
+	hedgeAfter = 400 * time.Millisecond
 	// A server that failed is asked last for a second, twice as long each time it
 	// fails again, up to coolMax.
 	coolMin = time.Second
@@ -156,31 +158,76 @@ func (c *Client) Answer(ctx context.Context, f meta.Freshness, q raftmeta.Reques
 	if f.Mode == meta.ModeStrong {
 		timeout += strongRound
 	}
+	// A silent server is asked last for a while, but the question at hand waits for it:
+	// after hedgeAfter the next is asked beside it. Not in a strong read, which takes a
+	// round among servers far apart.
+	wait := hedgeAfter
+	if f.Mode == meta.ModeStrong {
+		wait = timeout
+	}
+	trying, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type outcome struct {
+		candidate
+		response *askResponse
+		err      error
+	}
+	left := c.candidates()
+	outcomes := make(chan outcome, len(left)) // nobody waits to hand one in
+	asked := make(map[*server]time.Time)      // that have not answered yet
+	defer func() {
+		// Another was quicker by so much that it comes first for a while.
+		for s, since := range asked {
+			if ctx.Err() == nil && time.Since(since) >= hedgeAfter {
+				c.report(s, false)
+			}
+		}
+	}()
+	next := time.NewTimer(0)
+	defer next.Stop()
 	var tries []error
 	var unable error
-	for _, s := range c.candidates() {
-		response, err := call(ctx, c, s, s.ask, &request, timeout)
-		if err != nil {
+	for len(left) > 0 || len(asked) > 0 {
+		var o outcome
+		select {
+		case <-next.C:
+			if len(left) > 0 {
+				s := left[0]
+				left = left[1:]
+				asked[s.server] = time.Now()
+				go func() {
+					response, err := call(trying, c, s, s.ask, &request, timeout)
+					outcomes <- outcome{s, response, err}
+				}()
+				next.Reset(wait)
+			}
+			continue
+		case o = <-outcomes:
+			delete(asked, o.server)
+		}
+		if o.err != nil {
 			if ctx.Err() != nil {
 				return meta.AsOf{}, fmt.Errorf("ask %s: %w", q.Name(), context.Cause(ctx))
 			}
-			if connect.CodeOf(err) == connect.CodeInvalidArgument {
-				return meta.AsOf{}, fmt.Errorf("ask %s of %s: %w: %w", q.Name(), s.url, err, meta.ErrInvalid)
+			if connect.CodeOf(o.err) == connect.CodeInvalidArgument {
+				return meta.AsOf{}, fmt.Errorf("ask %s of %s: %w: %w", q.Name(), o.url, o.err, meta.ErrInvalid)
 			}
-			tries = append(tries, fmt.Errorf("ask %s: %w", s.url, err))
+			tries = append(tries, fmt.Errorf("ask %s: %w", o.url, o.err))
+			next.Reset(0)
 			continue
 		}
-		if err := response.Failure.err(); err != nil {
+		if err := o.response.Failure.err(); err != nil {
 			if errors.Is(err, meta.ErrUnavailable) {
 				unable = err
+				next.Reset(0)
 				continue
 			}
-			return response.AsOf, err
+			return o.response.AsOf, err
 		}
-		if err := codec.Unmarshal(response.Answer, q.Into()); err != nil {
-			return meta.AsOf{}, fmt.Errorf("answer of %s: %w: %w", s.url, err, meta.ErrCorrupt)
+		if err := codec.Unmarshal(o.response.Answer, q.Into()); err != nil {
+			return meta.AsOf{}, fmt.Errorf("answer of %s: %w: %w", o.url, err, meta.ErrCorrupt)
 		}
-		return response.AsOf, nil
+		return o.response.AsOf, nil
 	}
 	if unable != nil {
 		return meta.AsOf{}, unable

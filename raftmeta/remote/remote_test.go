@@ -159,6 +159,35 @@ func TestSilentServerIsLeft(t *testing.T) {
 	}
 }
 
+// A question waits for a silent server no longer than it takes to ask the next, however
+// long a try may take, and those after it do not wait at all.
+func TestSilentServerIsNotWaitedFor(t *testing.T) {
+	s := metatest.New(t)
+	s.Must(state.CreateTenant{Name: "two"})
+	var asked atomic.Int32
+	stuck := httptest.NewTLSServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		_, _ = io.Copy(io.Discard, r.Body)
+		<-r.Context().Done()
+	}))
+	t.Cleanup(stuck.Close)
+	good := serve(t, s)
+	trusting := good.Client()
+	t.Cleanup(trusting.CloseIdleConnections)
+	c := remote.NewClient(remote.Config{
+		HTTP: trusting, Timeout: time.Hour,
+		Servers: func() []string { return []string{stuck.URL, good.URL} },
+	})
+	for range 3 {
+		if got := tenants(t, c); got != "two" {
+			t.Fatalf("got %s", got)
+		}
+	}
+	if n := asked.Load(); n != 1 {
+		t.Errorf("the silent server was asked %d times in a row", n)
+	}
+}
+
 func TestCallerWhoLeavesBlamesNobody(t *testing.T) {
 	s := metatest.New(t)
 	server := serve(t, s)
