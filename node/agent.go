@@ -27,6 +27,10 @@ import (
 // reachable (design.md, Swarm: degraded_read_max).
 const degradedRead = 15 * time.Minute
 
+// agentReadBytes bounds the chunks that an agent's clients hold, to keep within what a
+// host has to spare: transfer/DESIGN.md, Memory of an agent.
+const agentReadBytes = 64 << 20
+
 func (n *Node) buildAgent(ctx context.Context) error {
 	// Listening comes first: the node has to say in the roster where it is reached.
 	if err := n.listenSwarm(); err != nil {
@@ -103,7 +107,7 @@ func (n *Node) buildAgent(ctx context.Context) error {
 		return err
 	}
 	n.parts.Add("swarm", swarms.Run)
-	bytes, err := transfer.New(transfer.Config{Store: disk, Fetcher: transfer.Swarm(swarms), CheckLocal: true, Log: log, Metrics: n.metrics})
+	bytes, err := transfer.New(transfer.Config{Store: disk, Fetcher: transfer.Swarm(swarms), CheckLocal: true, ReadBytes: agentReadBytes, Log: log, Metrics: n.metrics})
 	if err != nil {
 		return err
 	}

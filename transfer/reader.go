@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"hash"
 	"io"
-	"sync"
 	"time"
 
 	"crypto/sha256"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/transfer/chunk"
+	"github.com/shoal-registry/shoal/transfer/slab"
 	"github.com/shoal-registry/shoal/transfer/store"
 	"github.com/shoal-registry/shoal/verify/digest"
 )
@@ -292,8 +292,6 @@ type piece struct {
 	release func()
 }
 
-var pieceBuffers [5]sync.Pool // of *[]byte of chunk.MinBytes << k, and overhead
-
 // piece loads chunk i of s within the memory that Readers may use. If that is scarce
 // and wanted not nil, it waits for a signal there before it queues for memory: what
 // is read ahead gives way to what a client waits for.
@@ -315,27 +313,19 @@ func (c *Content) piece(ctx context.Context, s *source, i int, wanted <-chan str
 			}
 		}
 	}
-	k := 0
-	for chunk.MinBytes<<k+chunk.MaxOverhead < length {
-		k++
-	}
-	var buf *[]byte
+	var buf []byte
 	if length > freeBytes {
-		if buf, _ = pieceBuffers[k].Get().(*[]byte); buf == nil {
-			b := make([]byte, chunk.MinBytes<<k+chunk.MaxOverhead)
-			buf = &b
-		}
+		buf = slab.Get(int(length))
 	} else {
-		b := make([]byte, length)
-		buf = &b
+		buf = make([]byte, length)
 	}
 	release := func() {
 		if length > freeBytes {
-			pieceBuffers[k].Put(buf)
+			slab.Put(buf)
 		}
 		c.memory.Release(counted)
 	}
-	b, err := s.load(ctx, i, *buf)
+	b, err := s.load(ctx, i, buf)
 	if err != nil {
 		release()
 		return piece{}, err

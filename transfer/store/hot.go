@@ -5,9 +5,7 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/shoal-registry/shoal/transfer/chunk"
+	"github.com/shoal-registry/shoal/transfer/slab"
 	"github.com/shoal-registry/shoal/verify/digest"
 )
 
@@ -15,8 +13,7 @@ import (
 //
 // Small chunks, which are documents, are slices that are never written again, so
 // readers share them. Larger ones come and go at the rate of a link; they are in slabs
-// of memory that the garbage collector does not see, used again for the next chunk of
-// that length, and readers get a copy. So what the cache holds costs its bytes once,
+// (package slab), and readers get a copy. So what the cache holds costs its bytes once,
 // not twice as on the heap, and nothing is allocated for a chunk.
 //
 // A chunk read from disk is only kept when it was missed a short while before, within
@@ -28,10 +25,8 @@ type hotCache struct {
 	mu       sync.Mutex
 	maxBytes int64
 	bytes    int64                    // of chunks in the cache
-	mapped   int64                    // of all slabs, free ones too
 	byKey    map[hotKey]*list.Element // of *hotChunk
 	order    *list.List
-	free     [slabClasses][][]byte
 	// missed are the recent misses, oldest first in queue.
 	missed      map[hotKey]struct{}
 	queue       *list.List // of hotMiss
@@ -57,24 +52,15 @@ type hotChunk struct {
 }
 
 const (
-	hotMisses   = 4096     // misses remembered
-	hotSmall    = 64 << 10 // chunks up to this are kept on the first miss
-	hotOverhead = 256      // counted for each chunk besides its bytes
-	slabClasses = 7        // 64 KiB << 1 to 64 KiB << 6, each with room for a seal
+	hotMisses   = 4096          // misses remembered
+	hotSmall    = slab.MinBytes // chunks up to this are kept on the first miss
+	hotOverhead = 256           // counted for each chunk besides its bytes
 )
-
-// slabBytes is the length of the slabs for chunks of n bytes, and their class.
-func slabBytes(n int) (length, class int) {
-	for hotSmall<<class+chunk.MaxOverhead < n {
-		class++
-	}
-	return hotSmall<<class + chunk.MaxOverhead, class
-}
 
 // hotCost is what a chunk of n bytes counts as.
 func hotCost(n int) int64 {
 	if n > hotSmall {
-		n, _ = slabBytes(n)
+		n = slab.Size(n)
 	}
 	return int64(n + hotOverhead)
 }
@@ -144,15 +130,10 @@ func (c *hotCache) put(root digest.CID, i int, data []byte) {
 		return
 	}
 	c.makeRoom(hotCost(len(data)))
-	if h.slab = len(data) > hotSmall; h.slab {
-		if h.data = c.slab(len(data)); h.data == nil {
-			c.mu.Unlock()
-			return
-		}
-	}
 	c.mu.Unlock()
 
-	if h.slab {
+	if h.slab = len(data) > hotSmall; h.slab {
+		h.data = slab.Get(len(data))
 		copy(h.data, data)
 	} else {
 		h.data = append([]byte(nil), data...)
@@ -186,40 +167,8 @@ func (c *hotCache) unpin(h *hotChunk) {
 	if h.pins--; h.pins > 0 || !h.gone || !h.slab {
 		return
 	}
-	_, class := slabBytes(len(h.data))
-	c.free[class] = append(c.free[class], h.data[:cap(h.data)])
+	slab.Put(h.data)
 	h.data = nil
-}
-
-// slab returns memory of length n, nil when the system gives none.
-func (c *hotCache) slab(n int) []byte {
-	length, class := slabBytes(n)
-	if k := len(c.free[class]); k > 0 {
-		b := c.free[class][k-1]
-		c.free[class] = c.free[class][:k-1]
-		return b[:n]
-	}
-	// Free slabs of other lengths go back to the system.
-	for k := range c.free {
-		for len(c.free[k]) > 0 && c.mapped+int64(length) > c.maxBytes {
-			last := len(c.free[k]) - 1
-			b := c.free[k][last]
-			c.free[k] = c.free[k][:last]
-			c.unmap(b)
-		}
-	}
-	b, err := unix.Mmap(-1, 0, length, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
-	if err != nil {
-		return nil
-	}
-	c.mapped += int64(length)
-	return b[:n]
-}
-
-func (c *hotCache) unmap(b []byte) {
-	b = b[:cap(b)]
-	c.mapped -= int64(len(b))
-	_ = unix.Munmap(b) // it is a mapping of ours
 }
 
 // close gives all memory back; the cache stays usable.
@@ -227,12 +176,6 @@ func (c *hotCache) close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.makeRoom(c.maxBytes)
-	for k, slabs := range c.free {
-		for _, b := range slabs {
-			c.unmap(b)
-		}
-		c.free[k] = nil
-	}
 }
 
 func (c *hotCache) size() int64 {

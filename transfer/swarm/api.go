@@ -126,7 +126,7 @@ type Limits struct {
 	// Degree is how many peers of one root this node asks; default 24.
 	Degree int
 	// BufferBytes bounds the chunks in memory while they are received, and again
-	// while they are sent; default 64 MiB.
+	// while they are sent; default 32 MiB on an agent, 64 MiB on a server.
 	BufferBytes int64
 	// IdleAfter is when a root that nobody here wants and no peer asked for is let
 	// go; default 30 s. Linger is the same for one that was fetched whole; default 2 min.
@@ -138,11 +138,12 @@ func (l Limits) withDefaults(server bool) Limits {
 	def(&l.Serving, 4096)
 	if server {
 		def(&l.Members, 1024)
+		def(&l.BufferBytes, 64<<20)
 	}
 	def(&l.Members, 64)
 	def(&l.UploadSlots, 4)
 	def(&l.Degree, 24)
-	def(&l.BufferBytes, 64<<20)
+	def(&l.BufferBytes, 32<<20)
 	def(&l.IdleAfter, 30*time.Second)
 	def(&l.Linger, 2*time.Minute)
 	return l

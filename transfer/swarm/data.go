@@ -5,13 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
 
 	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/transfer/slab"
 	"github.com/shoal-registry/shoal/transfer/swarm/core"
 	"github.com/shoal-registry/shoal/transfer/wire"
 )
@@ -32,35 +32,6 @@ const (
 	quickPiece = 5 * time.Millisecond
 	slowPiece  = 20 * time.Millisecond
 )
-
-// buffers holds chunk buffers by the power of two that fits, from 256 KiB up.
-var buffers [6]sync.Pool
-
-func bufferClass(n int) int {
-	k := 0
-	for k < len(buffers)-1 && n > 256<<10<<k {
-		k++
-	}
-	return k
-}
-
-// buffer returns n bytes to be given back by release. A chunk is at most 4 MiB and
-// its seal, so the largest class is only allocated as far as that.
-func buffer(n int) *[]byte {
-	k := bufferClass(n)
-	b, _ := buffers[k].Get().(*[]byte)
-	if b == nil {
-		b = new([]byte)
-		*b = make([]byte, min(256<<10<<k, wire.MaxChunkBytes))
-	}
-	*b = (*b)[:n]
-	return b
-}
-
-func release(b *[]byte) {
-	*b = (*b)[:cap(*b)]
-	buffers[bufferClass(len(*b))].Put(b)
-}
 
 // acceptChunks reads the chunks that a peer sends on a stream of its own.
 func (s *Swarm) acceptChunks(ctx context.Context, st network.Stream) {
@@ -142,9 +113,9 @@ func (l *link) receive(ctx context.Context, f *flow, h wire.Header) error {
 		return err
 	}
 	defer s.inBytes.drop(f, int64(h.Bytes))
-	buf := buffer(int(h.Bytes))
-	defer release(buf)
-	err := f.fillWithin(ctx, m, h, *buf)
+	buf := slab.Get(int(h.Bytes))
+	defer slab.Put(buf)
+	err := f.fillWithin(ctx, m, h, buf)
 	if err == nil {
 		err = f.confirm(h)
 	}
@@ -157,7 +128,7 @@ func (l *link) receive(ctx context.Context, f *flow, h wire.Header) error {
 		m.wasted()
 		return nil
 	}
-	switch err := blob.WriteChunk(ctx, chunk, *buf); {
+	switch err := blob.WriteChunk(ctx, chunk, buf); {
 	case err == nil:
 		s.metrics.received.WithLabelValues("ok").Inc()
 		m.wrote(chunk)
@@ -227,11 +198,11 @@ func (f *flow) confirm(h wire.Header) error {
 
 // discard reads a chunk that is not wanted; m is as in fillWithin.
 func (f *flow) discard(ctx context.Context, m *membership, h wire.Header) error {
-	buf := buffer(maxPiece)
-	defer release(buf)
+	buf := slab.Get(maxPiece)
+	defer slab.Put(buf)
 	for left := int(h.Bytes); left > 0; {
-		n := min(left, len(*buf))
-		if err := f.fillWithin(ctx, m, h, (*buf)[:n]); err != nil {
+		n := min(left, len(buf))
+		if err := f.fillWithin(ctx, m, h, buf[:n]); err != nil {
 			return err
 		}
 		left -= n
@@ -299,9 +270,9 @@ func (m *membership) transmitOn(ctx context.Context, f *flow, h wire.Header, out
 		return err
 	}
 	defer s.outBytes.drop(f, int64(h.Bytes))
-	buf := buffer(int(h.Bytes))
-	defer release(buf)
-	b, err := m.blob.ReadChunk(ctx, int(h.Chunk), (*buf)[:0])
+	buf := slab.Get(int(h.Bytes))
+	defer slab.Put(buf)
+	b, err := m.blob.ReadChunk(ctx, int(h.Chunk), buf[:0])
 	if err == nil && len(b) != int(h.Bytes) {
 		err = fmt.Errorf("%d bytes instead of %d: %w", len(b), h.Bytes, meta.ErrCorrupt)
 	}
@@ -329,11 +300,11 @@ func (f *flow) send(ctx context.Context, h wire.Header, b []byte, out outgoing, 
 		return err
 	}
 	// The header goes with the first bytes, as one frame.
-	first := buffer(max(n, wire.HeaderBytes))
-	h.Put((*[wire.HeaderBytes]byte)(*first))
-	n = copy((*first)[wire.HeaderBytes:], b)
-	err = f.put(*first)
-	release(first)
+	first := slab.Get(max(n, wire.HeaderBytes))
+	h.Put((*[wire.HeaderBytes]byte)(first))
+	n = copy(first[wire.HeaderBytes:], b)
+	err = f.put(first[:wire.HeaderBytes+n])
+	slab.Put(first)
 	for err == nil {
 		b, credit = b[n:], credit-n
 		if len(b) == 0 {

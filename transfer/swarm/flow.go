@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/shoal-registry/shoal/transfer/limit"
+	"github.com/shoal-registry/shoal/transfer/slab"
 	"github.com/shoal-registry/shoal/transfer/wire"
 )
 
@@ -22,6 +23,7 @@ const (
 	slowBytes = 64 << 10
 	slowFor   = 3
 	watchTick = time.Second
+	trimTicks = 10
 )
 
 // memory bounds the chunks that are on their way in, or out, and knows whether
@@ -175,13 +177,17 @@ func (fs *flows) endWhere(bad func(*flow) bool) {
 	}
 }
 
-// watch ends flows that stand still, and all of them with ctx.
+// watch ends flows that stand still, and all of them with ctx. Memory for chunks that
+// was not needed lately goes back to the system.
 func (fs *flows) watch(ctx context.Context) {
 	ticker := time.NewTicker(watchTick)
 	defer ticker.Stop()
-	for {
+	for tick := 1; ; tick++ {
 		select {
 		case <-ticker.C:
+			if tick%trimTicks == 0 {
+				slab.Trim()
+			}
 			fs.endWhere(func(f *flow) bool { return !f.tick() })
 		case <-ctx.Done():
 			fs.mu.Lock()
