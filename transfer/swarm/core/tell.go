@@ -11,6 +11,12 @@ func (c *Core) came(i int, fresh bool) {
 		c.trim()
 	}
 	c.log = append(c.log, uint32(i))
+	if c.Complete() { // a server keeps count of who is whole
+		for _, p := range c.servers {
+			p.told = len(c.log)
+			c.do(Effect{Kind: Tell, Peer: p.id, Load: c.Serving()})
+		}
+	}
 	if c.cfg.Server {
 		c.tellServers()
 	} else if fresh {
