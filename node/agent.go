@@ -93,7 +93,7 @@ func (n *Node) buildAgent(ctx context.Context) error {
 	n.parts.Add("finder", discovery.Run)
 	swarms, err := swarm.New(swarm.Config{
 		Host: n.swarmHost, Outlet: outlet(n.swarmHost), Cluster: n.id.Cluster, Self: self(me), Store: disk, Finder: finder{discovery},
-		Budgets: n.budgets, TenantOf: trust.ContextOf,
+		Budgets: n.budgets, Yield: n.cfg.Yield, TenantOf: trust.ContextOf,
 		Authorizer: trust.Checker{Cluster: n.id.Cluster, IsServer: n.isServer, Grace: func() time.Duration {
 			if discovery.Reachable() {
 				return 0

@@ -140,7 +140,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 	n.parts.Add("finder", discovery.Run)
 	swarms, err = swarm.New(swarm.Config{
 		Host: n.swarmHost, Outlet: outlet(n.swarmHost), Cluster: n.id.Cluster, Self: self(me), Store: disk, Finder: finder{discovery},
-		Budgets: n.budgets, TenantOf: trust.ContextOf,
+		Budgets: n.budgets, Yield: n.cfg.Yield, TenantOf: trust.ContextOf,
 		Authorizer: trust.Checker{Cluster: n.id.Cluster, IsServer: n.isServer},
 		Report:     discovery.Report,
 		Log:        log, Metrics: n.metrics,

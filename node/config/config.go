@@ -53,8 +53,10 @@ type Config struct {
 	HotBytes   Bytes
 	Reserve    Bytes
 
-	// Limits are the bandwidth budgets until somebody changes them at run time.
+	// Limits are the bandwidth budgets until somebody changes them at run time. Yield
+	// makes pre-warming give way to other traffic.
 	Limits limit.Limits
+	Yield  bool
 
 	RaftProfile string
 	LogLevel    string
@@ -283,12 +285,15 @@ var Settings = []Setting{
 	rate("limits.zone-down", "zone-down", "most that is received from other zones of the region", func(c *Config) *int64 { return &c.Limits.ZoneDown }),
 	rate("limits.wan-up", "wan-up", "most that is sent to other regions", func(c *Config) *int64 { return &c.Limits.WANUp }),
 	rate("limits.wan-down", "wan-down", "most that is received from other regions", func(c *Config) *int64 { return &c.Limits.WANDown }),
+	flagged("yield", boolean("limits.yield", "what is pre-warmed gives way to all other traffic of the host, as round trips to peers tell", func(c *Config) *bool { return &c.Yield })),
 	rates("limits.tenants", "tenant-limits", "most for a tenant's blobs, each way: acme=50MB/s,beta=1gbit"),
 	rates("limits.classes", "class-limits", "most for a class, each way: prewarm=20MB/s; classes are urgent, bulk and prewarm"),
 	text("raft.profile", "wan", "timings of consensus: wan for regions far apart, site for one site", func(c *Config) *string { return &c.RaftProfile }, meta.RoleServer),
 	text("log.level", "info", "debug, info, warn or error", func(c *Config) *string { return &c.LogLevel }),
 	text("log.format", "text", "text or json", func(c *Config) *string { return &c.LogFormat }),
 }
+
+func flagged(name string, s Setting) Setting { s.flag = name; return s }
 
 func secret(s Setting) Setting { s.secret = true; return s }
 

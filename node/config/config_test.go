@@ -166,7 +166,7 @@ limits:
   classes:
     prewarm: 20MB/s
 `)
-	c, explained, err := load(t, meta.RoleAgent, map[string]string{"SHOAL_LIMITS_DOWN": "200MB/s"}, "--config", name, "--up", "40MB/s")
+	c, explained, err := load(t, meta.RoleAgent, map[string]string{"SHOAL_LIMITS_DOWN": "200MB/s"}, "--config", name, "--up", "40MB/s", "--yield")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -174,7 +174,7 @@ limits:
 		Up: 40e6, Down: 200e6, WANUp: 10e6,
 		Tenants: map[string]int64{"acme": 50e6, "beta": 125e6}, Classes: map[limit.Class]int64{limit.Prewarm: 20e6},
 	}
-	if !reflect.DeepEqual(c.Limits, want) {
+	if !reflect.DeepEqual(c.Limits, want) || !c.Yield {
 		t.Errorf("got %+v", c.Limits)
 	}
 	shown := map[string]string{}

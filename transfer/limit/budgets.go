@@ -34,8 +34,9 @@ type Budgets struct {
 	sides    [2]side
 	requests sync.Pool // of *request
 
-	mu     sync.Mutex
-	limits Limits
+	mu         sync.Mutex
+	limits     Limits
+	background int64 // of SetBackground
 }
 
 // side is one direction.
@@ -77,8 +78,17 @@ func (b *Budgets) Limits() Limits {
 	return b.limits.Clone()
 }
 
-// Limited reports whether there is any limit on what goes that way.
-func (b *Budgets) Limited(d Direction) bool { return b != nil && b.sides[d].limited.Load() }
+// Bounds reports whether any budget applies to f.
+func (b *Budgets) Bounds(f Flow) bool {
+	if b == nil || !b.sides[f.Direction].limited.Load() {
+		return false
+	}
+	s := &b.sides[f.Direction]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.core.path(&f)
+	return p.n > 0
+}
 
 // Set changes the limits at once, also for who waits.
 //
@@ -90,17 +100,38 @@ func (b *Budgets) Set(l Limits) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.limits = l.Clone()
+	b.apply()
+	return nil
+}
+
+// SetBackground holds the class Prewarm to a rate, each way, beside the limits; 0 lets
+// it go. A Background finds it.
+func (b *Budgets) SetBackground(bytesPerSec int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.background != bytesPerSec {
+		b.background = bytesPerSec
+		b.apply()
+	}
+}
+
+// apply puts limits and background into force. b.mu is held.
+func (b *Budgets) apply() {
+	l := b.limits
+	byClass := l.Classes
+	if old := l.Classes[Prewarm]; b.background > 0 && (old == 0 || b.background < old) {
+		byClass = with(l.Classes, Prewarm, b.background)
+	}
 	rates := [2][3]int64{Up: {l.Up, l.ZoneUp, l.WANUp}, Down: {l.Down, l.ZoneDown, l.WANDown}}
 	for d := range b.sides {
 		s, r := &b.sides[d], rates[d]
 		s.mu.Lock()
 		now := time.Since(b.epoch)
-		s.core.set(now, r[0], r[1], r[2], l.Tenants, l.Classes)
+		s.core.set(now, r[0], r[1], r[2], l.Tenants, byClass)
 		s.limited.Store(s.core.limited())
 		b.serve(s, now)
 		s.mu.Unlock()
 	}
-	return nil
 }
 
 // Take waits until some of the next most bytes of f may pass, and returns how many:

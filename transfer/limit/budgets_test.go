@@ -123,6 +123,36 @@ func TestTakeGivesUp(t *testing.T) {
 	})
 }
 
+// A background rate bounds the class it is of, below its limit, and goes away again.
+func TestBackgroundRate(t *testing.T) {
+	b := budgets(t, Limits{Classes: map[Class]int64{Prewarm: 5_000_000}})
+	rate := func() (bytesPerSec float64) {
+		if p := b.sides[Down].core.path(&Flow{Class: Prewarm}); p.n == 1 {
+			bytesPerSec = p.list[0].rate
+		}
+		return bytesPerSec
+	}
+	for _, step := range []struct {
+		background int64
+		want       float64
+	}{{2_000_000, 2e6}, {9_000_000, 5e6}, {0, 5e6}} {
+		if b.SetBackground(step.background); rate() != step.want {
+			t.Errorf("with %d in the background the rate is %f", step.background, rate())
+		}
+	}
+	b.SetBackground(3_000_000)
+	if err := b.Set(Limits{}); err != nil || rate() != 3e6 || len(b.Limits().List()) != 0 {
+		t.Errorf("limits changed: rate %f, %v, limits %v", rate(), err, b.Limits())
+	}
+	if !b.Bounds(Flow{Class: Prewarm}) || b.Bounds(Flow{}) {
+		t.Error("a flow is bounded that should not be, or the other way round")
+	}
+	b.SetBackground(0)
+	if b.Bounds(Flow{Class: Prewarm}) {
+		t.Error("still bounded")
+	}
+}
+
 // Who waits as one flow and becomes another asks again.
 func TestTakeUntil(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

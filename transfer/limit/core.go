@@ -152,7 +152,7 @@ func (c *core) set(now time.Duration, host, zone, wan int64, tenants map[string]
 		}
 		b.refill(now)
 		b.set(rate)
-		b.waiting, b.credit = [classes]int{}, [classes]float64{}
+		b.waiting = [classes]int{} // counted anew below
 		return b
 	}
 	c.host, c.zone, c.wan = change(c.host, host), change(c.zone, zone), change(c.wan, wan)

@@ -50,7 +50,7 @@ func (b *Budgets) Counts() []Count {
 }
 
 // collector shows a Budgets to Prometheus. Labels: direction up or down; class; place
-// of the peer; budget is the key of the limit, as in Limits' JSON.
+// of the peer; budget is the key of the limit, as List names it, or background.
 type collector struct{ b *Budgets }
 
 var (
@@ -86,6 +86,12 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	}
 	for _, n := range c.b.Counts() {
 		send(bytesDesc, prometheus.CounterValue, float64(n.Bytes), n.Direction.String(), n.Class.String(), n.Place)
+	}
+	c.b.mu.Lock()
+	background := c.b.background
+	c.b.mu.Unlock()
+	if background > 0 {
+		send(limitDesc, prometheus.GaugeValue, float64(background), "background")
 	}
 	for _, r := range c.b.Limits().List() {
 		send(limitDesc, prometheus.GaugeValue, float64(r.BytesPerSec), r.Budget)

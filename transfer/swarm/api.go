@@ -106,6 +106,9 @@ type Config struct {
 	Limits Limits
 	// Budgets bounds the bytes of chunks per second; none when nil.
 	Budgets *limit.Budgets
+	// Yield makes what is pre-warmed give way to all other traffic of the host, as round
+	// trips to peers tell; it needs Budgets.
+	Yield bool
 	// TenantOf returns whose blob a checked grant is for; when nil all are nobody's.
 	TenantOf func(grant []byte) string
 }

@@ -53,8 +53,8 @@ func (m *membership) tellClass() {
 	}
 	m.saidClass = class
 	for _, p := range m.members {
-		if p.up {
-			m.send(p, wire.Message{Want: &wire.Want{Channel: p.channel, Purpose: uint8(class), Credit: m.givesCredit()}})
+		if p.channel != 0 {
+			m.send(p, wire.Message{Want: &wire.Want{Channel: p.channel, Purpose: uint8(class), Credit: m.givesCredit(p.link)}})
 		}
 	}
 }
@@ -79,8 +79,12 @@ func (l *link) flow(d limit.Direction) limit.Flow {
 	return f
 }
 
-// givesCredit reports whether chunks are to come as we grant it.
-func (m *membership) givesCredit() bool { return m.s.cfg.Budgets.Limited(limit.Down) }
+// givesCredit reports whether chunks from l are to come as we grant it.
+func (m *membership) givesCredit(l *link) bool {
+	f, why := l.flow(limit.Down), m.fetchedFor()
+	f.Tenant, f.Class = why.Tenant, why.Class
+	return m.s.cfg.Budgets.Bounds(f)
+}
 
 // fetchedFor returns for whom and for what the root is fetched.
 func (m *membership) fetchedFor() purpose {

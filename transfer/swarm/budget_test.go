@@ -201,3 +201,30 @@ func TestHeldUpChunksLeaveRoom(t *testing.T) {
 	default:
 	}
 }
+
+// What is pre-warmed begins slowly and gains while round trips are short; what a client
+// reads is not held back.
+func TestPrewarmYields(t *testing.T) {
+	down := budgets(t, limit.Limits{})
+	w := newTown(t)
+	seed := w.add(server)
+	content := random(4 << 20)
+	root := w.put(seed, content)
+	agent := w.add(bounded(down), func(c *swarm.Config) { c.Yield = true })
+	session, err := agent.Fetch(within(t), root, swarm.FetchOptions{Class: limit.Prewarm})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer session.Close()
+	began := time.Now()
+	if got, err := read(within(t), session, 0, -1); err != nil || !bytes.Equal(got, content) {
+		t.Fatalf("%d bytes, %v", len(got), err)
+	}
+	// It doubles each half second at most.
+	if took := time.Since(began); took < 500*time.Millisecond {
+		t.Errorf("4 MiB came in %v, from 1 MB/s on", took)
+	}
+	if down.Bounds(limit.Flow{Direction: limit.Down}) || !down.Bounds(limit.Flow{Direction: limit.Down, Class: limit.Prewarm}) {
+		t.Error("another class is bounded than what is pre-warmed")
+	}
+}

@@ -448,6 +448,7 @@ func (l *link) close(why error) {
 		_ = d.Reset()
 	}
 	l.s.flows.endOf(l)
+	l.s.yield.forget(l.id)
 	l.s.mu.Lock()
 	if l.s.links[l.id] == l {
 		delete(l.s.links, l.id)
@@ -538,6 +539,7 @@ func (l *link) pong(p *wire.Ping) {
 	if rtt < 0 || rtt > silence {
 		return
 	}
+	l.s.yield.sample(l.id, rtt)
 	// The least is the path; more is waiting behind bulk. It ages, as paths change.
 	if old := time.Duration(l.rtt.Load()); old > 0 {
 		rtt = min(rtt, old+old/32)

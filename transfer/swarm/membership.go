@@ -633,7 +633,7 @@ func (m *membership) ask(p *member, e core.Effect) {
 	if e.Kind == core.Want {
 		a.chunk = e.Chunk
 	}
-	why, credit := uint8(m.saidClass), m.givesCredit()
+	why, credit := uint8(m.saidClass), m.givesCredit(p.link)
 	if e.Hedge {
 		m.hedged()
 	}

@@ -66,6 +66,7 @@ type Swarm struct {
 	inBytes                     *memory             // chunks being received
 	outBytes                    *memory             // chunks being sent
 	flows                       flows
+	yield                       *yielding     // nil when nothing is to
 	started                     chan struct{} // closed by Run
 
 	mu        sync.Mutex
@@ -102,6 +103,9 @@ func New(cfg Config) (*Swarm, error) {
 		links:     map[peer.ID]*link{},
 		bans:      map[peer.ID]time.Time{},
 	}
+	if cfg.Yield && cfg.Budgets != nil {
+		s.yield = newYielding()
+	}
 	// Later than any Hello of an earlier process of this node.
 	s.seq.Store(uint64(time.Now().UnixNano()))
 	var err error
@@ -126,6 +130,9 @@ func (s *Swarm) Run(ctx context.Context) error {
 		}()
 	}
 	s.start(s.flows.watch)
+	if s.yield != nil {
+		s.start(func(ctx context.Context) { s.yield.run(ctx, s) })
+	}
 	s.mu.Unlock()
 	close(s.started)
 	// A stream's handler runs in a goroutine of libp2p; it only hands over to ours.
