@@ -30,6 +30,7 @@ const (
 	againComplete = 6 * time.Second // one may
 	sweepEvery    = 5 * time.Second
 	mapTime       = time.Second
+	nudgeEvery    = time.Second
 	grantTime     = 3 * time.Second // a majority may have to be asked
 	writeTime     = 5 * time.Second
 	streamIdle    = time.Minute
@@ -325,6 +326,7 @@ func (r *Registrar) introduce(ctx context.Context, asker meta.NodeID, req reques
 	if req.Complete {
 		again = againComplete
 	}
+	idle := false
 	s := r.shard(req.Root)
 	s.mu.Lock()
 	recorded := s.table.join(req.Root, asker, node.Zone, progress{req.Have, req.Complete}, now.Add(Lease))
@@ -334,11 +336,18 @@ func (r *Registrar) introduce(ctx context.Context, asker meta.NodeID, req reques
 	members := s.table.count(req.Root)
 	if complete, ok := s.table.find(req.Root, r.cfg.Self.ID, now); ok {
 		held = complete // this server is itself a member, and knows better
+	} else if req.HasMap && !req.Complete {
+		idle = s.table.nudge(req.Root, now)
 	}
 	again += time.Duration(s.table.random.Int64N(int64(again / 8))) // a wave must not stay in step
 	s.mu.Unlock()
 	if !recorded {
 		r.metrics.full.Inc()
+	}
+	if idle {
+		// The member was introduced by another server, which has gone, perhaps: to be asked
+		// for the map makes this one fetch what it lacks.
+		_, _, held = r.content(ctx, req.Root)
 	}
 	rep.Members, rep.AgainMillis = uint32(members), uint32(again/time.Millisecond)
 	rep.Peers = make([]referral, 0, len(chosen)+1)

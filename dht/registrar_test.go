@@ -306,3 +306,40 @@ func BenchmarkRegistrar(b *testing.B) {
 	})
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "requests/s")
 }
+
+// TestRenewalsMakeAServerFetch: members that were introduced by a server that has died
+// bring the map along; the next server is to fetch what it lacks all the same.
+func TestRenewalsMakeAServerFetch(t *testing.T) {
+	ctx := within(t)
+	s := &site{t: t}
+	first, second := s.add("eu", "z1", meta.RoleServer), s.add("eu", "z1", meta.RoleServer)
+	agent := s.add("eu", "z1", meta.RoleAgent)
+	s.enrol()
+	full, empty, rights := &shelf{}, &shelf{}, &rights{}
+	root := full.put([]byte("a chunk map"), nil)
+	rights.know(root)
+	shelves := map[meta.NodeID]*shelf{first.id(): full, second.id(): empty}
+	ranked := rank(root, []meta.Node{first.Node, second.Node})
+	heir := shelves[ranked[1].ID]
+	finder := finderOn(t, agent, nil)
+	finder.known.put(root, known{encoded: []byte("a chunk map")})
+	for _, n := range []node{first, second} {
+		if n.id() == ranked[1].ID { // the first of the ranking has died
+			registrarOn(t, n, heir, rights, RegistrarLimits{})
+		}
+	}
+	for range 3 {
+		if _, err := finder.Join(ctx, Want{Root: root, Have: 1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := heir.count(); n != 1 {
+		t.Errorf("the server was asked for its map %d times by three renewals at once", n)
+	}
+	if _, err := finder.Join(ctx, Want{Root: root, Complete: true}); err != nil {
+		t.Fatal(err)
+	}
+	if n := heir.count(); n != 1 {
+		t.Errorf("a complete member makes the server fetch")
+	}
+}

@@ -31,6 +31,7 @@ type group struct {
 	byZone map[string][]*member
 	whole  int    // members that are complete
 	have   uint64 // chunks of all members
+	nudged time.Time
 }
 
 type member struct {
@@ -83,6 +84,16 @@ func (t *table) join(root digest.CID, id meta.NodeID, zone string, has progress,
 	g.all = append(g.all, m)
 	g.byZone[zone] = append(g.byZone[zone], m)
 	t.members++
+	return true
+}
+
+// nudge reports whether it last did so for root nudgeEvery ago or earlier.
+func (t *table) nudge(root digest.CID, now time.Time) bool {
+	g := t.roots[root]
+	if g == nil || now.Sub(g.nudged) < nudgeEvery {
+		return false
+	}
+	g.nudged = now
 	return true
 }
 

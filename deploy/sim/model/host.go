@@ -150,7 +150,7 @@ func (s *simulation) carry(id int32, b int, e *core.Effect) {
 	root := uint8(b)
 	switch e.Kind {
 	case core.Find:
-		// The introducer hurries, which the next renewal is soon enough for.
+		s.again(id, b, max(p.askedAt+hurryAfter, s.now))
 	case core.Dial:
 		s.dial(id, k, b)
 	case core.Want:

@@ -33,6 +33,7 @@ func (s *simulation) introduce(id int32, b int) {
 		return
 	}
 	p := &h.blobs[b]
+	p.askedAt, p.renewAt = s.now, 0
 	for _, server := range s.ranked(r, b) {
 		bit := uint64(1) << (server - r.first)
 		if p.avoid&bit != 0 {
@@ -41,10 +42,10 @@ func (s *simulation) introduce(id int32, b int) {
 		switch q := &s.hosts[server]; {
 		case q.gone:
 			p.avoid |= bit
-			s.after(2*s.half[0], event{kind: evRenew, host: id, root: uint8(b)})
+			s.again(id, b, s.now+2*s.half[0])
 		case q.frozen:
 			p.avoid |= bit
-			s.after(hedgeAfter, event{kind: evRenew, host: id, root: uint8(b)})
+			s.again(id, b, s.now+hedgeAfter)
 		default:
 			h.debt += int64(s.MessageBytes)
 			q.credit += int64(s.MessageBytes)
@@ -65,7 +66,7 @@ func (s *simulation) introduce(id int32, b int) {
 		}
 	}
 	s.after(againFetching/4, event{kind: evKnown, host: id, c: s.write(note{peers: peers}), root: uint8(b)})
-	s.after(againFetching, event{kind: evRenew, host: id, root: uint8(b)})
+	s.again(id, b, s.now+againFetching)
 }
 
 // answer is a registrar's reply to an introduction: it goes over the server's link
@@ -73,7 +74,7 @@ func (s *simulation) introduce(id int32, b int) {
 func (s *simulation) answer(id, to int32, b int) {
 	h, q := &s.hosts[id], &s.hosts[to]
 	if h.gone {
-		s.after(s.half[0], event{kind: evRenew, host: to, root: uint8(b)})
+		s.again(to, b, s.now+s.half[0])
 		return
 	}
 	r := &s.regions[h.region]
@@ -133,7 +134,17 @@ func (s *simulation) renew(id int32, b int) {
 	if s.hosts[id].blobs[b].core.Complete() {
 		again = againComplete
 	}
-	s.after(again+s.rand.Int64N(again/8), event{kind: evRenew, host: id, root: uint8(b)})
+	s.again(id, b, s.now+again+s.rand.Int64N(again/8))
+}
+
+// again lets a member ask at time at, unless it will before or waits for an answer.
+func (s *simulation) again(id int32, b int, at int64) {
+	p := &s.hosts[id].blobs[b]
+	if p.renewAt != 0 && p.renewAt <= at && p.renewAt >= s.now {
+		return
+	}
+	p.renewAt = at
+	s.push(at, event{kind: evRenew, host: id, root: uint8(b)})
 }
 
 // enlist gives a member its lease, or renews it.
@@ -199,6 +210,7 @@ func (s *simulation) startServer(id int32, b int) {
 func (s *simulation) introduceServer(id int32, b int) {
 	h := &s.hosts[id]
 	p := &h.blobs[b]
+	p.askedAt, p.renewAt = s.now, 0
 	r := &s.regions[h.region]
 	var peers []int32
 	if !p.core.Complete() {

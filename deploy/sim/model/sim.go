@@ -50,6 +50,7 @@ const (
 	silenceTime   = int64(20 * time.Second) // a link without a message ends
 	againFetching = int64(4 * time.Second)
 	againComplete = int64(6 * time.Second)
+	hurryAfter    = int64(250 * time.Millisecond)
 	lease         = int64(15 * time.Second)
 	hedgeAfter    = int64(400 * time.Millisecond)
 	pexPeers      = 16
@@ -155,6 +156,8 @@ type part struct {
 	leases   int64     // of this member at its registrar
 	listed   int32     // that registrar, -1 none
 	known    bool      // it has its map
+	askedAt  int64     // when it last asked to be introduced
+	renewAt  int64     // when it will again; 0: it waits for an answer
 	serving  bool
 	fetching bool
 	pexing   bool // an exchange is due
@@ -419,7 +422,9 @@ func (s *simulation) handle(e *event) {
 	case evAsk:
 		s.answer(e.host, e.a, b)
 	case evRenew:
-		s.introduce(e.host, b)
+		if h.blobs[b].renewAt == s.now {
+			s.introduce(e.host, b)
+		}
 	case evPEX:
 		s.exchange(e.host, b)
 	case evTick:
@@ -582,6 +587,7 @@ func (s *simulation) comeBack(id int32) {
 		base.Chunks, base.Seed, base.Key, base.Zone = s.chunks[b], s.rand.Uint64(), keyOf(id), h.zone
 		p.core = core.New(base, have)
 		p.asked, p.tick, p.known, p.listed = nil, 0, false, -1
+		p.askedAt, p.renewAt = 0, 0
 		p.serving, p.fetching, p.pexing, p.members, p.avoid = false, false, false, 0, 0
 	}
 	for k := range h.links {

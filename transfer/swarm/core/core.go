@@ -673,10 +673,14 @@ func (c *Core) peerDown(p *peer) {
 		return
 	}
 	p.state = known
-	// A server that is missed is worth asking more often than one of many agents.
+	// A server that is missed is worth asking more often than one of many agents, and
+	// another may have taken its place.
 	most := 15 * time.Second
 	if p.server {
 		most = 2 * time.Second
+		if c.missing > 0 {
+			c.do(Effect{Kind: Find})
+		}
 	}
 	p.backoff = min(max(2*p.backoff, 250*time.Millisecond), most)
 	if c.beside(p) {
