@@ -13,7 +13,7 @@ import (
 
 var cache = Scenario{
 	Name:  "cache",
-	Claim: "an agent with a cache of 100 MiB pulls 500 MiB",
+	Claim: "an agent with a cache of 100 MiB, in which a wave has pinned 20 MiB, pulls 500 MiB",
 	Full:  wave.Plan{Hosts: 1, Rate: 1e9, Bytes: 500 << 20, Layers: 1},
 	Quick: wave.Plan{Hosts: 1, Rate: 1e9, Bytes: 100 << 20, Layers: 1},
 	Run: func(ctx context.Context, l *Lab) error {
@@ -29,6 +29,21 @@ var cache = Scenario{
 		defer stop()
 		sampled := make(chan diskUse, 1)
 		go func() { sampled <- sampleDisk(sampling, filepath.Join(agent.Node.Data, "blobs")) }()
+		pinned, err := c.Image(images, l.Plan.Layers, limit/5)
+		if err != nil {
+			return err
+		}
+		const pinnedName = wave.Repository + "/pinned"
+		if err := c.Push(ctx, pinnedName, "1", pinned); err != nil {
+			return err
+		}
+		planned, err := createWave(ctx, c, pinnedName)
+		if err != nil {
+			return err
+		}
+		if _, err := planned.await(ctx, c.Origin(), "the pins", func(s waveStatus) bool { return s.Hosts.Done == 1 }); err != nil {
+			return err
+		}
 		var results []wave.Result
 		for n := range images {
 			img, err := c.Image(uint64(n), l.Plan.Layers, l.Plan.Bytes/images)
@@ -45,9 +60,22 @@ var cache = Scenario{
 			}
 			results = append(results, pulled...)
 		}
+		before, err := fetched(ctx, c.Agents)
+		if err != nil {
+			return err
+		}
+		again, err := c.Pull(ctx, c.Agents, pinnedName, pinned, nil)
+		if err != nil {
+			return err
+		}
+		after, err := fetched(ctx, c.Agents)
+		if err != nil {
+			return err
+		}
 		stop()
 		use := <-sampled
-		l.rightBytes(results)
+		l.rightBytes(append(results, again...))
+		l.Must("bytes of the pinned image fetched again", "0", after == before, "%.0f", after-before)
 		l.Must("most on disk, MiB", fmt.Sprintf("<= %d", limit>>20), use.most <= limit, "%.1f (of %d samples)", mib(use.most), use.samples)
 		return nil
 	},

@@ -19,6 +19,7 @@ var (
 			if err != nil {
 				return err
 			}
+			l.AtMost("copies the origin sent in all", "%.2f", r.Copies(r.Servers[0].Traffic.Sent), 2.5)
 			regionFigures(l, r)
 			return nil
 		},
@@ -50,19 +51,10 @@ var (
 
 // regionFigures adds what a wave over several regions cost between them.
 func regionFigures(l *Lab, r wave.Report) {
-	var home int64
 	into := make(map[string]int64)
 	for _, s := range r.Servers {
 		into[s.Region] += s.Traffic.Foreign
-		if s.Region == r.Servers[0].Region {
-			home += s.Traffic.Sent
-		}
 	}
-	name := "copies the origin sent in all"
-	if l.Plan.Servers > 1 {
-		name = "copies the origin's servers sent in all, to their own agents, too"
-	}
-	l.AtMost(name, "%.2f", r.Copies(home), 2.5)
 	var foreign int64
 	for _, result := range r.Results {
 		foreign += result.Traffic.Foreign
@@ -73,5 +65,5 @@ func regionFigures(l *Lab, r wave.Report) {
 		l.AtMost("copies that entered region "+region, "%.2f", r.Copies(into[region]), 1.15)
 	}
 	l.Must("bytes agents took from another region", "0", foreign == 0, "%d", foreign)
-	l.last(r, float64(r.Regions)) // what an origin that feeds each region once would need
+	l.Note("last host / bound of the origin's link", "%.2f", r.Ratio(maximum(r.Finishes())))
 }
