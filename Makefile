@@ -77,15 +77,15 @@ e2e-full: tools build ## end-to-end with the large cases (5 GiB layer, more kill
 	SHOAL_BIN=$(abspath $(BIN)) SHOAL_TOOLS=$(TOOLS) SHOAL_E2E=full $(GO) test -v -count=1 -timeout 90m ./deploy/e2e/...
 
 .PHONY: lab
-lab: build ## a wave in network namespaces (root): HOSTS= RATE= SIZE= REGIONS= SERVERS= ZONES= LAYERS= RTT=; SCENARIO=NAME (see lab-list) prints figures against goals
+lab: build ## a wave in network namespaces (root): HOSTS= RATE= SIZE= REGIONS= SERVERS= ZONES= LAYERS= RTT= SEED=; or SCENARIO=wave16, ... (lab-list)
 	$(GO) run ./deploy/lab --bin $(BIN) $(foreach v,$(LABS),$(if $($(v)),--$(call lower,$(v)) $($(v)))) $(LAB)
 
 .PHONY: lab-all
-lab-all: build ## every scenario of the lab in turn, one table (root; about 20 minutes); LAB="--quick" for a quick look
+lab-all: build ## every scenario of the lab in turn, figures against goals in one table (root; LAB=--quick for a first look)
 	$(GO) run ./deploy/lab --bin $(BIN) --scenario all $(if $(SEED),--seed $(SEED)) $(LAB)
 
 .PHONY: lab-list
-lab-list: ## name the lab's scenarios
+lab-list: ## name the scenarios of `make lab SCENARIO=`
 	@$(GO) run ./deploy/lab --list
 
 .PHONY: sim
