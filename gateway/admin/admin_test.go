@@ -55,8 +55,9 @@ func (quorum) Voters() []meta.NodeID { return []meta.NodeID{self} }
 
 type fixture struct {
 	*client.Client
-	meta rooted
-	gw   *protocoltest.Gateway
+	meta  rooted
+	gw    *protocoltest.Gateway
+	heard *heard
 }
 
 // as returns a client with another token.
@@ -74,9 +75,10 @@ func start(t *testing.T) fixture {
 	}
 	hash := sha256.Sum256([]byte(protocoltest.AdminToken))
 	m := rooted{catalogtest.NewMetadata(t, self, "eu", hash[:]), authority.Root()}
+	known := &heard{}
 	api, err := admin.New(admin.Config{
 		Self: meta.Node{ID: self, Role: meta.RoleServer, Region: "eu"}, Version: "v0", Metadata: m, Doer: m, Quorum: quorum{},
-		Formats: []string{"oci", "generic"},
+		Formats: []string{"oci", "generic"}, Packages: map[string]protocol.Packages{"oci": images{}}, Waves: known,
 		Nearest: func(_ context.Context, home meta.RegionName) meta.RegionName {
 			if home == "eu" {
 				return "us"
@@ -96,7 +98,7 @@ func start(t *testing.T) fixture {
 			t.Fatal(err)
 		}
 	}
-	return fixture{c, m, gw}
+	return fixture{c, m, gw, known}
 }
 
 // collect reads a whole listing.
