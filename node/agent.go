@@ -12,6 +12,7 @@ import (
 	"github.com/shoal-registry/shoal/gateway/access"
 	"github.com/shoal-registry/shoal/gateway/admin"
 	"github.com/shoal-registry/shoal/gateway/catalog"
+	"github.com/shoal-registry/shoal/node/cache"
 	"github.com/shoal-registry/shoal/raftmeta"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/raftmeta/remote"
@@ -122,6 +123,7 @@ func (n *Node) buildAgent(ctx context.Context) error {
 	seen, soon := newNames(nil), newAhead(mirror, discovery.Prepare, log)
 	n.parts.Add("look ahead", soon.run)
 	n.views["swarm"] = n.view(swarms, seen, discovery.Reachable, nil)
+	n.handlers[cache.Path] = cache.Handler(cache.Config{Disk: disk, Name: seen.name, Reads: bytes.Reads})
 	names, err := catalog.New(catalog.Config{
 		Metadata: mirror, Content: catalog.FromTransfer(bytes), Readable: readable(policy),
 		Node: me.ID, Region: me.Region, Metrics: n.metrics, Log: log,

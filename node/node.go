@@ -61,6 +61,7 @@ type Node struct {
 	closers   []func() error // freed in reverse when New fails or Run ends
 	checks    []ops.Check
 	views     map[string]func() any // of the ops listener
+	handlers  map[string]http.Handler
 	ready     chan struct{}
 
 	metadata raftmeta.Asker
@@ -78,7 +79,7 @@ func New(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *Node, err
 	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, log: log, metrics: prometheus.NewRegistry(), views: map[string]func() any{}, ready: make(chan struct{})}
+	n := &Node{cfg: cfg, log: log, metrics: prometheus.NewRegistry(), views: map[string]func() any{}, handlers: map[string]http.Handler{}, ready: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, n.close())

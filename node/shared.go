@@ -143,9 +143,10 @@ func (n *Node) openOps() error {
 			return err
 		}},
 	)
+	n.handlers[limits.Path] = n.limits.Handler()
 	server, err := ops.New(ops.Config{
 		Listen: n.cfg.Ops, Metrics: n.metrics, Checks: n.checks, Views: n.views, Log: n.log,
-		Handlers: map[string]http.Handler{limits.Path: n.limits.Handler()},
+		Handlers: n.handlers,
 	})
 	if err != nil {
 		return err

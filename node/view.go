@@ -94,11 +94,18 @@ func (s *names) note(b meta.Blob, repo meta.RepoRef, d digest.Digest) {
 	s.lru.Add(b.Root, repo.String()+"@"+d.String())
 }
 
+// name returns the name of root, "" when it is not remembered.
+func (s *names) name(root digest.CID) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	name, _ := s.lru.Get(root)
+	return name
+}
+
 // tell puts the name of root into to, if there is one.
 func (s *names) tell(root digest.CID, to map[string]string) {
-	s.mu.Lock()
-	name, ok := s.lru.Get(root)
-	s.mu.Unlock()
+	name := s.name(root)
+	ok := name != ""
 	if !ok && s.metadata != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 		b, _, err := raftmeta.Ask(ctx, s.metadata, meta.Local, state.BlobByRoot{Root: root})

@@ -118,9 +118,9 @@ func (s *source) load(ctx context.Context, i int, dst []byte) ([]byte, error) {
 		b, err := s.blob.ReadChunk(ctx, i, dst)
 		if err == nil {
 			if s.fetch == nil {
-				s.c.metrics.local.Add(float64(len(b)))
+				s.c.metrics.local.add(len(b))
 			} else {
-				s.c.metrics.fetched.Add(float64(len(b)))
+				s.c.metrics.fetched.add(len(b))
 			}
 			return b, nil
 		}

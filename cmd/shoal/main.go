@@ -44,7 +44,7 @@ Try it:
 	}
 	root.AddCommand(
 		newDev(), newServer(), newAgent(),
-		newToken(), newTenant(), newRepo(), newWave(), newRegion(), newTrust(), newLimit(),
+		newToken(), newTenant(), newRepo(), newWave(), newRegion(), newTrust(), newLimit(), newCache(),
 		newStatus(), newTop(), newDoctor(), newConfig(), newLogin(), newVersion(),
 	)
 	return root

@@ -8,12 +8,10 @@ import (
 	"fmt"
 	"io"
 	"mime"
-	"net"
 	"net/http"
-	"net/netip"
-	"strings"
 	"time"
 
+	"github.com/shoal-registry/shoal/gateway/ops"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 )
 
@@ -48,7 +46,7 @@ func (k *Keeper) serve(w http.ResponseWriter, r *http.Request) (v View, status i
 	if r.Method == http.MethodGet || r.Method == http.MethodHead {
 		return k.View(), http.StatusOK, nil
 	}
-	if err := local(r); err != nil {
+	if err := ops.Local(r); err != nil {
 		return View{}, http.StatusForbidden, err
 	}
 	switch r.Method {
@@ -75,23 +73,6 @@ func (k *Keeper) serve(w http.ResponseWriter, r *http.Request) (v View, status i
 		return View{}, http.StatusInternalServerError, err
 	}
 	return v, http.StatusOK, nil
-}
-
-// local refuses what does not come from this host, or by a name that a browser on this
-// host may have been led to.
-func local(r *http.Request) error {
-	from, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err != nil || !from.Addr().Unmap().IsLoopback() {
-		return errors.New("limits are changed from the node's own host, over loopback")
-	}
-	host := r.Host
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
-	}
-	if _, err := netip.ParseAddr(strings.Trim(host, "[]")); err != nil && host != "localhost" {
-		return fmt.Errorf("limits are not changed at the name %q: use the address", host)
-	}
-	return nil
 }
 
 // Client asks a node's private listener.

@@ -108,6 +108,7 @@ type Disk struct {
 	index       *chunkIndex
 	copying     chan struct{} // one a chunk that is copied for Reuse
 	cannotClone atomic.Bool
+	reused      atomic.Int64 // bytes
 	// sound are blobs that this process has received or verified whole.
 	sound *lru.Cache[digest.CID, struct{}]
 

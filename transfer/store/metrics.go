@@ -98,8 +98,9 @@ func (m *metrics) countSpared() {
 	}
 }
 
-func (m *metrics) countReused(how string, bytes int) {
-	if m != nil {
+func (d *Disk) countReused(how string, bytes int) {
+	d.reused.Add(int64(bytes))
+	if m := d.metrics; m != nil {
 		m.reused.WithLabelValues(how).Add(float64(bytes))
 	}
 }

@@ -276,13 +276,13 @@ func (e *entry) bring(ctx context.Context, i int, other *entry, j int) error {
 	}
 	if done, err := e.write(i, func(f *os.File) error {
 		if e.d.clone(f, m.StoredOffset(i), other, j) {
-			e.d.metrics.countReused("shared", length)
+			e.d.countReused("shared", length)
 			return nil
 		}
 		if _, err := f.WriteAt(b, m.StoredOffset(i)); err != nil {
 			return diskError("write blob", err)
 		}
-		e.d.metrics.countReused("copied", length)
+		e.d.countReused("copied", length)
 		return nil
 	}); done || err != nil {
 		return err
