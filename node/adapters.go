@@ -10,6 +10,7 @@ import (
 
 	"github.com/shoal-registry/shoal/dht"
 	"github.com/shoal-registry/shoal/dht/host"
+	"github.com/shoal-registry/shoal/gateway/admin/client"
 	"github.com/shoal-registry/shoal/raftmeta"
 	"github.com/shoal-registry/shoal/raftmeta/feed"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
@@ -55,6 +56,17 @@ func outlet(h *host.Host) func(network.Conn) swarm.Outlet {
 		}
 		return nil
 	}
+}
+
+// reported is what a registrar heard of peers, as the admin API tells it.
+func reported(r *dht.Registrar) []client.ReportedPeer {
+	var out []client.ReportedPeer
+	for _, p := range r.Reported() {
+		out = append(out, client.ReportedPeer{
+			ID: p.ID, By: len(p.By), Last: p.Last, KeptAway: !p.Shunned.IsZero(), KeptUntil: p.Shunned,
+		})
+	}
+	return out
 }
 
 // gateways is the forwarder's roster: the swarm host's, which follows the feed and is

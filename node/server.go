@@ -17,6 +17,7 @@ import (
 	"github.com/shoal-registry/shoal/gateway"
 	"github.com/shoal-registry/shoal/gateway/access"
 	"github.com/shoal-registry/shoal/gateway/admin"
+	"github.com/shoal-registry/shoal/gateway/admin/client"
 	"github.com/shoal-registry/shoal/gateway/catalog"
 	"github.com/shoal-registry/shoal/gateway/forward"
 	"github.com/shoal-registry/shoal/gateway/protocol"
@@ -195,7 +196,8 @@ func (n *Node) buildServer(ctx context.Context) error {
 	wavesPattern, wavesHandler := remote.WavesHandler(waves)
 	speaks := protocols(names)
 	api, err := n.api(records, admin.Config{
-		Doer: records, Quorum: quorum{records}, Nearest: n.second(distance), Packages: packages(speaks), Waves: progress,
+		Reported: func() []client.ReportedPeer { return reported(registrar) },
+		Doer:     records, Quorum: quorum{records}, Nearest: n.second(distance), Packages: packages(speaks), Waves: progress,
 	})
 	if err != nil {
 		return err

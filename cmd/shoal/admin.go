@@ -344,6 +344,19 @@ func newStatus() *cobra.Command {
 				rows = append(rows, []string{string(n.ID), string(n.Region), n.Zone, n.Gateway, part})
 			}
 			table(cmd, []string{"server", "region", "zone", "gateway", "raft"}, rows)
+			if len(s.Reported) == 0 {
+				return
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "\nnodes that sent wrong chunks: look at their memory, their disk, and who owns them\n")
+			rows = nil
+			for _, p := range s.Reported {
+				state := "reported by one node alone"
+				if p.KeptAway {
+					state = "kept away until " + p.KeptUntil.Format(time.RFC3339)
+				}
+				rows = append(rows, []string{string(p.ID), strconv.Itoa(p.By), p.Last.Format(time.RFC3339), state})
+			}
+			table(cmd, []string{"node", "reported by", "last", ""}, rows)
 		})
 	})
 }

@@ -57,6 +57,9 @@ type Config struct {
 	Packages map[string]protocol.Packages
 	// Waves is nil on agents, which send such questions on.
 	Waves Waves
+	// Reported lists the peers of this server's region that sent wrong chunks; nil on
+	// agents.
+	Reported func() []client.ReportedPeer
 	// Nearest returns the second region of a standard repository at home in a
 	// region, "" when there is none. Nil chooses none.
 	Nearest func(ctx context.Context, home meta.RegionName) meta.RegionName

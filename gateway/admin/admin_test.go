@@ -79,6 +79,7 @@ func start(t *testing.T) fixture {
 	api, err := admin.New(admin.Config{
 		Self: meta.Node{ID: self, Role: meta.RoleServer, Region: "eu"}, Version: "v0", Metadata: m, Doer: m, Quorum: quorum{},
 		Formats: []string{"oci", "generic"}, Packages: map[string]protocol.Packages{"oci": images{}}, Waves: known,
+		Reported: func() []client.ReportedPeer { return []client.ReportedPeer{{ID: "liar", By: 2, KeptAway: true}} },
 		Nearest: func(_ context.Context, home meta.RegionName) meta.RegionName {
 			if home == "eu" {
 				return "us"
@@ -326,7 +327,8 @@ func TestPages(t *testing.T) {
 func TestCluster(t *testing.T) {
 	f, ctx := start(t), t.Context()
 	s := must[client.Status](t)(f.Status(ctx))
-	if s.Cluster != "test" || !s.QuorumKnown || s.Leader != self || s.Node != self || len(s.Regions) != 3 || len(s.Servers) != 1 || !s.Servers[0].Leader || !s.Servers[0].Voter || s.Index == 0 {
+	if s.Cluster != "test" || !s.QuorumKnown || s.Leader != self || s.Node != self || len(s.Regions) != 3 || len(s.Servers) != 1 || !s.Servers[0].Leader || !s.Servers[0].Voter || s.Index == 0 ||
+		len(s.Reported) != 1 || s.Reported[0].By != 2 || !s.Reported[0].KeptAway {
 		t.Errorf("%+v", s)
 	}
 	regions := must[[]client.Region](t)(f.Regions(ctx))

@@ -68,6 +68,9 @@ func (a *API) status(c *protocol.Call) error {
 			})
 		}
 	}
+	if a.Reported != nil {
+		s.Reported = a.Reported()
+	}
 	c.AsOf(asOf)
 	return protocol.WriteJSON(c.W, http.StatusOK, s)
 }

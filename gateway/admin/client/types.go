@@ -95,6 +95,20 @@ type Status struct {
 	Leader  meta.NodeID `json:"leader,omitempty"`
 	Regions []Region    `json:"regions"`
 	Servers []Server    `json:"servers"`
+	// Reported are peers of the answering server's region that sent wrong chunks
+	// within the last ten minutes.
+	Reported []ReportedPeer `json:"reported,omitempty"`
+}
+
+// ReportedPeer is a node that others say sent them wrong chunks: its memory or disk
+// is bad, or its owner.
+type ReportedPeer struct {
+	ID meta.NodeID `json:"id"`
+	// By is how many nodes said so; from two on it is kept away until then.
+	By        int       `json:"by"`
+	Last      time.Time `json:"last"`
+	KeptAway  bool      `json:"kept_away"`
+	KeptUntil time.Time `json:"kept_until,omitzero"`
 }
 
 // Server is a server of the roster as a node sees it.
