@@ -7,8 +7,9 @@ import (
 
 const (
 	// backgroundTarget is how much longer than at best a round trip may take before
-	// what is in the background gives way (RFC 6817 allows 100 ms, LEDBAT++ has 60).
-	backgroundTarget = 60 * time.Millisecond
+	// what is in the background gives way. RFC 6817 allows 100 ms, but many links have
+	// no queue as long as that, and then nothing would ever give way.
+	backgroundTarget = 20 * time.Millisecond
 	// backgroundGain is by how much of itself the rate grows a second when nothing
 	// waits at all.
 	backgroundGain = 0.25

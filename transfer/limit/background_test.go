@@ -105,7 +105,7 @@ func TestBackgroundGivesWay(t *testing.T) {
 			mine, theirs, _ = l.share(second(20), 2, all)
 			left, taken := part(mine, 20), part(theirs, 20)
 
-			l.share(second(60), 2, idle)
+			l.share(second(40), 2, idle) // it gains a quarter a second
 			mine, _, _ = l.share(second(10), 2, idle)
 			again := part(mine, 10)
 			t.Logf("%5.0f Mbit/s, noise %v: alone %.2f (queue %v); beside 70 %% %.2f (queue %v); beside TCP %.3f, which has %.2f; alone again %.2f",
@@ -119,8 +119,8 @@ func TestBackgroundGivesWay(t *testing.T) {
 			if floor := float64(MinRate) / capacity; left > floor+0.1 || taken < 0.85 {
 				t.Errorf("TCP has %.2f beside %.2f", taken, left)
 			}
-			if again < 0.85 {
-				t.Errorf("after the other has ended it uses %.2f", again)
+			if again < 0.8 {
+				t.Errorf("long after the other has ended it uses %.2f", again)
 			}
 		}
 	}
