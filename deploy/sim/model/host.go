@@ -175,7 +175,7 @@ func (s *simulation) carry(id int32, b int, e *core.Effect) {
 		s.serve(id, k, b, e)
 	case core.Stop:
 		for _, i := range h.sends {
-			if x := &s.sends[i]; x.handle == k && x.root == root && x.request == e.Request && x.intro < 0 {
+			if x := &s.sends[i]; x.handle == k && x.root == root && x.request == e.Request {
 				x.stop = true
 			}
 		}

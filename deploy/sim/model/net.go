@@ -7,8 +7,9 @@ import (
 // The network: an uplink takes the chunks that its host sends in turn, a segment
 // each; a downlink takes segments in the order in which they come. A segment cuts
 // through: its first byte is at the other end half a round trip after it began to leave.
-// Inside a region at most two segments of a chunk are unconfirmed, as in the shell;
-// between regions the window is larger than a chunk.
+// Inside a region at most two segments of a chunk are unconfirmed, as TCP's window has
+// it; between regions the window is larger than a chunk. Introductions wait in a line of
+// their own, which takes turns with the chunks.
 
 // serve puts a chunk on its way.
 func (s *simulation) serve(id, k int32, b int, e *core.Effect) {
@@ -38,7 +39,11 @@ func (s *simulation) put(id int32, x send) {
 		s.sends = append(s.sends, x)
 	}
 	h := &s.hosts[id]
-	h.sends = append(h.sends, i)
+	if x.intro >= 0 {
+		h.intros = append(h.intros, i)
+	} else {
+		h.sends = append(h.sends, i)
+	}
 	s.kick(id, s.now)
 }
 
@@ -67,6 +72,25 @@ func (s *simulation) pump(id int32) {
 		return
 	}
 	var next int64
+	if len(h.intros) > 0 && (!h.bulkNext || len(h.sends) == 0) {
+		h.bulkNext = true
+		// As much of them as of a chunk in one turn.
+		for left := int32(minSegment); len(h.intros) > 0 && left > 0; {
+			i := h.intros[0]
+			if hold := s.sends[i].hold; hold > s.now {
+				next = hold
+				break
+			}
+			left -= s.sends[i].size
+			h.intros = h.intros[1:]
+			s.transmit(id, i)
+		}
+		if h.upFree > s.now {
+			s.kick(id, h.upFree)
+			return
+		}
+	}
+	h.bulkNext = false
 	n := len(h.sends)
 	for k := 0; k < n; k++ {
 		at := int(h.turn) + k
@@ -75,7 +99,7 @@ func (s *simulation) pump(id int32) {
 		}
 		i := h.sends[at]
 		x := &s.sends[i]
-		if x.stop || x.intro < 0 && h.links[x.handle].joined>>x.root&1 == 0 {
+		if x.stop || h.links[x.handle].joined>>x.root&1 == 0 {
 			h.sends = append(h.sends[:at], h.sends[at+1:]...)
 			if at < int(h.turn) {
 				h.turn--
@@ -85,7 +109,7 @@ func (s *simulation) pump(id int32) {
 			continue
 		}
 		free := x.hold
-		if !x.wan && x.intro < 0 && x.count >= stepsAhead {
+		if !x.wan && x.count >= stepsAhead {
 			ack := x.acks[x.count-stepsAhead]
 			if ack == 0 {
 				continue // its confirmation wakes us
@@ -109,7 +133,7 @@ func (s *simulation) pump(id int32) {
 			h.turn = 0
 		}
 		next = h.upFree
-		if n == 0 {
+		if n+len(h.intros) == 0 {
 			next = 0
 		}
 		break
@@ -129,7 +153,7 @@ func (s *simulation) transmit(id, i int32) {
 	x.left -= size
 	k := int32(x.count)
 	x.count++
-	h.upFree = s.now + int64(bytes*h.upNs)
+	h.upFree = max(h.upFree, s.now) + int64(bytes*h.upNs)
 	if x.intro < 0 {
 		h.upBytes += int64(size)
 	}

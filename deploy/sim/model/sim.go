@@ -60,11 +60,11 @@ const (
 	inlineBytes   = 16 << 10
 	agentMembers  = 64
 	serverMembers = 1024
-	stepsAhead    = 2 // segments of a chunk on their way inside a region
+	stepsAhead    = 2 // segments of a chunk on their way inside a region: TCP's window
 	segments      = 4 // of a chunk at most
 	minSegment    = 64 << 10
 	mailMost      = 512
-	introBytes    = 3 << 10 // an introduction without its map
+	introBytes    = 2 << 10 // an introduction without its map
 )
 
 // simulation is one run.
@@ -114,6 +114,7 @@ type host struct {
 	links    []link
 	blobs    []part
 	sends    []int32 // with something left to put on the uplink
+	intros   []int32 // introductions, in order; they take turns with the sends
 	inbox    []mail
 	deferred []event // while frozen
 
@@ -129,6 +130,7 @@ type host struct {
 	zone         uint32
 	turn         int32
 	server       bool
+	bulkNext     bool // an introduction had the last turn
 	liar         bool
 	frozen, gone bool
 	hurt         bool // does not count in the figures
@@ -554,11 +556,13 @@ func (s *simulation) abandon(id int32, d int64) {
 
 // forgetSends ends what a host that has gone was sending.
 func (s *simulation) forgetSends(h *host) {
-	for _, i := range h.sends {
-		s.sends[i].over = true
-		s.settle(i)
+	for _, list := range []*[]int32{&h.sends, &h.intros} {
+		for _, i := range *list {
+			s.sends[i].over = true
+			s.settle(i)
+		}
+		*list = (*list)[:0]
 	}
-	h.sends = h.sends[:0]
 }
 
 func (s *simulation) leave(id int32) {

@@ -132,6 +132,7 @@ type Core struct {
 	waiting   []*peer // known, not connected
 	dialled   int
 	findAt    time.Duration
+	serverAt  time.Duration // no server is there to be dialled before
 	rtt       time.Duration // of the peers in the region, smoothed
 	goneCount int
 	stealer   *peer         // it has just said that it has nothing to do
@@ -389,6 +390,9 @@ func (c *Core) peerKnown(p *peer, ev Event) {
 	p = &peer{id: ev.Peer, server: ev.Server, key: ev.Key, near: ev.Near, zone: ev.Zone, newsAt: c.now}
 	c.enter(p)
 	c.waiting = append(c.waiting, p)
+	if p.server {
+		c.serverAt = 0
+	}
 	if c.beside(p) {
 		c.note(c.now)
 		c.reown()
@@ -413,6 +417,9 @@ func (c *Core) connect() {
 		ties := 0
 		next := never
 		room := c.wantsPeers()
+		if !room && c.now < c.serverAt {
+			return
+		}
 		for _, p := range c.waiting {
 			if p.state != known || !room && !p.server {
 				continue
@@ -431,6 +438,7 @@ func (c *Core) connect() {
 			}
 		}
 		if best == nil && !room {
+			c.serverAt = next
 			c.note(next)
 			return
 		}
@@ -688,6 +696,9 @@ func (c *Core) peerDown(p *peer) {
 	}
 	p.retryAt = c.now + p.backoff
 	c.note(p.retryAt)
+	if p.server {
+		c.serverAt = 0
+	}
 	if len(c.waiting) > 4*c.cfg.Members {
 		c.forget(c.waiting[0])
 	}
