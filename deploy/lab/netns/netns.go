@@ -222,6 +222,19 @@ func (h *Host) DialContext(ctx context.Context, network, address string) (net.Co
 	return conn, err
 }
 
+// Listen listens on a free TCP port of the host's address.
+func (h *Host) Listen() (net.Listener, error) {
+	var listener net.Listener
+	err := h.Enter(func() (err error) {
+		listener, err = net.Listen("tcp", net.JoinHostPort(h.Addr.String(), "0"))
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", h.Name, err)
+	}
+	return listener, nil
+}
+
 // Traffic is what passed a host's link, in bytes with Ethernet and IP headers.
 type Traffic struct {
 	Sent     int64

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"testing"
 	"time"
@@ -44,11 +43,8 @@ func needRoot(t *testing.T) {
 // transfer sends n bytes from one host to the other and returns how long it took.
 func transfer(t *testing.T, from, to *Host, n int64) time.Duration {
 	t.Helper()
-	var listener net.Listener
-	if err := to.Enter(func() (err error) {
-		listener, err = net.Listen("tcp", to.Addr.String()+":0")
-		return err
-	}); err != nil {
+	listener, err := to.Listen()
+	if err != nil {
 		t.Fatal(err)
 	}
 	defer listener.Close()
@@ -150,11 +146,8 @@ func TestLinksAreLimitedAndCounted(t *testing.T) {
 // ask sends a byte over a connection between the hosts and waits for the answer.
 func ask(ctx context.Context, t *testing.T, from, to *Host) (time.Duration, error) {
 	t.Helper()
-	var listener net.Listener
-	if err := to.Enter(func() (err error) {
-		listener, err = net.Listen("tcp", to.Addr.String()+":0")
-		return err
-	}); err != nil {
+	listener, err := to.Listen()
+	if err != nil {
 		t.Fatal(err)
 	}
 	defer listener.Close()

@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"io"
 	"math/big"
-	"net"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -105,11 +104,8 @@ func rawCopy(ctx context.Context, from, to *wave.Member, bytes int64) (float64, 
 	if err != nil {
 		return 0, err
 	}
-	var listener net.Listener
-	if err := from.Host.Enter(func() (err error) {
-		listener, err = net.Listen("tcp", net.JoinHostPort(from.Host.Addr.String(), "0"))
-		return err
-	}); err != nil {
+	listener, err := from.Host.Listen()
+	if err != nil {
 		return 0, err
 	}
 	defer listener.Close()

@@ -56,6 +56,11 @@ func (l *Lab) AtMost(name, format string, got, goal float64) {
 	l.figures = append(l.figures, Figure{Name: name, Got: fmt.Sprintf(format, got), Goal: "<= " + fmt.Sprintf(format, goal), Kept: got <= goal})
 }
 
+// AtLeast adds a figure with a lower goal.
+func (l *Lab) AtLeast(name, format string, got, goal float64) {
+	l.figures = append(l.figures, Figure{Name: name, Got: fmt.Sprintf(format, got), Goal: ">= " + fmt.Sprintf(format, goal), Kept: got >= goal})
+}
+
 // Must adds a figure that holds on any machine or is a fault of the product.
 func (l *Lab) Must(name, goal string, kept bool, got string, args ...any) {
 	l.figures = append(l.figures, Figure{Name: name, Got: fmt.Sprintf(got, args...), Goal: goal, Kept: kept, Must: true})

@@ -81,8 +81,16 @@ func withoutServers(ctx context.Context, l *Lab, c *wave.Cluster) error {
 	return nil
 }
 
-// withoutDriver kills the server that drives a wave when a host is done.
+// withoutDriver kills the leader, which arbitrates a wave, when a host is done.
 func withoutDriver(ctx context.Context, l *Lab, c *wave.Cluster) error {
+	leader, err := quorum(ctx, c)
+	if err != nil {
+		return err
+	}
+	other := c.Servers[0]
+	if other == leader {
+		other = c.Servers[1]
+	}
 	_, name, err := pushed(ctx, l, c, 2)
 	if err != nil {
 		return err
@@ -91,17 +99,50 @@ func withoutDriver(ctx context.Context, l *Lab, c *wave.Cluster) error {
 	if err != nil {
 		return err
 	}
-	if _, err := planned.await(ctx, c.Origin(), "the first host", func(s waveStatus) bool { return s.Hosts.Done > 0 }); err != nil {
+	if _, err := planned.await(ctx, other, "the first host", func(s waveStatus) bool { return s.Hosts.Done > 0 }); err != nil {
 		return err
 	}
-	l.Say("killing %s", c.Origin().Name())
-	c.Origin().Process().Kill()
-	status, err := planned.await(ctx, c.Servers[1], "the wave to end without its server", func(s waveStatus) bool { return s.ended() })
+	l.Say("killing %s", leader.Name())
+	leader.Process().Kill()
+	status, err := planned.await(ctx, other, "the wave to end without its leader", func(s waveStatus) bool { return s.ended() })
 	if err != nil {
 		return err
 	}
-	l.Must("hosts that a wave reached although its server was killed", fmt.Sprint(len(c.Agents)), status.Hosts.Done == len(c.Agents), "%d", status.Hosts.Done)
-	return c.Restart(ctx, c.Origin())
+	l.Must("hosts that a wave reached although its leader was killed", fmt.Sprint(len(c.Agents)), status.Hosts.Done == len(c.Agents), "%d", status.Hosts.Done)
+	return c.Restart(ctx, leader)
+}
+
+// quorum waits until all servers vote, so that one may go, and returns the one that
+// leads.
+func quorum(ctx context.Context, c *wave.Cluster) (leader *wave.Member, err error) {
+	return leader, proc.Await(ctx, "a quorum that can lose a server", func(ctx context.Context) error {
+		out, err := c.Shoal(ctx, "status", "--json")
+		if err != nil {
+			return err
+		}
+		var status struct {
+			Servers []struct{ Voter bool }
+		}
+		if err := json.Unmarshal([]byte(out), &status); err != nil {
+			return fmt.Errorf("status: %w in %s", err, out)
+		}
+		voters := 0
+		for _, s := range status.Servers {
+			if s.Voter {
+				voters++
+			}
+		}
+		if voters < len(c.Servers) {
+			return fmt.Errorf("%d of %d servers vote", voters, len(c.Servers))
+		}
+		for _, m := range c.Servers {
+			if leads, err := m.Metric(ctx, "shoal_raft_leading"); err == nil && leads == 1 {
+				leader = m
+				return nil
+			}
+		}
+		return errors.New("no server leads")
+	})
 }
 
 // cancelled stops a wave when a host is done; what fetches then stops.
