@@ -21,7 +21,6 @@ var schedules = []struct {
 }{
 	{"256 each, to 4 MiB", nil},
 	{"64 each, to 4 MiB", []model.Step{{Count: 64, Bytes: 256 * kib}, {Count: 64, Bytes: 512 * kib}, {Count: 64, Bytes: mib}, {Count: 64, Bytes: 2 * mib}, {Count: 1, Bytes: 4 * mib}}},
-	{"128 each, to 4 MiB", []model.Step{{Count: 128, Bytes: 256 * kib}, {Count: 128, Bytes: 512 * kib}, {Count: 128, Bytes: mib}, {Count: 128, Bytes: 2 * mib}, {Count: 1, Bytes: 4 * mib}}},
 	{"512 each, to 4 MiB", []model.Step{{Count: 512, Bytes: 256 * kib}, {Count: 512, Bytes: 512 * kib}, {Count: 512, Bytes: mib}, {Count: 512, Bytes: 2 * mib}, {Count: 1, Bytes: 4 * mib}}},
 	{"256 each, to 2 MiB", []model.Step{{Count: 256, Bytes: 256 * kib}, {Count: 256, Bytes: 512 * kib}, {Count: 256, Bytes: mib}, {Count: 1, Bytes: 2 * mib}}},
 	{"1 MiB throughout", []model.Step{{Count: 1, Bytes: mib}}},
