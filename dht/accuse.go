@@ -152,7 +152,7 @@ func (r *Registrar) copies(ctx context.Context, root digest.CID, but meta.NodeID
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(servers, but)
-	return len(servers) + s.table.whole(root, skip...)
+	return len(servers) + s.table.copies(root, skip...)
 }
 
 // SwarmView is one root's swarm as the registrar knows it: the members of its

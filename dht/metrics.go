@@ -12,7 +12,7 @@ type registrarMetrics struct {
 	reports  *prometheus.CounterVec
 }
 
-func newRegistrarMetrics(reg prometheus.Registerer, size func() (roots, members int), shunned func() int) (*registrarMetrics, error) {
+func newRegistrarMetrics(reg prometheus.Registerer, size func() (roots, members, complete int), shunned func() int) (*registrarMetrics, error) {
 	m := &registrarMetrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "shoal_registrar_requests_total",
@@ -36,8 +36,10 @@ func newRegistrarMetrics(reg prometheus.Registerer, size func() (roots, members 
 	}
 	return m, errors.Join(reg.Register(m.requests), reg.Register(m.full), reg.Register(m.reports),
 		gauge("shoal_peers_shunned", "Peers introduced to nobody, because two nodes reported wrong chunks of theirs.", shunned),
-		gauge("shoal_registrar_roots", "Blobs with at least one member.", func() int { n, _ := size(); return n }),
-		gauge("shoal_registrar_members", "Memberships under lease.", func() int { _, n := size(); return n }))
+		gauge("shoal_registrar_roots", "Blobs with at least one member.", func() int { n, _, _ := size(); return n }),
+		gauge("shoal_registrar_complete_members", "Memberships of nodes that have every chunk: the share of shoal_registrar_members is how far the region's swarms are.",
+			func() int { _, _, n := size(); return n }),
+		gauge("shoal_registrar_members", "Memberships under lease.", func() int { _, n, _ := size(); return n }))
 }
 
 type finderMetrics struct {

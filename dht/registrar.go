@@ -137,16 +137,17 @@ func NewRegistrar(cfg RegistrarConfig) (*Registrar, error) {
 
 func (r *Registrar) shard(root digest.CID) *shard { return &r.shards[root[0]%shards] }
 
-// size returns the roots and members in the table.
-func (r *Registrar) size() (roots, members int) {
+// size returns the roots and members in the table, and how many of these are complete.
+func (r *Registrar) size() (roots, members, complete int) {
 	for i := range r.shards {
 		s := &r.shards[i]
 		s.mu.Lock()
 		roots += len(s.table.roots)
 		members += s.table.members
+		complete += s.table.whole
 		s.mu.Unlock()
 	}
-	return roots, members
+	return roots, members, complete
 }
 
 // Run answers until ctx ends; then it resets the open streams and waits for

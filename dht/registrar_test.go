@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -103,7 +104,7 @@ func TestSmallContentRidesAlong(t *testing.T) {
 	if err != nil || len(in.Inline) != MaxInlineBytes || len(in.Map) == 0 {
 		t.Fatalf("%d bytes of content, %d of map: %v", len(in.Inline), len(in.Map), err)
 	}
-	if _, members := r.size(); members != 0 {
+	if _, members, _ := r.size(); members != 0 {
 		t.Errorf("%d members where there is nothing to swarm", members)
 	}
 	if in, err = f.Join(ctx, Want{Root: big}); err != nil || in.Map != nil || len(in.Peers) != 1 {
@@ -152,7 +153,7 @@ func TestRefusalsLookAlike(t *testing.T) {
 	if absent := ask(agent); forbidden != absent || elsewhere != absent {
 		t.Errorf("forbidden %q, elsewhere %q, absent %q", forbidden, elsewhere, absent)
 	}
-	if roots, members := r.size(); roots+members != 0 {
+	if roots, members, _ := r.size(); roots+members != 0 {
 		t.Errorf("refused nodes are recorded: %d roots", roots)
 	}
 	_, err := finderOn(t, agent, nil).Join(ctx, Want{Root: root})
@@ -265,7 +266,7 @@ func TestFullTableStillAnswers(t *testing.T) {
 			t.Fatalf("%+v, %v", in, err)
 		}
 	}
-	if _, members := r.size(); members != 1 {
+	if _, members, _ := r.size(); members != 1 {
 		t.Errorf("%d members", members)
 	}
 }
@@ -342,4 +343,72 @@ func TestRenewalsMakeAServerFetch(t *testing.T) {
 	if n := heir.count(); n != 1 {
 		t.Errorf("a complete member makes the server fetch")
 	}
+}
+
+// TestTwoThousandAskAtOnce: as many as are allowed are worked on, the others are told
+// at once when to come again, and who does as told is served.
+func TestTwoThousandAskAtOnce(t *testing.T) {
+	s := &site{t: t}
+	server := s.add("eu", "", meta.RoleServer)
+	const asking = 2000
+	roster := map[meta.NodeID]meta.Node{}
+	for i := range asking {
+		id := meta.NodeID(fmt.Sprint("agent-", i))
+		roster[id] = meta.Node{ID: id, Role: meta.RoleAgent, Region: "eu"}
+	}
+	s.enrol()
+	root, rights := someRoot(), &rights{gate: make(chan struct{})}
+	rights.know(root)
+	r, err := NewRegistrar(RegistrarConfig{
+		Host: server.Host, Cluster: testCluster, Self: server.Node, Roster: listed{server.Host, roster}, Maps: &shelf{}, Granter: rights,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := within(t)
+	var again sync.WaitGroup
+	var busy, answered atomic.Int64
+	come := make(chan struct{})
+	for _, n := range roster {
+		again.Go(func() {
+			rep := r.answer(ctx, n.ID, request{Root: root, HasMap: true})
+			for first := true; rep.Error != nil; first = false {
+				if first {
+					busy.Add(1)
+				}
+				if rep.RetryMillis != 250 || !errors.Is(rep.Error, meta.ErrUnavailable) {
+					t.Errorf("refused with %v, come again in %d ms", rep.Error, rep.RetryMillis)
+					return
+				}
+				<-come // the pause, which is over when the others are through
+				rep = r.answer(ctx, n.ID, request{Root: root, HasMap: true})
+			}
+			answered.Add(1)
+		})
+	}
+	limit := int64(RegistrarLimits{}.withDefaults().Requests)
+	await(t, "the refusals", func() bool { return busy.Load() == asking-limit })
+	if got := int64(len(r.working)); got != limit || answered.Load() != 0 {
+		t.Errorf("%d are worked on, %d answered", got, answered.Load())
+	}
+	close(rights.gate)
+	await(t, "the first ones", func() bool { return answered.Load() == limit })
+	close(come)
+	again.Wait()
+	if n := r.shard(root).table.count(root); n != asking || answered.Load() != asking {
+		t.Errorf("%d members, %d answered", n, answered.Load())
+	}
+}
+
+// listed is a Roster with more nodes.
+type listed struct {
+	Roster
+	more map[meta.NodeID]meta.Node
+}
+
+func (l listed) Node(id meta.NodeID) (meta.Node, bool) {
+	if n, ok := l.more[id]; ok {
+		return n, true
+	}
+	return l.Roster.Node(id)
 }

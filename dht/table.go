@@ -21,6 +21,7 @@ type table struct {
 	random  *rand.Rand
 	roots   map[digest.CID]*group
 	members int
+	whole   int // members that are complete
 }
 
 // group is the members of one root: by id, and in slices from which a random few
@@ -61,6 +62,7 @@ func (t *table) join(root digest.CID, id meta.NodeID, zone string, has progress,
 		if m := g.byID[id]; m != nil {
 			if m.zone == zone {
 				g.whole += btoi(has.complete) - btoi(m.complete)
+				t.whole += btoi(has.complete) - btoi(m.complete)
 				g.have += has.have - m.have
 				m.have, m.complete, m.expires = has.have, has.complete, expires
 				return true
@@ -78,6 +80,7 @@ func (t *table) join(root digest.CID, id meta.NodeID, zone string, has progress,
 		t.roots[root] = g
 	}
 	g.whole += btoi(has.complete)
+	t.whole += btoi(has.complete)
 	g.have += has.have
 	m := &member{id: id, zone: zone, have: has.have, complete: has.complete, expires: expires, inAll: len(g.all), inZone: len(g.byZone[zone])}
 	g.byID[id] = m
@@ -109,6 +112,7 @@ func (t *table) leave(root digest.CID, id meta.NodeID) {
 func (t *table) remove(root digest.CID, g *group, m *member) {
 	delete(g.byID, m.id)
 	g.whole -= btoi(m.complete)
+	t.whole -= btoi(m.complete)
 	g.have -= m.have
 	last := g.all[len(g.all)-1]
 	g.all[m.inAll], last.inAll = last, m.inAll
@@ -136,9 +140,9 @@ func (t *table) count(root digest.CID) int {
 	return 0
 }
 
-// whole returns how many members of root, besides those of but, are complete; some
+// copies returns how many members of root, besides those of but, are complete; some
 // may have expired since the last sweep.
-func (t *table) whole(root digest.CID, but ...meta.NodeID) int {
+func (t *table) copies(root digest.CID, but ...meta.NodeID) int {
 	g := t.roots[root]
 	if g == nil {
 		return 0

@@ -20,7 +20,7 @@ func nobody(meta.NodeID) bool { return false }
 
 // check refuses a table whose indexes disagree.
 func (t *table) check() error {
-	members := 0
+	members, complete := 0, 0
 	for root, g := range t.roots {
 		if len(g.all) == 0 || len(g.all) != len(g.byID) {
 			return fmt.Errorf("root %s: %d listed, %d by id", root, len(g.all), len(g.byID))
@@ -51,6 +51,10 @@ func (t *table) check() error {
 			return fmt.Errorf("%d in zones, %d in all", zoned, len(g.all))
 		}
 		members += len(g.all)
+		complete += g.whole
+	}
+	if complete != t.whole {
+		return fmt.Errorf("%d complete members, counted %d", complete, t.whole)
 	}
 	if members != t.members {
 		return fmt.Errorf("%d members, counted %d", members, t.members)

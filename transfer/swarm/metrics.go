@@ -55,7 +55,7 @@ func newMetrics(s *Swarm, r prometheus.Registerer) (*metrics, error) {
 			return float64(value())
 		})
 	}
-	for _, c := range []prometheus.Collector{
+	for _, c := range append(s.collectors(), []prometheus.Collector{
 		m.moved, m.local, m.received, m.hedges, m.busy, m.refused, m.bans,
 		gauge("shoal_swarm_roots", "Roots that are fetched or served now.", func() int { return len(s.byRoot) }),
 		gauge("shoal_swarm_links", "Peers that are connected or being connected.", func() int { return len(s.links) }),
@@ -68,7 +68,7 @@ func newMetrics(s *Swarm, r prometheus.Registerer) (*metrics, error) {
 			}
 			return n
 		}),
-	} {
+	}...) {
 		if err := r.Register(c); err != nil {
 			return nil, err
 		}

@@ -2,11 +2,13 @@ package swarm
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/transfer/chunk"
@@ -230,6 +232,40 @@ func (m *membership) takeCensus() {
 		}
 	}
 	m.seen.Store(&now)
+}
+
+// collectors are the metrics that are read off the counters of snapshots.
+func (s *Swarm) collectors() []prometheus.Collector {
+	return []prometheus.Collector{
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "shoal_swarm_chunks_sent_total", Help: "Chunks sent to peers.",
+		}, func() float64 { return float64(s.meter.chunksOut.Load()) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "shoal_swarm_fetching_roots", Help: "Blobs that are fetched and not whole yet.",
+		}, func() float64 { n, _ := s.missing(); return float64(n) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "shoal_swarm_missing_bytes", Help: "Bytes that the blobs which are fetched still lack.",
+		}, func() float64 { _, n := s.missing(); return float64(n) }),
+	}
+}
+
+// missing returns how many blobs are fetched and not whole, and the bytes that they
+// lack, as far as their maps are known.
+func (s *Swarm) missing() (roots int, bytes int64) {
+	s.mu.Lock()
+	memberships := slices.Collect(maps.Values(s.byRoot))
+	s.mu.Unlock()
+	for _, m := range memberships {
+		m.mu.Lock()
+		fetching := len(m.sessions) > 0 && (m.blob == nil || !m.have.Full())
+		m.mu.Unlock()
+		if fetching {
+			r := m.snapshot(time.Now())
+			roots++
+			bytes += r.Bytes - r.HaveBytes
+		}
+	}
+	return roots, bytes
 }
 
 // Snapshot returns what the swarm does now. It stops nothing: locks are held to
