@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
@@ -35,6 +36,11 @@ func newAgent() *cobra.Command {
 	})
 }
 
+// agentGC is the garbage an agent lets gather, in percent of what is live. That is
+// some 7 MB, as chunks are not on the heap, so collecting it more often costs next to
+// nothing and spares 3 MB of the host's memory.
+const agentGC = 50
+
 func newServing(role meta.Role, cmd *cobra.Command) *cobra.Command {
 	cmd.Args = cobra.NoArgs
 	config.AddFlags(cmd.Flags(), role)
@@ -44,6 +50,9 @@ func newServing(role meta.Role, cmd *cobra.Command) *cobra.Command {
 			return err
 		}
 		cfg.Version = versionText()
+		if role == meta.RoleAgent && os.Getenv("GOGC") == "" {
+			debug.SetGCPercent(agentGC)
+		}
 		log := newLogger(cmd.ErrOrStderr(), cfg.LogLevel, cfg.LogFormat)
 		n, err := node.New(cmd.Context(), cfg, log)
 		if err != nil {

@@ -277,7 +277,7 @@ var Settings = []Setting{
 	secret(text("token", "", "join token, from `shoal token join`", func(c *Config) *Secret { return &c.Token })),
 	text("blobs", "", "where blobs are kept, a directory; empty is DATA/blobs", func(c *Config) *string { return &c.Blobs }),
 	size("cache-size", "50GiB", "most that the cache may hold on disk", func(c *Config) *Bytes { return &c.CacheBytes }, meta.RoleAgent),
-	size("hot-size", "0", "chunks kept in memory for peers and clients; 0 is 64MiB on a server, 16MiB on an agent", func(c *Config) *Bytes { return &c.HotBytes }),
+	size("hot-size", "0", "chunks kept in memory for peers and clients; 0 is 64MiB on a server, 6MiB on an agent", func(c *Config) *Bytes { return &c.HotBytes }),
 	size("reserve", "0", "free disk space below which new content is refused; 0 is 1 % of the disk, at most 512MiB", func(c *Config) *Bytes { return &c.Reserve }),
 	rate("limits.up", "up", "most that is sent to peers, like 100MB/s or 800mbit; shoal limit set changes limits at run time", func(c *Config) *int64 { return &c.Limits.Up }),
 	rate("limits.down", "down", "most that is received from peers", func(c *Config) *int64 { return &c.Limits.Down }),

@@ -21,8 +21,8 @@ import (
 const (
 	// MinBytes is the shortest length worth a slab.
 	MinBytes = 64 << 10
-	// Spare bounds the free slabs that are kept.
-	Spare = 16 << 20
+	// Spare bounds the free slabs that are kept, besides one of each length.
+	Spare = 4 << 20
 	// classes are MinBytes << k with room for a seal, to the longest chunk.
 	classes = 7
 )
@@ -78,7 +78,7 @@ func Put(b []byte) {
 		return // of the heap
 	}
 	free.mu.Lock()
-	if free.bytes+len(b) <= Spare {
+	if free.bytes+len(b) <= Spare || len(free.by[k]) == 0 {
 		free.by[k] = append(free.by[k], b)
 		free.bytes += len(b)
 		b = nil

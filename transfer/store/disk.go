@@ -37,7 +37,7 @@ type DiskConfig struct {
 	// part at a time (Blob.Window). 0 is no limit, and nothing ever goes.
 	CacheBytes int64
 	// HotBytes bounds the verified chunks kept in memory. 0 is 64 MiB with Fsync
-	// (servers) and 16 MiB without (agents); negative is none.
+	// (servers) and 6 MiB without (agents); negative is none.
 	HotBytes int64
 	// Reserve bytes of the file system stay free: new content is refused below it.
 	// 0 is 1 % of the file system, at most 512 MiB; negative is none.
@@ -141,7 +141,7 @@ const markVersion = 2
 // Errors: meta.ErrUnavailable when another process has the directory open.
 func OpenDisk(cfg DiskConfig) (*Disk, error) {
 	if cfg.HotBytes == 0 {
-		cfg.HotBytes = 16 << 20
+		cfg.HotBytes = 6 << 20
 		if cfg.Fsync {
 			cfg.HotBytes = 64 << 20
 		}
