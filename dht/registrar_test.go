@@ -368,20 +368,19 @@ func TestTwoThousandAskAtOnce(t *testing.T) {
 	ctx := within(t)
 	var again sync.WaitGroup
 	var busy, answered atomic.Int64
-	come := make(chan struct{})
-	for _, n := range roster {
+	come := make(chan struct{}) // hands out the turns after the pause
+	for id := range roster {
 		again.Go(func() {
-			rep := r.answer(ctx, n.ID, request{Root: root, HasMap: true})
-			for first := true; rep.Error != nil; first = false {
-				if first {
-					busy.Add(1)
-				}
+			rep := r.answer(ctx, id, request{Root: root, HasMap: true})
+			if rep.Error != nil {
 				if rep.RetryMillis != 250 || !errors.Is(rep.Error, meta.ErrUnavailable) {
 					t.Errorf("refused with %v, come again in %d ms", rep.Error, rep.RetryMillis)
-					return
 				}
-				<-come // the pause, which is over when the others are through
-				rep = r.answer(ctx, n.ID, request{Root: root, HasMap: true})
+				busy.Add(1)
+				<-come
+				if rep = r.answer(ctx, id, request{Root: root, HasMap: true}); rep.Error != nil {
+					t.Errorf("refused again: %v", rep.Error)
+				}
 			}
 			answered.Add(1)
 		})
@@ -393,7 +392,10 @@ func TestTwoThousandAskAtOnce(t *testing.T) {
 	}
 	close(rights.gate)
 	await(t, "the first ones", func() bool { return answered.Load() == limit })
-	close(come)
+	for served := limit; served < asking; served++ {
+		come <- struct{}{}
+		await(t, "the next one", func() bool { return answered.Load() > served-limit/2 })
+	}
 	again.Wait()
 	if n := r.shard(root).table.count(root); n != asking || answered.Load() != asking {
 		t.Errorf("%d members, %d answered", n, answered.Load())
