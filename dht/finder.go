@@ -92,6 +92,7 @@ type Finder struct {
 	avoid    map[meta.NodeID]time.Time // servers that failed, until when
 	// answered is when a server last answered, silent when last none of them did.
 	answered, silent time.Time
+	silentSince      time.Time // when silent began
 }
 
 type reportKey struct {
@@ -315,9 +316,11 @@ func (f *Finder) Join(ctx context.Context, want Want) (Introduction, error) {
 		}
 		if unavailable && len(before.grant) > 0 {
 			// Peers that come to this node, or that it knows from before, want to see it.
-			return Introduction{
+			in := Introduction{
 				Map: before.encoded, Grant: before.grant, GrantExpires: before.expires, Again: againFetching,
-			}, nil
+			}
+			f.stand(ctx, want, &in)
+			return in, nil
 		}
 		return Introduction{}, err
 	}
@@ -326,6 +329,8 @@ func (f *Finder) Join(ctx context.Context, want Want) (Introduction, error) {
 		f.metrics.joins.WithLabelValues("registrar").Inc()
 		learned := f.learn(want.Root, rep)
 		in, members = &learned, learned.Members
+	} else {
+		f.stand(ctx, want, in)
 	}
 	announced(members)
 	return *in, nil
@@ -551,6 +556,9 @@ func (f *Finder) noteSilence() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.silent = time.Now()
+	if !f.silentSince.After(f.answered) {
+		f.silentSince = f.silent
+	}
 }
 
 // learn turns a registrar's reply into an introduction and keeps its map and grant.

@@ -286,7 +286,8 @@ func refusal(err error) reply {
 
 func (r *Registrar) introduce(ctx context.Context, asker meta.NodeID, req request) (reply, error) {
 	node, ok := r.cfg.Roster.Node(asker)
-	if !ok || node.Region != r.cfg.Self.Region {
+	// An agent whose region has no server left may ask for a grant, and for no more.
+	if !ok || node.Region != r.cfg.Self.Region && !req.Look {
 		return reply{}, fmt.Errorf("node %s is not of region %s: %w", asker, r.cfg.Self.Region, meta.ErrDenied)
 	}
 	if req.Leave {

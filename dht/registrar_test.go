@@ -414,3 +414,69 @@ func (l listed) Node(id meta.NodeID) (meta.Node, bool) {
 	}
 	return l.Roster.Node(id)
 }
+
+func TestTwoOfASwarmAreElected(t *testing.T) {
+	root := someRoot()
+	var members []meta.Node
+	for i := range 40 {
+		members = append(members, meta.Node{ID: meta.NodeID(fmt.Sprintf("agent %d", i))})
+	}
+	n := 0
+	for i, self := range members {
+		others := append(append([]meta.Node{}, members[:i]...), members[i+1:]...)
+		if elected(root, self, others) != elected(root, self, members) {
+			t.Errorf("%s elects differently when it is told of itself", self.ID)
+		}
+		if elected(root, self, others) {
+			n++
+		}
+	}
+	if n != standMost {
+		t.Errorf("%d of %d are elected, want %d", n, len(members), standMost)
+	}
+}
+
+// TestAnAgentStandsInForItsServers: while a server of its region answers it hears of no
+// other; two seconds after the last has died it is told of a server beyond, with its grant.
+func TestAnAgentStandsInForItsServers(t *testing.T) {
+	ctx := within(t)
+	s := &site{t: t}
+	home, away := s.add("eu", "z1", meta.RoleServer), s.add("us", "z1", meta.RoleServer)
+	agent := s.add("eu", "z1", meta.RoleAgent)
+	s.enrol()
+	shelf, rights := &shelf{}, &rights{}
+	root := shelf.put([]byte("a chunk map"), nil)
+	rights.know(root)
+	_, stop := registrarOn(t, home, shelf, rights, RegistrarLimits{})
+	registrarOn(t, away, shelf, rights, RegistrarLimits{})
+	f := finderOn(t, agent, nil)
+	in, err := f.Join(ctx, Want{Root: root})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := has(in.Peers, away.id()); ok || len(in.Peers) != 1 {
+		t.Fatalf("while its server lives: %+v", in.Peers)
+	}
+	stop()
+	home.Close()
+	began := time.Now()
+	await(t, "a server of another region", func() bool {
+		in, err := f.Join(ctx, Want{Root: root, Have: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, ok := has(in.Peers, away.id())
+		if ok && (!p.Server || p.Region != "us" || len(in.Grant) == 0) {
+			t.Errorf("it is introduced as %+v", p)
+		}
+		return ok
+	})
+	if took := time.Since(began); took < standAfter {
+		t.Errorf("it stood in after %v", took)
+	}
+	if in, err = f.Join(ctx, Want{Root: root, Complete: true}); err == nil {
+		if _, ok := has(in.Peers, away.id()); ok {
+			t.Error("a complete member is sent beyond")
+		}
+	}
+}

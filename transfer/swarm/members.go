@@ -71,7 +71,7 @@ func (m *membership) joined(l *link) *member {
 // learn takes a peer that somebody told of.
 func (m *membership) learn(info Peer, vouched bool) {
 	id, err := peer.Decode(string(info.ID))
-	if err != nil || !m.s.eligible(info) {
+	if err != nil || !m.s.eligible(info) && !(vouched && info.Server) {
 		return
 	}
 	p := m.member(id)
@@ -130,13 +130,45 @@ func (m *membership) meet(intro Introduction) {
 	for _, id := range intro.Away {
 		m.s.Ban(id, banFor)
 	}
+	own := false
 	for _, info := range intro.Peers {
+		own = own || info.Server && info.Region == m.s.cfg.Self.Region
 		m.learn(info, true)
+	}
+	if own && !m.s.cfg.Self.Server {
+		m.returnHome()
 	}
 	if m.core == nil {
 		m.dialForMap()
 	}
 	m.step(core.Event{Kind: core.Tick})
+}
+
+// returnHome ends what an agent has with servers of other regions: its own has one again.
+func (m *membership) returnHome() {
+	for id, p := range m.members {
+		if p.info.Region == m.s.cfg.Self.Region || p.info.ID == "" || p.dialing || p.banned {
+			continue
+		}
+		m.drop(p)
+		m.step(core.Event{Kind: core.PeerForgotten, Peer: p.handle})
+		if p.dialing || m.uploading(p.handle) {
+			continue
+		}
+		delete(m.members, id)
+		m.handles[p.handle] = nil
+		m.free = append(m.free, p.handle)
+	}
+}
+
+// uploading reports whether something is being sent to the peer of a handle.
+func (m *membership) uploading(h core.Peer) bool {
+	for key := range m.uploads {
+		if key.peer == h {
+			return true
+		}
+	}
+	return false
 }
 
 // dial connects to p and joins.
@@ -291,7 +323,7 @@ func (m *membership) onJoin(l *link, j *wire.Join, allowed bool) {
 	}
 	info := l.info()
 	p := m.member(l.id)
-	if p == nil || !m.s.eligible(info) {
+	if p == nil || !m.s.eligible(info) && !(p.vouched && p.info.Server) {
 		refuse()
 		return
 	}

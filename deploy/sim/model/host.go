@@ -439,7 +439,7 @@ func (s *simulation) learn(id int32, b int, peers []int32) {
 	}
 	for _, peer := range peers {
 		q := &s.hosts[peer]
-		if peer == id || q.region != h.region && !(h.server && q.server) {
+		if peer == id || q.region != h.region && !q.server {
 			continue
 		}
 		k := s.handleOf(id, peer)

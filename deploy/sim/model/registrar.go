@@ -65,8 +65,43 @@ func (s *simulation) introduce(id int32, b int) {
 			peers = append(peers, q)
 		}
 	}
+	if p.silentAt == 0 {
+		p.silentAt = s.now
+	}
+	again := standAfter
+	if s.now >= p.silentAt+standAfter {
+		again = againFetching
+		if x := s.stand(id, b, peers); x >= 0 {
+			peers = append(peers, x)
+		}
+	}
 	s.after(againFetching/4, event{kind: evKnown, host: id, c: s.write(note{peers: peers}), root: uint8(b)})
-	s.again(id, b, s.now+againFetching)
+	s.again(id, b, s.now+again)
+}
+
+// stand returns the server of another region that id fetches from when it is elected
+// among the peers that it knows, else -1.
+func (s *simulation) stand(id int32, b int, peers []int32) int32 {
+	rank := func(x int32) uint64 { return mix(keyOf(x) ^ uint64(b)<<32) }
+	better := 0
+	for _, x := range peers {
+		if rank(x) > rank(id) {
+			better++
+		}
+	}
+	if better >= standMost {
+		return -1
+	}
+	best := int32(-1)
+	for i := range s.regions {
+		r := &s.regions[i]
+		for x := r.first; x < r.first+r.servers; x++ {
+			if q := &s.hosts[x]; q.region != s.hosts[id].region && !q.gone && (best < 0 || rank(x) > rank(best)) {
+				best = x
+			}
+		}
+	}
+	return best
 }
 
 // answer is a registrar's reply to an introduction: it goes over the server's link

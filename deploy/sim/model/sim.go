@@ -57,6 +57,8 @@ const (
 	maxPeers      = 24
 	maxHolders    = 12
 	neighbours    = 4
+	standAfter    = int64(2 * time.Second)
+	standMost     = 2
 	inlineBytes   = 16 << 10
 	agentMembers  = 64
 	serverMembers = 1024
@@ -160,6 +162,7 @@ type part struct {
 	known    bool      // it has its map
 	askedAt  int64     // when it last asked to be introduced
 	renewAt  int64     // when it will again; 0: it waits for an answer
+	silentAt int64     // since when no server of its region is left; 0: one is
 	serving  bool
 	fetching bool
 	pexing   bool // an exchange is due
