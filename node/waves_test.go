@@ -50,7 +50,7 @@ type fakeHost struct {
 	mu    sync.Mutex
 	held  map[digest.CID]bool
 	pins  map[string][]digest.CID
-	began time.Time // of the last fetch
+	start time.Time // of the last fetch
 }
 
 var waveRef = meta.RepoRef{Tenant: "acme", Name: "app"}
@@ -217,7 +217,7 @@ func (h *fakeHost) Ensure(ctx context.Context, b meta.Blob) error {
 		c.mu.Unlock()
 	}()
 	h.mu.Lock()
-	h.began = time.Now()
+	h.start = time.Now()
 	fails := h.fails
 	h.mu.Unlock()
 	select {
@@ -263,6 +263,13 @@ func (h *fakeHost) Owned(prefix string) map[string][]digest.CID {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return stdmaps.Clone(h.pins)
+}
+
+// began returns when its last fetch did, zero when there was none.
+func (h *fakeHost) began() time.Time {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.start
 }
 
 func (h *fakeHost) pinned() int { return len(h.Owned("")) }
@@ -392,7 +399,7 @@ func TestWaveReachesEverybody(t *testing.T) {
 				t.Errorf("%s does not keep it", id)
 			}
 		}
-		if again := c.hosts[eu[0]].began; time.Since(again) < time.Minute {
+		if again := c.hosts[eu[0]].began(); time.Since(again) < time.Minute {
 			t.Errorf("a host that had it fetches again")
 		}
 		// An hour later nobody keeps it any more, one that was off meanwhile as well.
@@ -415,7 +422,7 @@ func TestWaveBeginsInTime(t *testing.T) {
 		c.plan("w1", func(w *meta.Wave) { w.NotBefore = meta.TimeOf(start) })
 		w := c.until("w1", 20*time.Minute, is(meta.WaveDone))
 		for _, id := range ids {
-			if late := c.hosts[id].began.Sub(start); late < 0 || late > time.Second {
+			if late := c.hosts[id].began().Sub(start); late < 0 || late > time.Second {
 				t.Errorf("%s begins %v after the start", id, late)
 			}
 		}
@@ -459,7 +466,7 @@ func TestWaveLeases(t *testing.T) {
 		c.until("w1", 10*time.Second, func(w meta.Wave) bool { return w.Total().Fetching == 1 })
 		time.Sleep(time.Minute)
 		dead, alive := ids[0], ids[1]
-		if c.hosts[dead].began.IsZero() {
+		if c.hosts[dead].began().IsZero() {
 			dead, alive = alive, dead
 		}
 		c.down(int(alive[len(alive)-1]) % 3)
@@ -469,7 +476,7 @@ func TestWaveLeases(t *testing.T) {
 		c.until("w1", 10*time.Second, func(w meta.Wave) bool { return w.Total().Fetching == 1 })
 		t.Logf("the slot came back %v after its host died", time.Since(died))
 		c.until("w1", 6*time.Minute, func(w meta.Wave) bool { return w.Total().Done == 1 })
-		if started := c.hosts[alive].began; time.Since(started) > 5*time.Minute+10*time.Second {
+		if started := c.hosts[alive].began(); time.Since(started) > 5*time.Minute+10*time.Second {
 			t.Errorf("its fetch was interrupted")
 		}
 		// The dead one comes back and catches up.

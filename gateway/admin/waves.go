@@ -274,8 +274,8 @@ func statusOf(w meta.Wave, matching map[meta.RegionName]int, live []meta.WavePro
 		h.Targeted = max(matching[region], took)
 		h.Waiting = h.Targeted - took
 		h.Silent = max(h.Waiting-int(p.Waiting), 0) + max(h.Fetching-int(p.Fetching), 0)
-		if w.Ended != 0 {
-			h.Silent = 0
+		if w.Ended != 0 || w.State == meta.WavePlanned {
+			h.Silent = 0 // Nobody has anything to say.
 		}
 		r := client.WaveRegion{Region: region, Hosts: h, Bytes: m.Bytes + p.Bytes}
 		r.TotalBytes = max(hostBytes*int64(h.Targeted-h.Skipped-h.Failed), r.Bytes)
