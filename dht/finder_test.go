@@ -193,7 +193,7 @@ func TestDHTFallback(t *testing.T) {
 	if p, ok := has(in.Peers, agents[0].id()); !ok || p.Addrs[0] != agents[0].Swarm[0] || len(in.Peers) != 1 {
 		t.Errorf("peers: %+v", in.Peers)
 	}
-	if string(in.Map) != "a chunk map" || string(in.Grant) != "grant for "+string(agents[1].id()) || in.Again != againFetching {
+	if string(in.Map) != "a chunk map" || string(in.Grant) != "grant for "+string(agents[1].id()) || in.Again != standAfter {
 		t.Errorf("introduction: %+v", in)
 	}
 	if finders[1].Reachable() {
