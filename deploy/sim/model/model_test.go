@@ -145,6 +145,27 @@ func TestTheScheduleIsTheProducts(t *testing.T) {
 	}
 }
 
+// TestTheLabsWaves holds the lab's own cases to their goals.
+func TestTheLabsWaves(t *testing.T) {
+	for _, name := range []string{"lab-8", "lab-16", "lab-32", "small-1000"} {
+		t.Run(name, func(t *testing.T) {
+			data, err := os.ReadFile("../scenarios/" + name + ".json")
+			if err != nil {
+				t.Fatal(err)
+			}
+			sc, err := Parse(data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := Run(sc, 1)
+			whole(t, r)
+			for figure, limit := range sc.Goals {
+				most(t, r, figure, limit)
+			}
+		})
+	}
+}
+
 func TestScenariosAreRead(t *testing.T) {
 	paths, err := filepath.Glob("../scenarios/*.json")
 	if err != nil || len(paths) == 0 {
