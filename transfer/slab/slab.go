@@ -3,7 +3,7 @@
 // Chunks come and go at the rate of a link. On the heap they would double: the
 // collector lets as much garbage gather as there is live memory, and each new buffer
 // is zeroed and faulted in. Slabs are mapped, used again by whoever needs that length
-// next, and given back to the system beyond Spare and after a while without use.
+// next, and given back to the system when another length is needed or after a while.
 //
 // Start reading at Get. A slab that was put back may be unmapped: who still reads it
 // then crashes. Bounds on what is in use are the users' own. Safe for concurrent use;
@@ -21,8 +21,10 @@ import (
 const (
 	// MinBytes is the shortest length worth a slab.
 	MinBytes = 64 << 10
-	// Spare bounds the free slabs that are kept, besides one of each length.
-	Spare = 4 << 20
+	// MaxFree bounds the free slabs that are kept; a new slab of a length of which
+	// none is free is mapped at the cost of those above Spare.
+	MaxFree = 32 << 20
+	Spare   = 4 << 20
 	// classes are MinBytes << k with room for a seal, to the longest chunk.
 	classes = 7
 )
@@ -62,12 +64,27 @@ func Get(n int) []byte {
 		free.mu.Unlock()
 		return b[:n]
 	}
+	gone := spare()
 	free.mu.Unlock()
+	unmap(gone...)
 	b, err := unix.Mmap(-1, 0, Size(n), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
 		return make([]byte, n)
 	}
 	return b[:n]
+}
+
+// spare takes free slabs out until Spare is left. free is locked.
+func spare() (gone [][]byte) {
+	for k := classes - 1; k >= 0 && free.bytes > Spare; k-- {
+		for last := len(free.by[k]) - 1; last >= 0 && free.bytes > Spare; last-- {
+			gone = append(gone, free.by[k][last])
+			free.bytes -= len(free.by[k][last])
+			free.by[k] = free.by[k][:last]
+			free.low[k] = min(free.low[k], last)
+		}
+	}
+	return gone
 }
 
 // Put gives back what Get returned, whole or cut at its end.
@@ -78,17 +95,19 @@ func Put(b []byte) {
 		return // of the heap
 	}
 	free.mu.Lock()
-	if free.bytes+len(b) <= Spare || len(free.by[k]) == 0 {
+	kept := free.bytes+len(b) <= MaxFree
+	if kept {
 		free.by[k] = append(free.by[k], b)
 		free.bytes += len(b)
-		b = nil
 	}
 	free.mu.Unlock()
-	unmap(b)
+	if !kept {
+		unmap(b)
+	}
 }
 
-func unmap(b []byte) {
-	if b != nil {
+func unmap(slabs ...[]byte) {
+	for _, b := range slabs {
 		_ = unix.Munmap(b) // a mapping of ours
 	}
 }
@@ -108,9 +127,7 @@ func Trim() {
 		free.bytes -= len(b)
 	}
 	free.mu.Unlock()
-	for _, b := range gone {
-		unmap(b)
-	}
+	unmap(gone...)
 }
 
 // Free is how many bytes are kept for use.

@@ -852,6 +852,9 @@ func (h *handle) ReadChunk(ctx context.Context, i int, dst []byte) ([]byte, erro
 	if cap(dst) < length {
 		dst = make([]byte, length)
 	}
+	if e.readFresh(i, dst[:length]) {
+		return dst[:length], nil
+	}
 	b, err := e.readChecked(i, dst[:length])
 	if err != nil {
 		return nil, fmt.Errorf("chunk %d of %s: %w", i, e.root, err)
@@ -890,6 +893,9 @@ func (h *handle) write(ctx context.Context, i int, b []byte) error {
 			return err
 		}
 		e.d.hot.put(e.root, i, b)
+		if !e.d.cfg.Fsync {
+			e.d.fresh.add(e.root, i)
+		}
 	}
 	if e.isFull() {
 		return e.finish()

@@ -83,6 +83,7 @@ type Disk struct {
 	log     *slog.Logger
 	metrics *metrics
 	hot     *hotCache
+	fresh   fresh
 	pins    *pins
 	syncs   dirSyncs
 	lock    *os.File

@@ -902,8 +902,51 @@ func TestHotChunks(t *testing.T) {
 		must(t, w.WriteChunk(t.Context(), 0, random(256<<10, byte(i))))
 		_ = w.Close()
 	}
-	if size := d.hot.size(); size > 2<<20 || size < 1<<20 {
+	if size := d.hot.size(); size > d.hot.mostBytes || size < 1<<20 {
 		t.Errorf("%d bytes are hot", size)
+	}
+}
+
+// A cache relays what it has just received without hashing it again, a server never
+// does, and neither does so later or with what is not in memory.
+func TestWhatWasJustReceivedIsNotHashedAgain(t *testing.T) {
+	content := random(512<<10, 1)
+	m := chunk.Of(content)
+	read := func(d *Disk, prepare func(path string)) error {
+		w, err := d.Create(t.Context(), m)
+		must(t, err)
+		defer w.Close()
+		for i := range m.Chunks {
+			must(t, w.WriteChunk(t.Context(), i, content[i*chunk.MinBytes:][:chunk.MinBytes]))
+		}
+		path := d.files(m.Root()).whole
+		must(t, flipByte(path, 5))
+		if prepare != nil {
+			prepare(path)
+		}
+		_, err = w.ReadChunk(t.Context(), 0, make([]byte, 0, chunk.MinBytes))
+		return err
+	}
+	cache := testDisk(t, DiskConfig{HotBytes: -1})
+	if err := read(cache, nil); err != nil {
+		t.Errorf("a cache: %v", err)
+	}
+	if err := read(testDisk(t, DiskConfig{HotBytes: -1, Fsync: true}), nil); !errors.Is(err, meta.ErrCorrupt) {
+		t.Errorf("a server: %v", err)
+	}
+	later := testDisk(t, DiskConfig{HotBytes: -1})
+	if err := read(later, func(string) {
+		for key := range later.fresh.at {
+			later.fresh.at[key] = time.Now().Add(-freshFor - time.Second)
+		}
+	}); !errors.Is(err, meta.ErrCorrupt) {
+		t.Errorf("later: %v", err)
+	}
+	for i := range maxFresh + 10 {
+		cache.fresh.add(m.Root(), i)
+	}
+	if n := len(cache.fresh.at); n > maxFresh || len(cache.fresh.queue) != n {
+		t.Errorf("%d chunks are remembered, %d in the queue", n, len(cache.fresh.queue))
 	}
 }
 
