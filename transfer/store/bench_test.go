@@ -79,16 +79,17 @@ func BenchmarkTinyCommits(b *testing.B) {
 	}
 }
 
-// BenchmarkReadChunk reads the 4 MiB chunks of a large blob: from disk with the hash,
-// and from memory.
+// BenchmarkReadChunk reads the 4 MiB chunks of a large blob: with the hash, as a server
+// does, without it as a cache does with what has just come, and from memory.
 func BenchmarkReadChunk(b *testing.B) {
 	for _, c := range []struct {
 		name string
 		hot  int64
+		sync bool
 		span int
-	}{{"cold", -1, 16}, {"hot", 64 << 20, 2}} {
+	}{{"cold", -1, true, 16}, {"fresh", -1, false, 16}, {"hot", 64 << 20, true, 2}} {
 		b.Run(c.name, func(b *testing.B) {
-			d := testDisk(b, DiskConfig{HotBytes: c.hot})
+			d := testDisk(b, DiskConfig{HotBytes: c.hot, Fsync: c.sync})
 			content := random(64<<20, 1)
 			var chunks []chunk.Chunk
 			for at := 0; at < len(content); at += chunk.MaxBytes {
@@ -118,6 +119,39 @@ func BenchmarkReadChunk(b *testing.B) {
 			}
 		})
 	}
+}
+
+// BenchmarkWriteChunk receives chunks of 256 KiB, as a wave does: hash, write, mark,
+// and a copy for peers that ask next.
+func BenchmarkWriteChunk(b *testing.B) {
+	d := testDisk(b, DiskConfig{})
+	const count = 64
+	content := random(count*chunk.MinBytes, 1)
+	m := chunk.Of(content)
+	b.SetBytes(chunk.MinBytes)
+	b.ReportAllocs()
+	var blob Blob
+	for n := 0; b.Loop(); n++ {
+		i := n % count
+		if i == 0 {
+			b.StopTimer()
+			if blob != nil {
+				_ = blob.Close()
+				if err := d.Remove(b.Context(), m.Root()); err != nil {
+					b.Fatal(err)
+				}
+			}
+			var err error
+			if blob, err = d.Create(b.Context(), m); err != nil {
+				b.Fatal(err)
+			}
+			b.StartTimer()
+		}
+		if err := blob.WriteChunk(b.Context(), i, content[i*chunk.MinBytes:][:chunk.MinBytes]); err != nil {
+			b.Fatal(err)
+		}
+	}
+	_ = blob.Close()
 }
 
 // BenchmarkOpen opens small blobs: one that was just used, and one of many.
