@@ -268,8 +268,8 @@ func TestALostServerIsNoticed(t *testing.T) {
 	}
 	aged()
 	await(t, "the server's answer to the probe", func() bool {
-		if !f.Reachable() {
-			t.Fatal("a server that answers counts as unreachable")
+		if !f.Reachable() { // it asks again, also when a busy machine was late
+			return false
 		}
 		f.mu.Lock()
 		defer f.mu.Unlock()
