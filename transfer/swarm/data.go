@@ -328,7 +328,8 @@ func (f *flow) send(ctx context.Context, h wire.Header, b []byte, out outgoing, 
 // put writes a piece when there is room for it.
 func (f *flow) put(p []byte) error {
 	l := f.link
-	if l.outlet != nil {
+	paced := l.outlet != nil && f.st.Conn() == l.conn
+	if paced {
 		select {
 		case l.turn <- struct{}{}:
 		case <-f.ended:
@@ -342,6 +343,9 @@ func (f *flow) put(p []byte) error {
 	}
 	n, err := f.st.Write(p)
 	f.moved.Add(int64(n))
+	if paced {
+		l.given -= int64(len(p) - n) // what was not taken never goes out
+	}
 	return err
 }
 

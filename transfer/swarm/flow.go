@@ -32,8 +32,9 @@ type memory struct {
 	*semaphore.Weighted
 	// less is what all but the urgent class may have: budgets can hold their chunks up
 	// for long.
-	less    *semaphore.Weighted
-	waiting atomic.Int32
+	less *semaphore.Weighted
+	// waiting counts all who wait, waitingLess those who wait for less.
+	waiting, waitingLess atomic.Int32
 }
 
 func newMemory(bytes int64) *memory {
@@ -50,22 +51,26 @@ func (m *memory) take(ctx context.Context, f *flow, class limit.Class, n int64) 
 	f.paused.Store(true)
 	defer f.paused.Store(false)
 	if class > limit.Urgent {
-		if err := m.less.Acquire(ctx, n); err != nil {
+		if err := acquire(ctx, m.less, n, &m.waitingLess); err != nil {
 			return err
 		}
-		f.less = true
+		f.less.Store(true)
 	}
-	if !m.TryAcquire(n) {
-		m.waiting.Add(1)
-		err := m.Acquire(ctx, n)
-		m.waiting.Add(-1)
-		if err != nil {
-			m.dropLess(f, n)
-			return err
-		}
+	if err := acquire(ctx, m.Weighted, n, &m.waiting); err != nil {
+		m.dropLess(f, n)
+		return err
 	}
 	f.holding.Store(m)
 	return nil
+}
+
+func acquire(ctx context.Context, from *semaphore.Weighted, n int64, waiting *atomic.Int32) error {
+	if from.TryAcquire(n) {
+		return nil
+	}
+	waiting.Add(1)
+	defer waiting.Add(-1)
+	return from.Acquire(ctx, n)
 }
 
 func (m *memory) drop(f *flow, n int64) {
@@ -75,13 +80,15 @@ func (m *memory) drop(f *flow, n int64) {
 }
 
 func (m *memory) dropLess(f *flow, n int64) {
-	if f.less {
-		f.less = false
+	if f.less.CompareAndSwap(true, false) {
 		m.less.Release(n)
 	}
 }
 
-func (m *memory) scarce() bool { return m != nil && m.waiting.Load() > 0 }
+// scarce reports whether others wait for what f has.
+func (m *memory) scarce(f *flow) bool {
+	return m != nil && (m.waiting.Load() > 0 || f.less.Load() && m.waitingLess.Load() > 0)
+}
 
 // flow is one direction of a stream, as the watchdog sees it: deadlines would cost a
 // timer or two a piece.
@@ -93,7 +100,7 @@ type flow struct {
 	busy    atomic.Bool   // in the midst of a chunk or message
 	paused  atomic.Bool   // it waits for something of this node's own
 	holding atomic.Pointer[memory]
-	less    bool          // it has memory of what the less urgent share; its user's
+	less    atomic.Bool   // it has memory of what the less urgent share
 	ended   chan struct{} // closed when the watchdog or the link has ended it
 
 	// The watchdog's.
@@ -127,7 +134,7 @@ func (f *flow) tick() bool {
 		f.slow++
 	}
 	if f.busy.Load() {
-		return f.still < progress && (f.slow < slowFor || !memory.scarce())
+		return f.still < progress && (f.slow < slowFor || !memory.scarce(f))
 	}
 	return f.idle == 0 || f.still < f.idle
 }

@@ -38,7 +38,8 @@ type link struct {
 	kick    chan struct{} // out is not empty
 	rtt     atomic.Int64  // time.Duration
 	maps    atomic.Int32  // MapPart in out
-	outlet  Outlet        // of the connection; nil when it has none
+	outlet  Outlet        // of conn; nil when it has none
+	conn    network.Conn  // of the control stream; there may be others to the peer
 	piece   atomic.Uint32 // bytes of a chunk written at once
 	turn    chan struct{} // held to write a piece, where there is an outlet
 	given   int64         // outlet.Written when all pieces are out; of who has the turn
@@ -278,8 +279,8 @@ func (l *link) begin(st network.Stream) bool {
 		return false
 	default:
 	}
-	if l.s.cfg.Outlet != nil {
-		l.outlet = l.s.cfg.Outlet(st.Conn())
+	if l.conn = st.Conn(); l.s.cfg.Outlet != nil {
+		l.outlet = l.s.cfg.Outlet(l.conn)
 	}
 	l.s.cfg.Host.ConnManager().Protect(l.id, "shoal-swarm")
 	close(l.ready)
