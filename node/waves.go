@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -32,16 +33,21 @@ type wavePlans struct {
 	}
 }
 
-func (p wavePlans) Open(ctx context.Context, after uint64) (waves []meta.Wave, index uint64, err error) {
+func (p wavePlans) Reach(ctx context.Context, index uint64) error {
+	q := state.ListWaves{Open: true, Page: state.Page{Limit: 1}}
+	_, asOf, err := raftmeta.Ask(ctx, p.metadata, meta.Local, q)
+	if err == nil && asOf.Index < index {
+		fresh := meta.Local
+		fresh.After = meta.Token{Epoch: asOf.Epoch, Index: index}
+		_, _, err = raftmeta.Ask(ctx, p.metadata, fresh, q)
+	}
+	return err
+}
+
+func (p wavePlans) Open(ctx context.Context) (waves []meta.Wave, index uint64, err error) {
 	// More than may be open at one time.
 	const most = 1000
-	q := state.ListWaves{Open: true, Page: state.Page{Limit: most}}
-	waves, asOf, err := raftmeta.Ask(ctx, p.metadata, meta.Local, q)
-	if err == nil && asOf.Index < after {
-		fresh := meta.Local
-		fresh.After = meta.Token{Epoch: asOf.Epoch, Index: after}
-		waves, asOf, err = raftmeta.Ask(ctx, p.metadata, fresh, q)
-	}
+	waves, asOf, err := raftmeta.Ask(ctx, p.metadata, meta.Local, state.ListWaves{Open: true, Page: state.Page{Limit: most}})
 	return waves, asOf.Index, err
 }
 
@@ -189,6 +195,7 @@ func (v waveView) Progress(ctx context.Context, id string) ([]meta.WaveProgress,
 	for _, p := range sums {
 		all = append(all, p)
 	}
+	slices.Sort(unreached)
 	return all, unreached
 }
 

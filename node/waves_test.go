@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	stdmaps "maps"
@@ -612,6 +613,69 @@ func TestWaveWritesTheLogSeldom(t *testing.T) {
 			hosts, c.takes, last(c)-before, c.asked-asked, w.Finished.Std().Sub(w.Started.Std())-c.takes)
 		if n := last(c) - before; n > 30 {
 			t.Errorf("%d log entries", n)
+		}
+	})
+}
+
+// What one host says wrongly is refused, and the others' word is recorded all the same:
+// it would be in one command with theirs.
+func TestWaveRefusesWrongWords(t *testing.T) {
+	inFleet(t, 1, func(c *fleet) {
+		c.join("eu", 3)
+		liar := meta.Node{ID: "eu-liar", Role: meta.RoleAgent, Region: "eu"}
+		c.store.Admit(liar)
+		c.mu.Lock()
+		c.nodes[liar.ID] = liar
+		desk := c.desks[0]
+		c.mu.Unlock()
+		c.plan("w1", nil)
+		say := func(p meta.WavePart) error {
+			ctx, cancel := context.WithTimeout(c.ctx, 10*time.Second)
+			defer cancel()
+			p.Wave = "w1"
+			_, err := desk.Sync(ctx, liar.ID, meta.WaveWord{After: last(c), Parts: []meta.WavePart{p}}, time.Second)
+			return err
+		}
+		if err := say(meta.WavePart{}); err != nil {
+			t.Fatal(err)
+		}
+		for name, p := range map[string]meta.WavePart{
+			"reason":      {State: meta.HostFailed, Reason: strings.Repeat("x", meta.MaxWaveReason+1)},
+			"letters":     {State: meta.HostFailed, Reason: "\xff"},
+			"bytes":       {State: meta.HostDone, Bytes: -1},
+			"total":       {State: meta.HostFetching, TotalBytes: -1},
+			"many bytes":  {State: meta.HostDone, Bytes: 1 << 62},
+			"state":       {State: "asleep"},
+			"lost itself": {State: meta.HostLost},
+		} {
+			if err := say(p); !errors.Is(err, meta.ErrInvalid) {
+				t.Errorf("%s: got %v", name, err)
+			}
+		}
+		c.until("w1", 10*time.Second, func(w meta.Wave) bool { return w.Total().Done == 3 })
+	})
+}
+
+// A host that claims to have heard of what is far ahead waits alone, and not for ever.
+func TestWaveHostAheadOfTheLog(t *testing.T) {
+	inFleet(t, 1, func(c *fleet) {
+		liar := meta.Node{ID: "eu-liar", Role: meta.RoleAgent, Region: "eu"}
+		c.store.Admit(liar)
+		c.mu.Lock()
+		c.nodes[liar.ID] = liar
+		desk := c.desks[0]
+		c.mu.Unlock()
+		answered := make(chan error, 1)
+		c.group.Go(func() {
+			_, err := desk.Sync(c.ctx, liar.ID, meta.WaveWord{After: 1 << 60}, time.Second)
+			answered <- err
+		})
+		time.Sleep(time.Second)
+		c.join("eu", 3)
+		c.plan("w1", nil)
+		c.until("w1", c.takes+time.Second, func(w meta.Wave) bool { return w.Total().Done == 3 })
+		if err := <-answered; !errors.Is(err, meta.ErrUnavailable) {
+			t.Errorf("got %v", err)
 		}
 	})
 }

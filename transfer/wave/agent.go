@@ -317,7 +317,7 @@ func (a *Agent) begin(ctx context.Context, group *sync.WaitGroup, o meta.WaveOrd
 		case errors.Is(err, errNothing):
 			out.state, out.reason = meta.HostSkipped, err.Error()
 		case err != nil:
-			out.state, out.reason = meta.HostFailed, cut(err.Error(), meta.MaxWaveReason)
+			out.state, out.reason = meta.HostFailed, cut(strings.ToValidUTF8(err.Error(), "?"), meta.MaxWaveReason)
 		default:
 			out.state = meta.HostDone
 		}

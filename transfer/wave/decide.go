@@ -2,7 +2,9 @@ package wave
 
 import (
 	"errors"
+	"fmt"
 	"time"
+	"unicode/utf8"
 
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 )
@@ -58,6 +60,21 @@ func fits(words []meta.WaveHost) int {
 		}
 	}
 	return len(words)
+}
+
+// maxHostBytes bounds what a host may say that it holds, so that sums stay sums.
+const maxHostBytes = 1 << 44
+
+// check checks what a host says of its part in a wave: it goes into one command with
+// the word of others, which would be refused with it.
+func check(p meta.WavePart) error {
+	known := p.State == "" || p.State == meta.HostWaiting || p.State == meta.HostFetching || p.State.Settled()
+	sizes := p.Bytes >= 0 && p.Bytes <= maxHostBytes && p.TotalBytes >= 0 && p.TotalBytes <= maxHostBytes
+	if !known || !sizes || len(p.Reason) > meta.MaxWaveReason || !utf8.ValidString(p.Reason) {
+		return fmt.Errorf("wave %q: state %.32q, %d of %d bytes and a reason of %d bytes are no word of a host: %w",
+			p.Wave, p.State, p.Bytes, p.TotalBytes, len(p.Reason), meta.ErrInvalid)
+	}
+	return nil
 }
 
 // pace returns after how long a host that fetches is to be heard again, when a server

@@ -37,6 +37,9 @@ const (
 	// maxAsking bounds the hosts of a wave that wait at one server; more are told to
 	// come back.
 	maxAsking = 16_384
+	// reachTime is how long a host waits for a server to know what the host has heard
+	// of; then the next server is asked.
+	reachTime = 5 * time.Second
 	// comeBack is when a host that was not let in to wait tries again.
 	comeBack = 5 * time.Second
 	// maxSeats bounds the hosts of a wave that a server remembers.
@@ -186,14 +189,31 @@ func (d *Desk) reread(ctx context.Context) error {
 	}
 }
 
-// refresh reads the open waves as of a log index or later.
-func (d *Desk) refresh(ctx context.Context, after uint64) error {
+// reach reads the open waves as of a log index or later. How far the log is a host
+// may have made up: each waits by itself, and not for long.
+func (d *Desk) reach(ctx context.Context, index uint64) error {
+	limited, cancel := context.WithTimeout(ctx, reachTime)
+	defer cancel()
+	switch err := d.cfg.Plans.Reach(limited, index); {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case limited.Err() != nil:
+		return fmt.Errorf("know of waves up to log index %d: %w", index, &meta.UnavailableError{Reason: "behind", RetryAfter: time.Second})
+	case err != nil:
+		return fmt.Errorf("know of waves up to log index %d: %w", index, err)
+	}
+	return d.refresh(ctx, index)
+}
+
+// refresh reads the open waves, unless they are known as of index or later; 0 reads
+// in any case.
+func (d *Desk) refresh(ctx context.Context, known uint64) error {
 	d.read.Lock()
 	defer d.read.Unlock()
-	if after > 0 && d.seen() >= after {
+	if known > 0 && d.seen() >= known {
 		return nil // another call has just read it
 	}
-	waves, index, err := d.cfg.Plans.Open(ctx, after)
+	waves, index, err := d.cfg.Plans.Open(ctx)
 	if err != nil {
 		return fmt.Errorf("read the open waves: %w", err)
 	}
@@ -246,15 +266,20 @@ func (t *ticket) finish() {
 // later. It answers when what the host reported is recorded, and then, when it waits
 // to be admitted somewhere, as soon as it is or wait has passed.
 //
-// Errors: meta.ErrNotFound for a host that is not in the roster;
-// meta.ErrUnavailable; of ctx.
+// Errors: meta.ErrNotFound for a host that is not in the roster; meta.ErrInvalid for
+// what no host says; meta.ErrUnavailable; of ctx.
 func (d *Desk) Sync(ctx context.Context, node meta.NodeID, said meta.WaveWord, wait time.Duration) (meta.WaveOrders, error) {
 	n, ok := d.cfg.Node(node)
 	if !ok {
 		return meta.WaveOrders{}, fmt.Errorf("host %s: %w", node, meta.ErrNotFound)
 	}
+	for _, p := range said.Parts {
+		if err := check(p); err != nil {
+			return meta.WaveOrders{}, fmt.Errorf("host %s: %w", node, err)
+		}
+	}
 	if seen := d.seen(); seen == 0 || said.After > seen {
-		if err := d.refresh(ctx, max(said.After, 1)); err != nil {
+		if err := d.reach(ctx, max(said.After, 1)); err != nil {
 			return meta.WaveOrders{}, err
 		}
 	}

@@ -27,9 +27,10 @@ import (
 
 // Plans is what the metadata says of waves, as a server reads it.
 type Plans interface {
-	// Open lists the waves that are not over, as of a log index not before after,
-	// and that index.
-	Open(ctx context.Context, after uint64) (waves []meta.Wave, index uint64, err error)
+	// Reach waits until what is read is as of a log index or later.
+	Reach(ctx context.Context, index uint64) error
+	// Open lists the waves that are not over, and the index as of which they are.
+	Open(ctx context.Context) (waves []meta.Wave, index uint64, err error)
 	// Hosts returns a wave and what it has of hosts, in their order; of one that was
 	// never admitted only Node is set. Errors: meta.ErrNotFound.
 	Hosts(ctx context.Context, wave string, hosts []meta.NodeID) (meta.Wave, []meta.WaveHost, error)
