@@ -121,13 +121,18 @@ func (s *stream) ReadFrom(src io.Reader) (total int64, err error) {
 		}
 	}
 	buf := pieces.Get().(*[]byte)
-	defer pieces.Put(buf)
+	defer func() {
+		if buf != nil {
+			pieces.Put(buf)
+		}
+	}()
 	for {
 		n, err := src.Read(*buf)
 		if n > 0 {
 			m, err := s.Write((*buf)[:n])
 			total += int64(m)
 			if err != nil {
+				buf = nil // a stream of HTTP/2 that was reset may still be reading it
 				return total, err
 			}
 		}

@@ -136,12 +136,12 @@ func Serve(w http.ResponseWriter, r *http.Request, c Content) error {
 		if c.Size == 0 {
 			return nil
 		}
-		return send(w, body, span{0, c.Size}, c.Size)
+		return send(w, r, body, span{0, c.Size}, c.Size)
 	case 1:
 		h.Set("Content-Range", ranges[0].contentRange(c.Size))
 		h.Set("Content-Length", strconv.FormatInt(ranges[0].length, 10))
 		w.WriteHeader(http.StatusPartialContent)
-		return send(w, body, ranges[0], c.Size)
+		return send(w, r, body, ranges[0], c.Size)
 	}
 	return sendParts(w, body, ranges, c)
 }
@@ -154,11 +154,13 @@ func (s span) contentRange(size int64) string {
 }
 
 // send copies one span. A whole body goes by the reader's own WriteTo, which
-// knows best how to read ahead.
-func send(w io.Writer, body io.ReadSeeker, s span, size int64) error {
+// knows best how to read ahead. Not in HTTP/2: there a Write returns as soon as the
+// client has reset the stream, when another goroutine may still read its bytes, and
+// those of the reader are unmapped memory soon after.
+func send(w io.Writer, r *http.Request, body io.ReadSeeker, s span, size int64) error {
 	var n int64
 	var err error
-	if wt, ok := body.(io.WriterTo); ok && s.start == 0 && s.length == size {
+	if wt, ok := body.(io.WriterTo); ok && s.start == 0 && s.length == size && r.ProtoMajor < 2 {
 		n, err = wt.WriteTo(w)
 	} else {
 		if s.start != 0 {

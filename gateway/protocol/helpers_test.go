@@ -137,6 +137,33 @@ func TestServeShortReader(t *testing.T) {
 	}
 }
 
+// noted is a reader that notes when its memory is handed out.
+type noted struct {
+	nopCloser
+	handed *bool
+}
+
+func (n noted) WriteTo(w io.Writer) (int64, error) {
+	*n.handed = true
+	return n.nopCloser.WriteTo(w)
+}
+
+// A Write to a stream of HTTP/2 returns when the client resets it, although its bytes
+// may still be read: they must not be those of a reader, which are unmapped then.
+func TestServeKeepsAReadersMemoryFromHTTP2(t *testing.T) {
+	for major, want := range map[int]bool{1: true, 2: false} {
+		handed := false
+		r, w := httptest.NewRequest("GET", "/x", nil), httptest.NewRecorder()
+		r.ProtoMajor = major
+		err := Serve(w, r, Content{Size: 3, Open: func(context.Context) (io.ReadSeekCloser, error) {
+			return noted{nopCloser{bytes.NewReader([]byte("abc"))}, &handed}, nil
+		}})
+		if err != nil || handed != want || w.Body.String() != "abc" {
+			t.Errorf("HTTP/%d: memory handed out %v, body %q, %v", major, handed, w.Body, err)
+		}
+	}
+}
+
 func TestServeBytes(t *testing.T) {
 	w := httptest.NewRecorder()
 	if err := ServeBytes(w, httptest.NewRequest("GET", "/x", nil), []byte("{}"), Content{MediaType: "application/json", Cache: Immutable, Public: true}); err != nil {
