@@ -45,6 +45,7 @@ type fakeHost struct {
 	fleet *fleet
 	id    meta.NodeID
 	fails bool
+	lags  bool // its server knows no waves yet, but for what it is told to have heard of
 	stop  context.CancelFunc
 	news  chan uint64
 
@@ -159,6 +160,9 @@ func (c *fleet) tell() {
 // Sync asks the first server that is up, of those in this host's order.
 func (h *fakeHost) Sync(ctx context.Context, said meta.WaveWord, wait time.Duration) (meta.WaveOrders, error) {
 	c := h.fleet
+	if h.lags && said.After == 0 {
+		return meta.WaveOrders{}, nil
+	}
 	first := int(h.id[len(h.id)-1])
 	for i := range c.desks {
 		c.mu.Lock()
@@ -306,6 +310,14 @@ func (c *fleet) start(id meta.NodeID) {
 	ctx, stop := context.WithCancel(c.ctx)
 	h.stop = stop
 	c.group.Go(func() {
+		// The feed begins with the index as of which the roster was listed.
+		time.Sleep(time.Second)
+		select {
+		case h.news <- last(c):
+		default:
+		}
+	})
+	c.group.Go(func() {
 		if err := a.Run(ctx); err != nil {
 			c.t.Error(err)
 		}
@@ -407,7 +419,7 @@ func TestWaveReachesEverybody(t *testing.T) {
 		c.hosts[eu[1]].stop()
 		c.until("w1", time.Hour, func(w meta.Wave) bool { return w.Ended != 0 })
 		c.start(eu[1])
-		time.Sleep(time.Second)
+		time.Sleep(2 * time.Second)
 		for _, id := range append(eu, late...) {
 			if c.hosts[id].pinned() != 0 {
 				t.Errorf("%s keeps it", id)
@@ -653,6 +665,25 @@ func TestWaveRefusesWrongWords(t *testing.T) {
 			}
 		}
 		c.until("w1", 10*time.Second, func(w meta.Wave) bool { return w.Total().Done == 3 })
+	})
+}
+
+// A host that starts again keeps what waves brought, also when the first server that it
+// asks was down when they were planned.
+func TestWaveKeptBesideALaggingServer(t *testing.T) {
+	inFleet(t, 1, func(c *fleet) {
+		id := c.join("eu", 1)[0]
+		c.plan("w1", nil)
+		c.until("w1", 10*time.Second, is(meta.WaveDone))
+		c.hosts[id].stop()
+		c.hosts[id].lags = true
+		c.start(id)
+		for range 20 {
+			time.Sleep(500 * time.Millisecond)
+			if c.hosts[id].pinned() != 1 {
+				t.Fatal("it is no longer pinned")
+			}
+		}
 	})
 }
 

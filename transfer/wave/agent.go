@@ -87,6 +87,7 @@ type load struct {
 // reply is what a call of Sync brought.
 type reply struct {
 	asked  time.Time
+	after  uint64 // the answer is as of this log index or later
 	orders meta.WaveOrders
 	said   map[string]meta.HostState
 	err    error
@@ -226,7 +227,7 @@ func (a *Agent) said() (all []part) {
 
 // sync asks a server, until try ends.
 func (a *Agent) sync(ctx, try context.Context, after uint64, parts []part) {
-	r := reply{asked: time.Now(), said: make(map[string]meta.HostState, len(parts))}
+	r := reply{asked: time.Now(), after: after, said: make(map[string]meta.HostState, len(parts))}
 	word := meta.WaveWord{After: after}
 	for _, p := range parts {
 		if p.State == meta.HostFetching && p.load != nil {
@@ -289,7 +290,8 @@ func (a *Agent) digest(ctx context.Context, group *sync.WaitGroup, r reply) (in 
 			a.drop(id, c)
 		}
 	}
-	if !a.tidied {
+	if !a.tidied && r.after > 0 {
+		// Before it has heard anything, a server that lags may know less than the pins.
 		a.tidied = a.tidy(open)
 	}
 	for _, c := range a.courses {
