@@ -124,12 +124,16 @@ func (t *tx) addNode(n *meta.Node) error {
 	if err != nil {
 		return err
 	}
-	if r == nil {
+	isNew := r == nil
+	if isNew {
 		r = &regionRecord{Region: meta.Region{Name: n.Region, Primary: true, Created: t.now}}
 	}
 	at, _ := slices.BinarySearch(r.Servers, n.ID)
 	r.Servers = slices.Insert(r.Servers, at, n.ID)
 	t.putRegion(r)
+	if isNew || len(r.Servers) <= regionCopies { // More copies are due than before.
+		return t.unsettle(meta.RepoRef{}, isNew)
+	}
 	return nil
 }
 

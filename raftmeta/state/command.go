@@ -63,6 +63,7 @@ const (
 	typeSealRootKey      = 45
 	typeReportReplicas   = 50
 	typeDemandReplica    = 51
+	typeSettleDemands    = 52
 	typeCreateWave       = 60
 	typeCancelWave       = 61
 	typeAdmitHosts       = 62
@@ -72,7 +73,7 @@ const (
 )
 
 // Level is the highest cluster level that this build knows.
-const Level uint32 = 2
+const Level uint32 = 3
 
 // kind is what the machine knows of a command's type.
 type kind struct {
@@ -148,6 +149,7 @@ var kinds = map[uint16]kind{
 	typeReportHosts:      kindOf[ReportHosts, none](2),
 	typeEndWave:          kindOf[EndWave, none](2),
 	typeForgetWaves:      kindOf[ForgetWaves, ForgetResult](2),
+	typeSettleDemands:    kindOf[SettleDemands, SettleResult](settleLevel),
 }
 
 // Name returns the name of c's type, for messages.

@@ -22,14 +22,14 @@ func TestWireNames(t *testing.T) {
 		"20 LinkBlob, 21 MountBlob, 22 UnlinkBlob, 23 ExpireUploads, 24 StageReferences, " +
 		"30 Publish, 31 MoveAlias, 32 DeleteAlias, 33 DeleteVersion, 34 SetLabels, " +
 		"40 AdmitNode, 41 UpdateNode, 42 RemoveNode, 43 CreateJoinToken, 44 PutRegion, 45 SealRootKey, " +
-		"50 ReportReplicas, 51 DemandReplica, " +
+		"50 ReportReplicas, 51 DemandReplica, 52 SettleDemands, " +
 		"60 CreateWave, 61 CancelWave, 62 AdmitHosts, 63 ReportHosts, 64 EndWave, 65 ForgetWaves"
 	if got := strings.Join(commands, ", "); got != want {
 		t.Errorf("commands are\n%s\nwant\n%s", got, want)
 	}
 	want = "Attachments BlobByRoot FindLink GetBlob GetCluster GetFile GetJoinToken GetNode GetPackage GetRepository GetTenant " +
 		"GetVersion AliasHistory ListAliases ListFiles ListNodes ListPackages ListReferences ListRegions ListRepositories " +
-		"ListTenants ListVersions PendingReplicas Replicas Resolve GetWave ListWaves WaveHosts ListWaveHosts"
+		"ListTenants ListVersions NextSettlement PendingReplicas Replicas Resolve GetWave ListWaves WaveHosts ListWaveHosts"
 	names := strings.Fields(want)
 	slices.Sort(names)
 	if got := slices.Sorted(maps.Keys(Questions)); !slices.Equal(got, names) {

@@ -2,9 +2,7 @@ package state
 
 import (
 	"fmt"
-	"slices"
 
-	"github.com/shoal-registry/shoal/raftmeta/feed"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/verify/digest"
 )
@@ -70,9 +68,8 @@ func (t *tx) demand(b *meta.Blob, region meta.RegionName, class meta.Class) (*me
 	if err := t.settle(d); err != nil {
 		return nil, err
 	}
-	if d.State == meta.ReplicaPending && !slices.Contains(t.demanded, region) {
-		t.demanded = append(t.demanded, region)
-		t.emit(feed.Change{Kind: feed.KindDemand, Region: region})
+	if d.State == meta.ReplicaPending {
+		t.tell(region)
 	}
 	return d, nil
 }
@@ -92,17 +89,8 @@ func strength(c meta.Class) int {
 // undemand takes back what is still owed of a root that no repository links any
 // more, in any context.
 func (t *tx) undemand(root digest.CID) error {
-	for p, err := range t.scan(within(keyRoots(root))) {
-		if err != nil {
-			return err
-		}
-		b, err := load[blobRecord](t, keyBlob(string(p.key[len(keyRoots(root)):]), digest.Digest(p.value)))
-		if err != nil {
-			return err
-		}
-		if b != nil && b.Links > 0 {
-			return nil
-		}
+	if linked, err := t.linked(root); linked || err != nil {
+		return err
 	}
 	for p, err := range t.scan(within(keyReplicas(root))) {
 		if err != nil {
@@ -118,6 +106,23 @@ func (t *tx) undemand(root digest.CID) error {
 		}
 	}
 	return nil
+}
+
+// linked says whether a repository links a blob of the root, in any context.
+func (t *tx) linked(root digest.CID) (bool, error) {
+	for p, err := range t.scan(within(keyRoots(root))) {
+		if err != nil {
+			return false, err
+		}
+		b, err := load[blobRecord](t, keyBlob(string(p.key[len(keyRoots(root)):]), digest.Digest(p.value)))
+		if err != nil {
+			return false, err
+		}
+		if b != nil && b.Links > 0 {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // regionsOf returns the regions that owe a copy of what the repository's versions

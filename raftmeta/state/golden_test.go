@@ -22,7 +22,11 @@ var update = flag.Bool("update", false, "write the golden logs that are missing;
 
 // scenarios are the logs to freeze: one a cluster level, with every command in it.
 // A change of a scenario does not change its log; add a new one.
-var scenarios = map[string]func() []Entry{"level1": levelOne, "level2": levelTwo}
+var scenarios = map[string]func(*testing.T) []Entry{
+	"level1": func(*testing.T) []Entry { return levelOne() },
+	"level2": func(*testing.T) []Entry { return levelTwo() },
+	"level3": levelThree,
+}
 
 // TestGolden replays logs that earlier builds wrote. Results and the state must
 // stay what they were, or servers of two builds diverge.
@@ -33,7 +37,7 @@ func TestGolden(t *testing.T) {
 	for name, scenario := range scenarios {
 		path := filepath.Join("testdata", "golden", name+".log")
 		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) && *update {
-			if err := os.WriteFile(path, writeGolden(t, scenario()), 0o644); err != nil {
+			if err := os.WriteFile(path, writeGolden(t, scenario(t)), 0o644); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -140,7 +144,37 @@ func readable(v any) string {
 func levelOne() []Entry { return writeLevelOne().entries }
 
 // levelTwo goes on from it with the commands of level 2.
-func levelTwo() []Entry {
+func levelTwo() []Entry { return writeLevelTwo().entries }
+
+// levelThree goes on from there with servers that come and go.
+func levelThree(t *testing.T) []Entry {
+	l := writeLevelTwo()
+	l.dir = t.TempDir
+	join := func(id meta.NodeID, region meta.RegionName) {
+		l.add("", CreateJoinToken{Token: meta.JoinToken{ID: "of " + string(id), Role: meta.RoleServer, Region: region, Uses: 1, Expires: meta.TimeOf(l.now.Add(time.Hour))}})
+		l.add("", AdmitNode{TokenSecretHash: "of " + string(id), Node: server(id, region)})
+	}
+	settle := l.settle
+	critical := meta.ClassCritical
+	l.add("", SettleDemands{Limit: 1}) // below its level
+	l.add("", SetLevel{Level: 3})
+	settle(3)
+	join("us-3", "us")
+	settle(4)
+	l.add("", report("us-2", meta.ReplicaVerified, "layer", "m1", "sig", "staged", "index"))
+	l.add("", report("us-3", meta.ReplicaVerified, "layer", "m1", "sig"))
+	l.add("", RemoveNode{ID: "us-3"})
+	l.add("", SettleDemands{Since: 1, Limit: 9}) // of another settlement
+	settle(2)
+	l.add("", SetRepository{Ref: appRef, Class: &critical})
+	settle(1)
+	l.add("", PutRegion{Region: meta.Region{Name: "sa", Primary: true}})
+	join("sa-1", "sa")
+	settle(5)
+	return l.entries
+}
+
+func writeLevelTwo() *logWriter {
 	l := writeLevelOne()
 	hosts := func(state meta.HostState, bytes int64, reason string, ids ...meta.NodeID) (h []meta.WaveHost) {
 		for _, id := range ids {
@@ -204,7 +238,7 @@ func levelTwo() []Entry {
 	l.add("", EndWave{ID: "w3"})
 	l.add("", ForgetWaves{Before: meta.TimeOf(l.now.Add(-time.Hour)), Limit: 3})
 	l.add("", ForgetWaves{Before: meta.TimeOf(l.now.Add(-time.Hour)), Limit: 6})
-	return l.entries
+	return l
 }
 
 func writeLevelOne() *logWriter {
@@ -285,6 +319,38 @@ func writeLevelOne() *logWriter {
 type logWriter struct {
 	entries []Entry
 	now     time.Time
+	dir     func() string // where settle replays the log so far
+}
+
+// settle writes what proposers do until nothing is left to settle. How far it is only
+// a machine knows, so the log so far is applied to one.
+func (l *logWriter) settle(limit uint32) {
+	m, err := Open(l.dir(), Options{})
+	if err == nil {
+		_, err = m.ApplyBatch(l.entries)
+	}
+	if err != nil {
+		panic(err)
+	}
+	defer m.Close()
+	for {
+		v, err := m.View()
+		if err != nil {
+			panic(err)
+		}
+		s, err := nextSettlement(v)
+		if err = errors.Join(err, v.Close()); err != nil {
+			panic(err)
+		}
+		if s == nil {
+			return
+		}
+		l.add("", SettleDemands{Since: s.Since, After: s.After, Limit: limit})
+		e := l.entries[len(l.entries)-1]
+		if _, err := m.Apply(e.Index, e.Term, e.Command); err != nil {
+			panic(err)
+		}
+	}
 }
 
 func (l *logWriter) add(request string, c Command) {

@@ -31,10 +31,12 @@ const (
 	spaceLeases    = 'L' // wave, until, node -> nothing: hosts that fetch under a lease
 	spaceOpenWaves = 'O' // wave -> nothing: those that are not over
 	spaceOverWaves = 'F' // ended at, wave -> nothing: those that are
-	spaceRequests  = 'x' // request id -> result
-	spaceWindow    = 'y' // sequence -> request id: what to forget next
-	spaceFeed      = 'e' // index, seq -> feed.Change
-	spaceMachine   = 'm' // applied, format, level, cluster ...
+	// Tenant, repository -> Settlement: what is to be settled anew, all at first.
+	spaceSettlements = 'S'
+	spaceRequests    = 'x' // request id -> result
+	spaceWindow      = 'y' // sequence -> request id: what to forget next
+	spaceFeed        = 'e' // index, seq -> feed.Change
+	spaceMachine     = 'm' // applied, format, level, cluster ...
 )
 
 // Letters below a tenant; [x] is a bare last part.
@@ -136,6 +138,14 @@ func keyQueue(region meta.RegionName) key { return key{spaceQueue}.part(string(r
 func keyQueued(r meta.Replica) key {
 	return append(keyQueue(r.Region).u64(clock(r.Demand)), r.Root[:]...)
 }
+
+// keySettlement is that of all without repo, and then sorts before the others.
+func keySettlement(repo meta.RepoRef) key {
+	if repo == (meta.RepoRef{}) {
+		return key{spaceSettlements}
+	}
+	return key{spaceSettlements}.part(string(repo.Tenant)).last(repo.Name)
+}
 func keyRoots(root digest.CID) key { return append(key{spaceRoots}, root[:]...) }
 
 func keyNode(id meta.NodeID) key            { return key{spaceNodes}.last(string(id)) }
@@ -195,6 +205,19 @@ func parseUpload(k []byte) (upload, error) {
 		return u, fail
 	}
 	return u, nil
+}
+
+// parseLinkOwner returns the repository of a key of links.
+func parseLinkOwner(k []byte) (tenant, repo string, err error) {
+	if len(k) > 0 && k[0] == spaceTenant {
+		tenant, rest, ok := cutPart(k[1:])
+		if ok && len(rest) > 0 && rest[0] == inLinks {
+			if repo, _, ok = cutPart(rest[1:]); ok {
+				return tenant, repo, nil
+			}
+		}
+	}
+	return "", "", fmt.Errorf("key %x is no link", k)
 }
 
 // cutPart takes a part with its length from the front of k.

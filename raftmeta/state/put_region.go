@@ -2,8 +2,8 @@ package state
 
 import "github.com/shoal-registry/shoal/raftmeta/meta"
 
-// PutRegion creates a region or changes whether it is primary. Versions published
-// from then on are demanded accordingly. Result: meta.Region.
+// PutRegion creates a region or changes whether it is primary. Demands are
+// settled accordingly (SettleDemands). Result: meta.Region.
 type PutRegion struct {
 	Region meta.Region `cbor:"1,keyasint,omitempty"`
 }
@@ -19,10 +19,16 @@ func (c PutRegion) apply(t *tx) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	changed := r == nil || r.Region.Primary != c.Region.Primary
 	if r == nil {
 		r = &regionRecord{Region: meta.Region{Name: c.Region.Name, Created: t.now}}
 	}
 	r.Region.Primary = c.Region.Primary
 	t.putRegion(r)
+	if changed {
+		if err := t.unsettle(meta.RepoRef{}, true); err != nil {
+			return nil, err
+		}
+	}
 	return r.Region, nil
 }

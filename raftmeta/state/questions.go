@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/shoal-registry/shoal/raftmeta/meta"
@@ -533,7 +534,8 @@ func (q Replicas) Answer(v *View) ([]meta.Replica, error) {
 }
 
 // PendingReplicas lists the demands of a region that are not yet verified, oldest
-// first. Page.After is the text of the last root.
+// first. Page.After is PendingAfter of the last one, or the text of its root while it
+// is owed.
 type PendingReplicas struct {
 	Region meta.RegionName `cbor:"1,keyasint,omitempty"`
 	Page   Page            `cbor:"2,keyasint,omitempty"`
@@ -547,10 +549,11 @@ func (q PendingReplicas) Answer(v *View) (a []meta.Replica, _ error) {
 	}
 	s := within(keyQueue(q.Region))
 	if q.Page.After != "" {
-		last, err := q.demand(v, q.Page.After)
+		last, err := q.last(v)
 		if err != nil {
 			return nil, err
 		}
+		last.Region = q.Region
 		s.lower = append(keyQueued(*last), 0)
 	}
 	prefix := len(keyQueue(q.Region).u64(0))
@@ -581,13 +584,47 @@ func (q BlobByRoot) Answer(v *View) (meta.Blob, error) {
 	return value(b, err)
 }
 
-// demand finds the demand that a page ended with.
-func (q PendingReplicas) demand(v *View, root string) (*meta.Replica, error) {
+// PendingAfter is where a listing goes on behind d: there also once d is settled,
+// gone, or owed anew.
+func PendingAfter(d meta.Replica) string {
+	return strconv.FormatInt(int64(d.Demand), 10) + "~" + d.Root.String()
+}
+
+// last finds the place of the demand that a page ended with.
+func (q PendingReplicas) last(v *View) (*meta.Replica, error) {
+	fail := func(err error) error {
+		return fmt.Errorf("page after %q: %w: %w", q.Page.After, err, meta.ErrInvalid)
+	}
+	at, root, exact := strings.Cut(q.Page.After, "~")
+	if !exact {
+		root = at
+	}
 	id, err := digest.ParseCID(root)
 	if err != nil {
-		return nil, fmt.Errorf("page after %w: %w", err, meta.ErrInvalid)
+		return nil, fail(err)
 	}
-	return find[meta.Replica](v, keyReplica(id, q.Region, ""), "demand", root)
+	if !exact {
+		return find[meta.Replica](v, keyReplica(id, q.Region, ""), "demand", root)
+	}
+	demanded, err := strconv.ParseInt(at, 10, 64)
+	if err != nil {
+		return nil, fail(err)
+	}
+	return &meta.Replica{Root: id, Demand: meta.Time(demanded)}, nil
+}
+
+// NextSettlement answers what SettleDemands has to do next.
+//
+// Errors: meta.ErrNotFound when everything is settled.
+type NextSettlement struct{}
+
+// Answer implements Question.
+func (NextSettlement) Answer(v *View) (Settlement, error) {
+	s, err := nextSettlement(v)
+	if err == nil && s == nil {
+		err = fmt.Errorf("settlement: %w", meta.ErrNotFound)
+	}
+	return value(s, err)
 }
 
 // GetWave answers a wave.

@@ -62,6 +62,9 @@ func (t *tx) removeServer(n *meta.Node) error {
 		r.Servers = slices.Delete(r.Servers, at, at+1)
 	}
 	t.putRegion(r)
+	if err := t.unsettle(meta.RepoRef{}, false); err != nil {
+		return err
+	}
 	cluster, err := find[meta.Cluster](t, keyCluster, "cluster", "")
 	if err != nil {
 		return err

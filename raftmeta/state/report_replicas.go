@@ -95,9 +95,18 @@ func (t *tx) reportCopy(b *meta.Blob, server meta.NodeID, state meta.ReplicaStat
 // settle stores a region's demand as verified when enough of the region's servers
 // are, else as pending and in the queue.
 func (t *tx) settle(d *meta.Replica) error {
+	enough, err := t.enough(d)
+	if err == nil {
+		t.store(d, enough)
+	}
+	return err
+}
+
+// enough says whether as many of the region's servers have a verified copy as are to.
+func (t *tx) enough(d *meta.Replica) (bool, error) {
 	region, err := t.region(d.Region)
 	if err != nil {
-		return err
+		return false, err
 	}
 	var servers []meta.NodeID
 	if region != nil {
@@ -108,15 +117,20 @@ func (t *tx) settle(d *meta.Replica) error {
 	for _, server := range servers {
 		r, err := load[meta.Replica](t, keyReplica(d.Root, d.Region, server))
 		if err != nil {
-			return err
+			return false, err
 		}
 		if r != nil && r.State == meta.ReplicaVerified {
 			if verified++; verified == want {
-				break
+				return true, nil
 			}
 		}
 	}
-	if verified == want {
+	return false, nil
+}
+
+// store puts a demand down as verified, or as pending and in the queue.
+func (t *tx) store(d *meta.Replica, verified bool) {
+	if verified {
 		d.State, d.Verified = meta.ReplicaVerified, t.now
 		t.del(keyQueued(*d))
 	} else {
@@ -124,7 +138,6 @@ func (t *tx) settle(d *meta.Replica) error {
 		t.mark(keyQueued(*d))
 	}
 	t.put(keyReplica(d.Root, d.Region, ""), d)
-	return nil
 }
 
 // regionCopies is how many servers of a region keep a demanded blob, when the

@@ -34,9 +34,14 @@ func (c SetLevel) apply(t *tx) (any, error) {
 	if c.Level < cluster.Level {
 		return nil, fmt.Errorf("set level %d: the cluster is at %d and its log may hold commands of it: %w", c.Level, cluster.Level, meta.ErrConflict)
 	}
+	before := cluster.Level
 	cluster.Level = c.Level
 	t.put(keyCluster, cluster)
 	t.setNumber(keyLevel, uint64(c.Level))
 	t.emit(feed.Change{Kind: feed.KindCluster})
+	if before < settleLevel {
+		// What the roster was when the demands were written, nobody knows.
+		return nil, t.unsettle(meta.RepoRef{}, true)
+	}
 	return nil, nil
 }

@@ -3,7 +3,7 @@ package state
 import "github.com/shoal-registry/shoal/raftmeta/meta"
 
 // SetRepository changes what may change of a repository; nil leaves as it is. A
-// new class or region holds for versions published from then on. Result:
+// new class or region holds for all versions: what they use is settled anew. Result:
 // meta.Repository.
 //
 // Errors: meta.ErrNotFound, meta.ErrInvalid.
@@ -46,6 +46,11 @@ func (c SetRepository) apply(t *tx) (any, error) {
 	}
 	repo.Revision = t.index
 	t.putRepository(repo)
+	if repo.Class != old.Class || repo.Home != old.Home || repo.Second != old.Second {
+		if err := t.unsettle(repo.Ref, true); err != nil {
+			return nil, err
+		}
+	}
 	return *repo, nil
 }
 
