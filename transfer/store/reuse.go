@@ -138,7 +138,7 @@ func (d *Disk) sourcesOf(ctx context.Context, root digest.CID, m *chunk.Map) *so
 	tried := 0
 	for _, h := range d.index.find(m) {
 		roots, err := d.rooted(h)
-		if err != nil || tried == 2*reuseSources || len(s.entries) == reuseSources || s.found == m.Len() {
+		if err != nil || tried >= 2*reuseSources || len(s.entries) >= reuseSources || s.found == m.Len() {
 			break // without them the chunks are fetched
 		}
 		for _, other := range roots {
@@ -182,7 +182,7 @@ func (s *sources) match(e *entry, m *chunk.Map) (added int) {
 		added++
 	}
 	for i := range min(m.Len(), other.Len()) {
-		if s.origins[i].source < 0 && have.Has(i) && m.Chunks[i].ID == other.Chunks[i].ID {
+		if s.origins[i].source < 0 && have.Has(i) && m.Chunks[i] == other.Chunks[i] {
 			note(i, i)
 		}
 	}

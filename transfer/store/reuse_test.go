@@ -380,3 +380,30 @@ func BenchmarkIndex(b *testing.B) {
 		}
 	}
 }
+
+// A map that lies about a chunk's length makes nobody read another blob wrongly and take
+// it for damaged.
+func TestReuseOfAMapThatLies(t *testing.T) {
+	d := testDisk(t, DiskConfig{CacheBytes: 1 << 30})
+	content := random(4*chunk.MinBytes+100, 1)
+	put(t, d, content)
+	honest := chunk.Of(content)
+	chunks := slices.Clone(honest.Chunks)
+	last := &chunks[len(chunks)-1]
+	last.Plain, last.Stored = last.Plain+50, last.Stored+50
+	lie, err := chunk.New(0, chunks)
+	must(t, err)
+	b, err := d.Create(t.Context(), lie)
+	must(t, err)
+	defer b.Close()
+	d.Reuse(t.Context(), b).Run(t.Context(), func(int, error) {})
+	other, err := d.Open(t.Context(), honest.Root())
+	must(t, err)
+	defer other.Close()
+	if !other.Complete() {
+		t.Error("the other blob was taken for damaged")
+	}
+	if b.Complete() || b.Have().Has(len(chunks)-1) {
+		t.Error("a chunk of another length was taken")
+	}
+}
