@@ -27,12 +27,16 @@ func (o *output) print(cmd *cobra.Command, v any, human func()) error {
 	return enc.Encode(v)
 }
 
-// table prints rows under a header, columns aligned.
+// table prints rows under a header, columns aligned; controls in them are dots.
 func table(cmd *cobra.Command, header []string, rows [][]string) {
 	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, strings.ToUpper(strings.Join(header, "\t")))
 	for _, r := range rows {
-		fmt.Fprintln(w, strings.Join(r, "\t"))
+		cells := make([]string, len(r))
+		for i, s := range r {
+			cells[i] = clip(s, 0)
+		}
+		fmt.Fprintln(w, strings.Join(cells, "\t"))
 	}
 	w.Flush()
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/shoal-registry/shoal/raftmeta/meta"
@@ -159,7 +160,7 @@ func columns(header []string, rows [][]string) []string {
 // the terminal, so control characters become dots.
 func clip(s string, width int) string {
 	s = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
+		if unicode.IsControl(r) {
 			return '.'
 		}
 		return r

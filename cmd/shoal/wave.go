@@ -197,7 +197,7 @@ func watchWave(ctx context.Context, cmd *cobra.Command, c *client.Client, id str
 func waveResult(s *client.WaveStatus) error {
 	switch {
 	case s.Wave.State != meta.WaveDone:
-		return fmt.Errorf("wave %s is %s: %s", s.Wave.ID, s.Wave.State, s.Wave.Reason)
+		return fmt.Errorf("wave %s is %s: %s", s.Wave.ID, s.Wave.State, clip(s.Wave.Reason, 0))
 	case s.Hosts.Failed > 0:
 		return fmt.Errorf("wave %s is done, %d of %d hosts failed", s.Wave.ID, s.Hosts.Failed, s.Hosts.Targeted)
 	}

@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"github.com/shoal-registry/shoal/gateway/admin/client"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 )
@@ -36,6 +38,21 @@ func TestWaveFlags(t *testing.T) {
 		if err := run(append(strings.Fields(line), "--server", "http://127.0.0.1:1")...); err == nil || strings.Contains(err.Error(), "refused") {
 			t.Errorf("shoal %s: %v", line, err)
 		}
+	}
+}
+
+// What hosts say must not reach the terminal's controls, nor break a table's rows.
+func TestTableIsText(t *testing.T) {
+	var out strings.Builder
+	cmd := &cobra.Command{}
+	cmd.SetOut(&out)
+	table(cmd, []string{"host", "reason"}, [][]string{{"h1", "no\x1b[2J\u009b2J\n\tspace"}})
+	if got, want := out.String(), "HOST  REASON\nh1    no.[2J.2J..space\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	s := client.WaveStatus{Wave: meta.Wave{ID: "w1", State: meta.WaveAborted, Reason: "no\x1b[2Jspace"}}
+	if err := waveResult(&s); err == nil || strings.Contains(err.Error(), "\x1b") {
+		t.Errorf("got %q", err)
 	}
 }
 

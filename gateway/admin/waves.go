@@ -72,8 +72,10 @@ func (a *API) resolve(c *protocol.Call, text string) (ref meta.WaveRef, _ error)
 	ref.Package, ref.Alias, ref.Version = name.Package, name.Alias, name.Version
 	if name.Version != "" {
 		v, err := confirmed(a, c, state.GetVersion{Repo: ref.Repo, Package: name.Package, Version: name.Version})
-		ref.Digest = v.Digest
-		return ref, err
+		if ref.Digest = v.Digest; err != nil {
+			return fail(err)
+		}
+		return ref, nil
 	}
 	found, err := confirmed(a, c, state.Resolve{Repo: ref.Repo, Package: name.Package, Alias: name.Alias})
 	if err != nil {
@@ -316,8 +318,12 @@ func (a *API) waveHosts(c *protocol.Call) error {
 		return err
 	}
 	query := c.R.URL.Query()
+	only := meta.HostState(query.Get("state"))
+	if only != "" && new(meta.WaveRegion).Count(only) == nil {
+		return fmt.Errorf("hosts that are %q are not listed, use fetching, done, skipped, failed or lost: %w", only, meta.ErrInvalid)
+	}
 	hosts, err := ask(a, c, state.ListWaveHosts{
-		Wave: w.ID, State: meta.HostState(query.Get("state")), Region: meta.RegionName(query.Get("region")), Page: p,
+		Wave: w.ID, State: only, Region: meta.RegionName(query.Get("region")), Page: p,
 	})
 	if err != nil {
 		return err

@@ -49,6 +49,14 @@ func (h *heard) Progress(context.Context, string) ([]meta.WaveProgress, []meta.N
 	return h.live, h.unreached
 }
 
+// waveHosts returns the first page's first error.
+func (f fixture) waveHosts(ctx context.Context, id string, state meta.HostState) (h meta.WaveHost, err error) {
+	for h, err = range f.WaveHosts(ctx, id, state) {
+		break
+	}
+	return h, err
+}
+
 // agents puts hosts of a region into the roster.
 func (f fixture) agents(t *testing.T, region meta.RegionName, ids ...meta.NodeID) {
 	t.Helper()
@@ -151,11 +159,16 @@ func TestWaveRights(t *testing.T) {
 		"no package":               {second(f.CreateWave(ctx, client.NewWave{Refs: []string{"acme/app"}})), meta.ErrInvalid},
 		"unknown region":           {second(f.CreateWave(ctx, client.NewWave{Refs: plan.Refs, Targets: []meta.WaveTarget{{Region: "mars"}}})), meta.ErrInvalid},
 		"too long":                 {second(f.CreateWave(ctx, client.NewWave{Refs: plan.Refs, PinSeconds: 1 << 40})), meta.ErrInvalid},
+		"no such state":            {second(f.waveHosts(ctx, w.ID, "asleep")), meta.ErrInvalid},
+		"waiting has no records":   {second(f.waveHosts(ctx, w.ID, meta.HostWaiting)), meta.ErrInvalid},
 		"too short":                {second(f.CreateWave(ctx, client.NewWave{Refs: plan.Refs, PinSeconds: 1})), meta.ErrInvalid},
 	} {
 		if !errors.Is(c.got, c.want) {
 			t.Errorf("%s: %v, want %v", name, c.got, c.want)
 		}
+	}
+	if _, err := f.CreateWave(ctx, client.NewWave{Refs: []string{"acme/app/api@9"}}); err == nil || !strings.Contains(err.Error(), "reference acme/app/api@9") {
+		t.Errorf("an unknown version: %v", err)
 	}
 	for _, err := range f.as("").Waves(ctx, false) {
 		var refused *client.Error
