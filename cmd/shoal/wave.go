@@ -182,12 +182,12 @@ func watchWave(ctx context.Context, cmd *cobra.Command, c *client.Client, id str
 			if s.Over() {
 				return waveResult(&s)
 			}
-		case !errors.Is(err, meta.ErrUnavailable) || ctx.Err() != nil || time.Since(heard) > patience:
+		case ctx.Err() == nil && (!errors.Is(err, meta.ErrUnavailable) || time.Since(heard) > patience):
 			return err
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return fmt.Errorf("no longer watched, wave %s goes on: %w", id, ctx.Err())
 		case <-time.After(time.Second):
 		}
 	}
@@ -266,6 +266,9 @@ func waveText(s *client.WaveStatus, speed waveSpeed, bars bool) string {
 		}
 	}
 	b.WriteByte('\n')
+	if s.Hosts.Targeted == 0 && w.Ended == 0 {
+		fmt.Fprintf(&b, "no host matches it yet; those that join get it until %s\n", w.Expires.Std().Local().Format(time.DateTime))
+	}
 	if w.State == meta.WaveRunning {
 		fmt.Fprintf(&b, "%s of %s, %s, %s left\n", size(s.Bytes), size(s.TotalBytes), rate(perSec), left(seconds))
 	}

@@ -90,6 +90,10 @@ func TestWaveText(t *testing.T) {
 			t.Errorf("%s: %v", state, err)
 		}
 	}
+	none := client.WaveStatus{Wave: meta.Wave{ID: "w2", State: meta.WavePlanned}}
+	if text := waveText(&none, waveSpeed{}, false); !strings.Contains(text, "no host matches it yet") {
+		t.Errorf("for nobody:\n%s", text)
+	}
 	s.Hosts.Failed = 0
 	if err := waveResult(&s); err != nil {
 		t.Errorf("done: %v", err)
