@@ -301,3 +301,21 @@ type holdersFunc func(digest.CID) []meta.NodeID
 func (f holdersFunc) Holders(_ context.Context, root digest.CID) ([]meta.NodeID, error) {
 	return f(root), nil
 }
+
+// Who asks from another region, which a grant allows, has no say about this one's nodes.
+func TestOtherRegionsAccuseNobody(t *testing.T) {
+	ctx := within(t)
+	s := &site{t: t}
+	server, agent, beyond := s.add("eu", "", meta.RoleServer), s.add("eu", "", meta.RoleAgent), s.add("us", "", meta.RoleServer)
+	s.enrol()
+	root, rights := someRoot(), &rights{}
+	rights.know(root)
+	r, _ := registrarOn(t, server, &shelf{}, rights, RegistrarLimits{})
+	if _, err := r.introduce(ctx, beyond.id(), request{Root: root, Look: true}); err != nil {
+		t.Fatal(err)
+	}
+	_, err := r.introduce(ctx, beyond.id(), request{Root: root, Look: true, Accused: agent.id(), Judged: true})
+	if !errors.Is(err, meta.ErrDenied) || r.away(agent.id()) {
+		t.Errorf("kept away %v: %v", r.away(agent.id()), err)
+	}
+}

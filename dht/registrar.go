@@ -287,7 +287,7 @@ func refusal(err error) reply {
 func (r *Registrar) introduce(ctx context.Context, asker meta.NodeID, req request) (reply, error) {
 	node, ok := r.cfg.Roster.Node(asker)
 	// An agent whose region has no server left may ask for a grant, and for no more.
-	if !ok || node.Region != r.cfg.Self.Region && !req.Look {
+	if !ok || node.Region != r.cfg.Self.Region && (!req.Look || req.Leave || req.Accused != "") {
 		return reply{}, fmt.Errorf("node %s is not of region %s: %w", asker, r.cfg.Self.Region, meta.ErrDenied)
 	}
 	if req.Leave {
