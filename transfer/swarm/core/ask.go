@@ -106,6 +106,9 @@ func (c *Core) depth(p *peer) int {
 
 // mean is the length of a chunk near the readers.
 func (c *Core) mean() float64 {
+	if c.count == 0 {
+		return 0
+	}
 	i := 0
 	if len(c.readers) > 0 {
 		i = min(c.readers[0].head, c.count-1)
