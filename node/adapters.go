@@ -192,12 +192,17 @@ func (m maps) Map(ctx context.Context, root digest.CID) (encoded, inline []byte,
 }
 
 // demands is what the repair loop asks of the metadata.
-type demands struct{ store *raftmeta.Store }
+type demands struct {
+	store interface {
+		raftmeta.Asker
+		raftmeta.Watcher
+	}
+}
 
-func (d demands) Pending(ctx context.Context, region meta.RegionName, after digest.CID, limit int) ([]meta.Replica, error) {
+func (d demands) Pending(ctx context.Context, region meta.RegionName, after *meta.Replica, limit int) ([]meta.Replica, error) {
 	page := state.Page{Limit: limit}
-	if !after.IsZero() {
-		page.After = after.String()
+	if after != nil {
+		page.After = state.PendingAfter(*after)
 	}
 	r, _, err := raftmeta.Ask(ctx, d.store, meta.Local, state.PendingReplicas{Region: region, Page: page})
 	return r, err

@@ -215,6 +215,10 @@ func (n *Node) buildServer(ctx context.Context) error {
 	}
 	n.parts.Add("certificate", func(ctx context.Context) error { return n.cred.Run(ctx, n.reissue(admission, record), n.renewalFailed) })
 	n.parts.Add("expiry of uploads", n.expireUploads)
+	n.parts.Add("settlement", settler{
+		metadata: records, doer: records, self: me.ID, limit: settleLimit, log: log,
+		leads: func() bool { return records.Leader() == me.ID },
+	}.run)
 	n.parts.Add("readiness", func(ctx context.Context) error {
 		// A server that restarts has caught up when it answers a strong read.
 		if err := n.awaitMetadata(ctx, meta.Strong); err != nil {

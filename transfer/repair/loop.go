@@ -59,6 +59,7 @@ type Loop struct {
 // outcome is what is remembered of a copy that is still owed: made but not yet seen in
 // the metadata, held up by other servers, or failing.
 type outcome struct {
+	demand   meta.Time // when what it is the outcome of was demanded; a newer demand begins anew
 	again    time.Time // until then it is left alone
 	attempts int       // that failed in a row
 	reported bool      // as failed
@@ -263,7 +264,7 @@ func (l *Loop) list(ctx context.Context) (planned []place.Copy, next time.Time, 
 			if _, running := l.running[d.Root]; running {
 				continue
 			}
-			if o, ok := l.known.Peek(d.Root); ok && now.Before(o.again) {
+			if o, ok := l.known.Peek(d.Root); ok && o.demand == d.Demand && now.Before(o.again) {
 				soonest(o.again)
 				continue
 			}
@@ -287,7 +288,7 @@ func (l *Loop) list(ctx context.Context) (planned []place.Copy, next time.Time, 
 // pending yields all demands of the region.
 func (l *Loop) pending(ctx context.Context) iter.Seq2[meta.Replica, error] {
 	return func(yield func(meta.Replica, error) bool) {
-		var after digest.CID
+		var after *meta.Replica
 		for {
 			page, err := l.cfg.Demands.Pending(ctx, l.cfg.Region, after, pageDemands)
 			if err != nil {
@@ -298,7 +299,7 @@ func (l *Loop) pending(ctx context.Context) iter.Seq2[meta.Replica, error] {
 				if !yield(d, nil) {
 					return
 				}
-				after = d.Root
+				after = &d
 			}
 			if len(page) < pageDemands {
 				return
@@ -355,7 +356,7 @@ func (l *Loop) conclude(ctx context.Context, r result) (again time.Time) {
 		if !r.idle {
 			trust = trustCopy
 		}
-		l.known.Add(root, outcome{again: now.Add(trust)})
+		l.known.Add(root, outcome{demand: r.demand.Demand, again: now.Add(trust)})
 		if !r.idle {
 			l.metrics.outcomes.WithLabelValues("verified").Inc()
 			l.tell(meta.Replica{Root: root, State: meta.ReplicaVerified})
@@ -367,6 +368,9 @@ func (l *Loop) conclude(ctx context.Context, r result) (again time.Time) {
 	}
 	l.metrics.outcomes.WithLabelValues("failed").Inc()
 	o, _ := l.known.Peek(root)
+	if o.demand != r.demand.Demand {
+		o = outcome{demand: r.demand.Demand}
+	}
 	delay := min(retryMost, retryFirst<<min(o.attempts, 16))
 	o.attempts++
 	o.again = now.Add(delay/2 + rand.N(delay/2+1))

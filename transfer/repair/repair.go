@@ -23,9 +23,9 @@ import (
 // Demands is what the metadata says a region owes.
 type Demands interface {
 	// Pending returns at most limit demands of the region (replicas without a Server)
-	// that are not verified, oldest first, behind that of root after; the zero CID
-	// is the start.
-	Pending(ctx context.Context, region meta.RegionName, after digest.CID, limit int) ([]meta.Replica, error)
+	// that are not verified, oldest first, behind after, which may be verified or
+	// gone meanwhile; nil is the start.
+	Pending(ctx context.Context, region meta.RegionName, after *meta.Replica, limit int) ([]meta.Replica, error)
 	// Copies returns all that is known of root's copies, of all regions.
 	Copies(ctx context.Context, root digest.CID) ([]meta.Replica, error)
 	// Watch calls changed, which does not block, whenever the region's demands may

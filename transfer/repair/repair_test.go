@@ -57,7 +57,7 @@ func (c *cluster) demand(i int, class meta.Class) digest.CID {
 	return root
 }
 
-func (c *cluster) Pending(_ context.Context, region meta.RegionName, after digest.CID, limit int) ([]meta.Replica, error) {
+func (c *cluster) Pending(_ context.Context, region meta.RegionName, after *meta.Replica, limit int) ([]meta.Replica, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.lists++
@@ -65,10 +65,10 @@ func (c *cluster) Pending(_ context.Context, region meta.RegionName, after diges
 		return nil, c.listErr
 	}
 	var out []meta.Replica
-	skip := !after.IsZero()
+	skip := after != nil
 	for _, d := range c.demands {
 		if skip {
-			skip = d.Root != after
+			skip = d.Root != after.Root
 			continue
 		}
 		if d.State != meta.ReplicaVerified && len(out) < limit {
