@@ -430,7 +430,9 @@ func (r *Reader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// WriteTo implements io.WriterTo: it writes the rest in pieces of a chunk.
+// WriteTo implements io.WriterTo: it writes the rest in pieces of a chunk. They may be
+// unmapped as soon as w's Write has returned, so w must be one that keeps nothing, not
+// even when it fails; net/http's writer for HTTP/2 is none.
 func (r *Reader) WriteTo(w io.Writer) (int64, error) {
 	var written int64
 	for {
