@@ -55,7 +55,7 @@ one object a view.`,
 			}
 			addresses := ops
 			if len(addresses) == 0 {
-				addresses = opsAddresses("", data)
+				addresses = opsAddresses(os.Getenv("SHOAL_OPS"), data)
 			}
 			for _, a := range addresses {
 				if _, _, err := net.SplitHostPort(a); err != nil {
@@ -81,7 +81,7 @@ one object a view.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringSliceVar(&ops, "ops", nil, "ops listener of a node, HOST:PORT; repeatable (default: those of dev.json, else 127.0.0.1:7072)")
+	f.StringSliceVar(&ops, "ops", nil, "ops listener of a node, HOST:PORT; repeatable (default: $SHOAL_OPS, else those of dev.json, else 127.0.0.1:7072)")
 	f.StringVar(&data, "data", "", "data directory whose dev.json names the nodes (default: dev's)")
 	f.BoolVar(&once, "once", false, "print one view and end")
 	f.DurationVar(&every, "interval", time.Second, "how often to look")

@@ -133,6 +133,14 @@ func TestTopForScripts(t *testing.T) {
 	if err != nil || !strings.Contains(text, "in 10.0MiB/s") || strings.Contains(text, "\x1b") {
 		t.Errorf("%v:\n%s", err, text)
 	}
+	t.Setenv("SHOAL_OPS", address)
+	var out bytes.Buffer
+	named := newRoot()
+	named.SetArgs([]string{"top", "--interval", "100ms", "--once"})
+	named.SetOut(&out)
+	if err := named.Execute(); err != nil || !strings.Contains(out.String(), "in 10.0MiB/s") {
+		t.Errorf("by SHOAL_OPS: %v:\n%s", err, out.String())
+	}
 	text, err = execute("--once", "--json", "--ops", "127.0.0.1:1") // the other one is not there
 	var v topView
 	if err != nil || json.Unmarshal([]byte(text), &v) != nil || len(v.Nodes) != 2 || v.Nodes[1].Error == "" || v.Totals.InPerSec != 10<<20 {
