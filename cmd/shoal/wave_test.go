@@ -94,7 +94,7 @@ func TestWaveText(t *testing.T) {
 	if text := waveText(&none, waveSpeed{}, false); !strings.Contains(text, "no host matches it yet") {
 		t.Errorf("for nobody:\n%s", text)
 	}
-	s.Hosts.Failed = 0
+	s.Wave.State, s.Hosts.Failed = meta.WaveDone, 0
 	if err := waveResult(&s); err != nil {
 		t.Errorf("done: %v", err)
 	}
