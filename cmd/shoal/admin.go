@@ -207,6 +207,7 @@ func newRegion() *cobra.Command {
 		Use: "remove NAME", Short: "Take all nodes of a region out of the cluster", Args: cobra.ExactArgs(1),
 		Example: "  shoal region remove us-old",
 	}
+	force := remove.Flags().Bool("force", false, "also when blobs have their last copies there: they are lost")
 	root.AddCommand(
 		adminVerb(list, func(ctx context.Context, c *client.Client, out *output, _ []string) error {
 			regions, err := c.Regions(ctx)
@@ -216,7 +217,7 @@ func newRegion() *cobra.Command {
 			return out.print(list, regions, func() { regionTable(list, regions, true) })
 		}),
 		adminVerb(remove, func(ctx context.Context, c *client.Client, out *output, args []string) error {
-			removed, err := c.RemoveRegion(ctx, meta.RegionName(args[0]))
+			removed, err := c.RemoveRegion(ctx, meta.RegionName(args[0]), *force)
 			if err != nil {
 				return err
 			}

@@ -154,6 +154,9 @@ func (a *API) removeRegion(c *protocol.Call) error {
 		rank := map[meta.Role]int{meta.RoleAgent: 0, meta.RoleServer: 1}
 		return rank[a.Role] - rank[b.Role]
 	})
+	if err := a.mayLose(c, nodes...); err != nil {
+		return fmt.Errorf("remove region %s: %w", region, err)
+	}
 	removed := client.Removed{Nodes: []meta.NodeID{}}
 	for i, n := range nodes {
 		if _, err := a.do(c, i+1, state.RemoveNode{ID: n.ID}); err != nil {
@@ -162,6 +165,34 @@ func (a *API) removeRegion(c *protocol.Call) error {
 		removed.Nodes = append(removed.Nodes, n.ID)
 	}
 	return protocol.WriteJSON(c.W, http.StatusOK, removed)
+}
+
+// mayLose refuses to let servers go that have the last verified copies of blobs, unless
+// the call says force=true. A publish at them right after is not seen.
+func (a *API) mayLose(c *protocol.Call, nodes ...meta.Node) error {
+	var leaving []meta.NodeID
+	for _, n := range nodes {
+		if n.Role == meta.RoleServer {
+			leaving = append(leaving, n.ID)
+		}
+	}
+	if len(leaving) == 0 || c.R.URL.Query().Get("force") == "true" {
+		return nil
+	}
+	for q := (state.LastCopies{Leaving: leaving}); ; {
+		found, err := ask(a, c, q)
+		if err != nil {
+			return err
+		}
+		if len(found.Roots) > 0 {
+			return fmt.Errorf("%d blobs or more have no verified copy elsewhere, the first has root %s; wait until they are replicated, or lose them with --force (force=true): %w",
+				len(found.Roots), found.Roots[0], meta.ErrConflict)
+		}
+		if found.After.IsZero() {
+			return nil
+		}
+		q.After = found.After
+	}
 }
 
 func (a *API) nodes(c *protocol.Call) error {
@@ -185,6 +216,13 @@ func (a *API) removeNode(c *protocol.Call) error {
 	id := meta.NodeID(c.Params.Get("node"))
 	if id == a.Self.ID {
 		return fmt.Errorf("this is node %s itself, ask another server: %w", id, meta.ErrConflict)
+	}
+	node, err := ask(a, c, state.GetNode{ID: id})
+	if err == nil {
+		err = a.mayLose(c, node)
+	}
+	if err != nil {
+		return fmt.Errorf("remove node %s: %w", id, err)
 	}
 	if _, err := a.do(c, 0, state.RemoveNode{ID: id}); err != nil {
 		return err

@@ -63,7 +63,7 @@ var Questions = table(
 	question[GetWave, meta.Wave], question[ListWaves, []meta.Wave],
 	question[WaveHosts, []meta.WaveHost], question[ListWaveHosts, []meta.WaveHost],
 	question[Replicas, []meta.Replica], question[PendingReplicas, []meta.Replica], question[BlobByRoot, meta.Blob],
-	question[NextSettlement, Settlement],
+	question[NextSettlement, Settlement], question[LastCopies, LastCopiesAnswer],
 )
 
 // DecodeQuestion reads the question of that name from its encoded arguments.

@@ -29,7 +29,7 @@ func TestWireNames(t *testing.T) {
 	}
 	want = "Attachments BlobByRoot FindLink GetBlob GetCluster GetFile GetJoinToken GetNode GetPackage GetRepository GetTenant " +
 		"GetVersion AliasHistory ListAliases ListFiles ListNodes ListPackages ListReferences ListRegions ListRepositories " +
-		"ListTenants ListVersions NextSettlement PendingReplicas Replicas Resolve GetWave ListWaves WaveHosts ListWaveHosts"
+		"ListTenants ListVersions LastCopies NextSettlement PendingReplicas Replicas Resolve GetWave ListWaves WaveHosts ListWaveHosts"
 	names := strings.Fields(want)
 	slices.Sort(names)
 	if got := slices.Sorted(maps.Keys(Questions)); !slices.Equal(got, names) {

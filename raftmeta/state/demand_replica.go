@@ -89,7 +89,7 @@ func strength(c meta.Class) int {
 // undemand takes back what is still owed of a root that no repository links any
 // more, in any context.
 func (t *tx) undemand(root digest.CID) error {
-	if linked, err := t.linked(root); linked || err != nil {
+	if linked, err := linked(t, root); linked || err != nil {
 		return err
 	}
 	for p, err := range t.scan(within(keyReplicas(root))) {
@@ -109,12 +109,12 @@ func (t *tx) undemand(root digest.CID) error {
 }
 
 // linked says whether a repository links a blob of the root, in any context.
-func (t *tx) linked(root digest.CID) (bool, error) {
-	for p, err := range t.scan(within(keyRoots(root))) {
+func linked(r reader, root digest.CID) (bool, error) {
+	for p, err := range r.scan(within(keyRoots(root))) {
 		if err != nil {
 			return false, err
 		}
-		b, err := load[blobRecord](t, keyBlob(string(p.key[len(keyRoots(root)):]), digest.Digest(p.value)))
+		b, err := load[blobRecord](r, keyBlob(string(p.key[len(keyRoots(root)):]), digest.Digest(p.value)))
 		if err != nil {
 			return false, err
 		}

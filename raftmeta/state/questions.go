@@ -627,6 +627,73 @@ func (NextSettlement) Answer(v *View) (Settlement, error) {
 	return value(s, err)
 }
 
+// LastCopies looks for blobs of which all verified copies are at servers that are
+// about to leave: they would be lost. Only what a repository links counts.
+type LastCopies struct {
+	Leaving []meta.NodeID `cbor:"1,keyasint,omitempty"`
+	// After is the root to go on behind, zero at the start.
+	After digest.CID `cbor:"2,keyasint,omitzero"`
+}
+
+// LastCopiesAnswer is what one LastCopies found: at most 100 roots, after reading at
+// most some 50,000 records.
+type LastCopiesAnswer struct {
+	Roots []digest.CID `cbor:"1,keyasint,omitempty"`
+	// After is where to go on, zero when all was looked at.
+	After digest.CID `cbor:"2,keyasint,omitzero"`
+}
+
+// Answer implements Question.
+func (q LastCopies) Answer(v *View) (a LastCopiesAnswer, _ error) {
+	const mostRoots, mostRecords = 100, 50_000
+	s := within(key{spaceReplicas})
+	if !q.After.IsZero() {
+		s.lower = keyReplicas(q.After).after()
+	}
+	var root digest.CID
+	here, elsewhere, records := false, false, 0
+	ended := func() error {
+		if !here || elsewhere {
+			return nil
+		}
+		is, err := linked(v, root)
+		if is {
+			a.Roots = append(a.Roots, root)
+		}
+		return err
+	}
+	for p, err := range v.scan(s) {
+		if err != nil {
+			return a, err
+		}
+		r, err := decode[meta.Replica](p.key, p.value)
+		if err != nil {
+			return a, err
+		}
+		if r.Root != root {
+			if err := ended(); err != nil {
+				return a, err
+			}
+			if len(a.Roots) == mostRoots || records >= mostRecords {
+				a.After = root
+				return a, nil
+			}
+			root, here, elsewhere = r.Root, false, false
+		}
+		records++
+		if r.Server != "" && r.State == meta.ReplicaVerified {
+			if slices.Contains(q.Leaving, r.Server) {
+				here = true
+			} else if n, err := load[meta.Node](v, keyNode(r.Server)); err != nil {
+				return a, err
+			} else if n != nil {
+				elsewhere = true
+			}
+		}
+	}
+	return a, ended()
+}
+
 // GetWave answers a wave.
 type GetWave struct {
 	ID string `cbor:"1,keyasint,omitempty"`

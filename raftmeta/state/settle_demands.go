@@ -187,7 +187,7 @@ func (p *settling) resettle(d *meta.Replica) error {
 		return err
 	}
 	if !enough {
-		if linked, err := p.linked(d.Root); err != nil {
+		if linked, err := linked(p, d.Root); err != nil {
 			return err
 		} else if !linked {
 			p.del(keyReplica(d.Root, d.Region, "")) // As undemand does with what is pending.

@@ -284,6 +284,35 @@ func TestSettlementsHaveALevel(t *testing.T) {
 	}
 }
 
+func TestLastCopies(t *testing.T) {
+	b := newSettledBench(t)
+	b.must(image("m1"))
+	b.must(link("unlinked", "eu-1"))
+	b.must(UnlinkBlob{Repo: appRef, Digest: blob("unlinked").Digest})
+	last := func(servers ...meta.NodeID) int {
+		a := ask(b, LastCopies{Leaving: servers})
+		if !a.After.IsZero() {
+			t.Errorf("it goes on at %s", a.After)
+		}
+		if after := ask(b, LastCopies{Leaving: servers, After: blob("m1").Root}); slices.Contains(after.Roots, blob("m1").Root) {
+			t.Errorf("behind m1 is %+v", after)
+		}
+		return len(a.Roots)
+	}
+	if last("eu-1") != 1 || last("eu-2") != 0 {
+		t.Errorf("the last copies of eu-1 are %d, of eu-2 %d", last("eu-1"), last("eu-2"))
+	}
+	b.must(report("eu-2", meta.ReplicaVerified, "m1"))
+	if last("eu-1") != 0 || last("eu-1", "eu-2") != 1 {
+		t.Errorf("the last copies of eu-1 are %d, of both %d", last("eu-1"), last("eu-1", "eu-2"))
+	}
+	// What a server had that has left already is no copy, settled or not.
+	b.must(RemoveNode{ID: "eu-2"})
+	if last("eu-1") != 1 {
+		t.Errorf("the last copies of eu-1 are %d", last("eu-1"))
+	}
+}
+
 // A listing goes on behind a demand that was settled, withdrawn or made anew meanwhile.
 func TestPendingGoesOnBehindWhatIsGone(t *testing.T) {
 	b := newSettledBench(t)

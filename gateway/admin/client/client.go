@@ -135,9 +135,10 @@ func (c *Client) Nodes(ctx context.Context, role meta.Role, region meta.RegionNa
 	return all[meta.Node](ctx, c, "nodes", query("role", string(role), "region", string(region)))
 }
 
-// RemoveNode takes a node from the roster: it can no longer reach the cluster.
-func (c *Client) RemoveNode(ctx context.Context, id meta.NodeID) error {
-	return c.call(ctx, http.MethodDelete, join("nodes", string(id)), nil, nil, nil)
+// RemoveNode takes a node from the roster: it can no longer reach the cluster. Without
+// force it refuses to lose the last copies of blobs. Errors: meta.ErrConflict.
+func (c *Client) RemoveNode(ctx context.Context, id meta.NodeID, force bool) error {
+	return c.call(ctx, http.MethodDelete, join("nodes", string(id)), forced(force), nil, nil)
 }
 
 // Regions lists the regions.
@@ -152,9 +153,17 @@ func (c *Client) PutRegion(ctx context.Context, name meta.RegionName, change Reg
 	return r, c.call(ctx, http.MethodPut, join("regions", string(name)), nil, change, &r)
 }
 
-// RemoveRegion takes all nodes of a region from the roster.
-func (c *Client) RemoveRegion(ctx context.Context, name meta.RegionName) (r Removed, err error) {
-	return r, c.call(ctx, http.MethodDelete, join("regions", string(name)), nil, nil, &r)
+// RemoveRegion takes all nodes of a region from the roster. Without force it refuses to
+// lose the last copies of blobs. Errors: meta.ErrConflict.
+func (c *Client) RemoveRegion(ctx context.Context, name meta.RegionName, force bool) (r Removed, err error) {
+	return r, c.call(ctx, http.MethodDelete, join("regions", string(name)), forced(force), nil, &r)
+}
+
+func forced(force bool) url.Values {
+	if force {
+		return query("force", "true")
+	}
+	return nil
 }
 
 // Status returns what the gateway's node knows of the cluster.
