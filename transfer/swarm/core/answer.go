@@ -20,7 +20,7 @@ func (p *peer) request(id Request) *request {
 }
 
 // request enters a request to p; its chunk is -1 for a PULL.
-func (c *Core) request(p *peer, chunk int) *request {
+func (c *Core) request(p *peer, chunk int, soft bool) *request {
 	var r *request
 	if n := len(c.spare); n > 0 {
 		r, c.spare = c.spare[n-1], c.spare[:n-1]
@@ -28,11 +28,11 @@ func (c *Core) request(p *peer, chunk int) *request {
 		r = new(request)
 	}
 	c.lastID++
-	*r = request{id: c.lastID, peer: p, chunk: chunk, asked: c.now, index: len(c.requests)}
+	*r = request{id: c.lastID, peer: p, chunk: chunk, asked: c.now, index: len(c.requests), soft: soft}
 	c.requests = append(c.requests, r)
 	p.asked = append(p.asked, r)
 	if chunk >= 0 {
-		c.fly(chunk)
+		c.fly(r)
 	}
 	c.note(c.deadline(r))
 	return r
@@ -59,17 +59,35 @@ func (c *Core) end(r *request) {
 	c.spare = append(c.spare, r)
 }
 
-func (c *Core) fly(i int) {
-	if c.flights[i]++; c.flights[i] == 1 {
-		c.flying.set(i)
+// firm reports whether r keeps its chunk from being asked of others.
+func (r *request) firm() bool { return !r.soft || r.began > 0 }
+
+func (c *Core) fly(r *request) {
+	c.flights[r.chunk]++
+	c.firm(r)
+}
+
+func (c *Core) firm(r *request) {
+	if r.firm() && !c.flying.Has(r.chunk) {
+		c.flying.set(r.chunk)
 		c.flyingCount++
 	}
 }
 
+// land notes that a request for chunk i has left the lists.
 func (c *Core) land(i int) {
-	if c.flights[i]--; c.flights[i] == 0 {
-		c.flying.clear(i)
-		c.flyingCount--
+	c.flights[i]--
+	if !c.flying.Has(i) {
+		return
+	}
+	c.flying.clear(i)
+	c.flyingCount--
+	if c.flights[i] > 0 {
+		for _, q := range c.requests {
+			if q.chunk == i {
+				c.firm(q)
+			}
+		}
 	}
 }
 
@@ -94,41 +112,53 @@ func (c *Core) cancel(r *request) {
 }
 
 func (c *Core) ask(p *peer, chunk int, hedge bool) {
-	r := c.request(p, chunk)
+	c.askFor(p, chunk, hedge, false)
+}
+
+func (c *Core) askFor(p *peer, chunk int, hedge, soft bool) {
+	r := c.request(p, chunk, soft)
 	r.given = hedge
 	c.do(Effect{Kind: Want, Peer: p.id, Request: r.id, Chunk: chunk, Hedge: hedge})
 }
 
-// patience is how long p may take to begin an answer.
-func (c *Core) patience(p *peer) time.Duration {
+// scale is how much longer chunk i takes than the unit.
+func (c *Core) scale(i int) float64 {
+	if i < 0 {
+		return 1
+	}
+	return scale(c.cfg.Chunks[i])
+}
+
+// patience is how long p may take to begin to answer with chunk i.
+func (c *Core) patience(p *peer, i int) time.Duration {
 	h := &p.reply
 	if h.mean == 0 {
 		h = &c.reply
 	}
-	return h.limit(c.cfg.TimeoutTimes, c.cfg.TimeoutMin)
+	return h.limit(c.cfg.TimeoutTimes, c.scale(i), c.cfg.TimeoutMin)
 }
 
 // silent reports whether p, by the rhythm of what it has sent so far, should have been
 // heard.
 func (c *Core) silent(p *peer) bool {
-	return c.now-p.heard > p.gap.limit(2*c.cfg.TimeoutTimes, c.cfg.TimeoutMin)
+	return c.now-p.heard > p.gap.limit(2*c.cfg.TimeoutTimes, 1, c.cfg.TimeoutMin)
 }
 
 // deadline is when r is late. A PULL may have to wait until there is something.
 func (c *Core) deadline(r *request) time.Duration {
 	switch {
 	case r.began > 0:
-		return r.began + c.carry.limit(c.cfg.TimeoutTimes, c.cfg.TimeoutMin)
+		return r.began + c.carry.limit(c.cfg.TimeoutTimes, c.scale(r.chunk), c.cfg.TimeoutMin)
 	case r.pull:
 		return r.asked + c.cfg.GiveUp
 	default:
-		return r.asked + c.patience(r.peer)
+		return r.asked + c.patience(r.peer, r.chunk)
 	}
 }
 
 // giveUpAt is when r, of which nothing has come, is forgotten.
 func (c *Core) giveUpAt(r *request) time.Duration {
-	wait := max(c.cfg.GiveUp<<min(r.peer.givenUp, 4), 4*c.patience(r.peer))
+	wait := max(c.cfg.GiveUp<<min(r.peer.givenUp, 4), 4*c.patience(r.peer, r.chunk))
 	if r.pull {
 		wait *= 4
 	}
@@ -207,18 +237,20 @@ func (c *Core) coming(p *peer, ev Event) {
 	p.late, p.givenUp = false, 0
 	c.note(c.deadline(r))
 	if !r.pull {
-		p.reply.add(c.now - r.asked)
-		c.reply.add(c.now - r.asked)
+		took := of(c.now-r.asked, 1/c.scale(r.chunk))
+		p.reply.add(took)
+		c.reply.add(took)
 	}
 	if r.chunk < 0 {
 		p.pulls--
 		r.chunk = ev.Chunk
-		c.fly(r.chunk)
+		c.fly(r)
 		if c.have.Has(r.chunk) {
 			c.cancel(r)
 			return
 		}
 	}
+	c.firm(r)
 	if c.flights[r.chunk] == 1 {
 		return
 	}
@@ -246,7 +278,7 @@ func (c *Core) arrived(p *peer, ev Event) {
 	if r := p.request(ev.Request); r != nil {
 		length := float64(c.cfg.Chunks[i])
 		if r.began > 0 {
-			c.carry.add(c.now - r.began)
+			c.carry.add(of(c.now-r.began, 1/c.scale(i)))
 		}
 		took := max(c.now-r.asked, time.Microsecond).Seconds()
 		// What p delivers: all it has been asked for in the time of this answer.

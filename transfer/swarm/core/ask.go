@@ -68,7 +68,7 @@ func (c *Core) look(r *reader) {
 		return
 	}
 	r.head, r.since = head, c.now
-	least := max(c.cfg.WindowBytes, int64(2*c.rate*c.reply.mean.Seconds()))
+	least := max(c.cfg.WindowBytes, int64(2*c.rate*c.usual(c.reply).Seconds()))
 	var sum int64
 	high := head
 	for high < r.to && (high-head < c.cfg.WindowChunks || sum < least) {
@@ -85,7 +85,7 @@ func (c *Core) blocked(r *reader) bool {
 }
 
 func (c *Core) patienceOfReader() time.Duration {
-	return max(c.cfg.Patience, 2*(c.reply.mean+c.carry.mean))
+	return max(c.cfg.Patience, 2*(c.usual(c.reply)+c.usual(c.carry)))
 }
 
 // depth is how many requests p is to have: twice what fills its round trip, so
@@ -103,6 +103,9 @@ func (c *Core) depth(p *peer) int {
 	}
 	return min(d, c.cfg.DepthMax)
 }
+
+// usual is a recurring time with chunks like those near the readers.
+func (c *Core) usual(p pulse) time.Duration { return of(p.mean, max(c.mean()/unit, 1)) }
 
 // mean is the length of a chunk near the readers.
 func (c *Core) mean() float64 {
@@ -165,33 +168,6 @@ func (c *Core) fill() {
 		c.ask(best, i, false)
 		room--
 	}
-}
-
-// move takes a request that waits at a peer with much to do to one that has nothing to
-// do and has just said so.
-func (c *Core) move() {
-	p := c.stealer
-	c.stealer = nil
-	if p == nil || p.state != up || p.server || p.late || p.gone || len(p.asked) >= c.depth(p) || c.missing == 0 {
-		return
-	}
-	var from *request
-	most := 0
-	for _, r := range c.requests {
-		if r.began > 0 || r.pull || r.given || r.peer == p || !p.have.Has(r.chunk) || c.flights[r.chunk] > 1 {
-			continue
-		}
-		if n := c.burden(r.peer); from == nil || n > most || n == most && r.asked > from.asked {
-			from, most = r, n
-		}
-	}
-	if from == nil || most < c.cfg.StealAbove {
-		return
-	}
-	chunk := from.chunk
-	c.do(Effect{Kind: Cancel, Peer: from.peer.id, Request: from.id})
-	c.end(from)
-	c.ask(p, chunk, false)
 }
 
 // burden orders the peers that could be asked: agents before servers, then the one
@@ -315,7 +291,7 @@ func (c *Core) pull() {
 			if len(c.readers) > 0 {
 				from = c.readers[c.rand.IntN(len(c.readers))].head
 			}
-			r := c.request(p, -1)
+			r := c.request(p, -1, false)
 			r.pull = true
 			p.pulls++
 			e := Effect{Kind: Pull, Peer: p.id, Request: r.id, From: from, Class: class, Classes: classes}
@@ -332,15 +308,24 @@ func (c *Core) pull() {
 // does not give it on.
 func (c *Core) unblock() {
 	for _, r := range c.readers {
-		if !c.blocked(r) || c.now < r.since+c.reply.mean/2 {
+		if !c.blocked(r) || c.now < r.since+c.usual(c.reply)/2 {
 			continue
 		}
 		p := c.other(r.head, nil)
-		if p == nil || p.server && c.now < r.since+c.patienceOfReader() {
+		if p == nil {
 			continue
 		}
-		r.since = c.now
-		c.ask(p, r.head, false)
+		if p.server {
+			wait := c.patienceOfReader()
+			if c.agents.Has(r.head) {
+				wait *= 4 // they are only busy
+			}
+			if c.now < r.since+wait {
+				continue
+			}
+			r.since = c.now
+		}
+		c.askFor(p, r.head, false, p.server)
 	}
 	elsewhere := len(c.requests)
 	for _, p := range c.servers {
@@ -351,11 +336,11 @@ func (c *Core) unblock() {
 	}
 	for _, p := range c.servers {
 		for p.busy <= c.now && len(p.asked)-p.pulls < c.cfg.FewPeers {
-			i := c.rarest(p, 0, c.count, false)
+			i := c.rarest(p, 0, c.count, true)
 			if i < 0 {
 				break
 			}
-			c.ask(p, i, false)
+			c.askFor(p, i, false, true)
 		}
 	}
 }
@@ -366,6 +351,9 @@ func (c *Core) other(i int, not *peer) *peer {
 	least := 0
 	for _, p := range c.active {
 		if p == not || p.late || p.gone || p.busy > c.now || !p.have.Has(i) || len(p.asked) >= 2*c.depth(p) || c.crosses(p, i>>6)>>(i&63)&1 == 0 {
+			continue
+		}
+		if slices.ContainsFunc(p.asked, func(r *request) bool { return r.chunk == i }) {
 			continue
 		}
 		if n := c.burden(p); best == nil || n < least {

@@ -28,7 +28,8 @@ type Config struct {
 	// went to others; default 64.
 	Stuck int
 	// Queue bounds the requests that wait for a slot, QueuePerPeer those of one
-	// peer; default 512 and 16. More are answered with BUSY.
+	// peer; default 8, on a server 512, and 16. More are answered with BUSY: who asks
+	// finds an uplink with less to do.
 	Queue, QueuePerPeer int
 	// Depth is how many requests one peer has at least, and DepthMax at most;
 	// between them the bandwidth-delay product decides. With fewer than FewPeers to
@@ -49,14 +50,13 @@ type Config struct {
 	Backlog int
 	// Offers is how many peers are told at once of a chunk that nobody around has,
 	// whatever the backlog; default 3.
-	Offers                 int
-	StealBelow, StealAbove int
+	Offers int
 	// FarCost is how many waiting requests a peer of another zone is worse than one of
 	// the own; default 2.
 	FarCost int
 	// Gather is how many chunks come, on the average, before the peers that were not
 	// told at once are told of all of them; GatherMin and GatherMax bound the time.
-	// Default 8, 2 ms and 250 ms.
+	// Default 12, 2 ms and 250 ms.
 	Gather               int
 	GatherMin, GatherMax time.Duration
 	// TimeoutMin and TimeoutTimes bound a request: it is late after max(TimeoutMin,
@@ -94,7 +94,10 @@ func (c Config) withDefaults() Config {
 	orDefault(&c.Asked, 64)
 	orDefault(&c.Slots, 6)
 	orDefault(&c.Stuck, 64)
-	orDefault(&c.Queue, 512)
+	if c.Server {
+		orDefault(&c.Queue, 512)
+	}
+	orDefault(&c.Queue, 8)
 	orDefault(&c.QueuePerPeer, 16)
 	orDefault(&c.Depth, 1)
 	orDefault(&c.FewPeers, 4)
@@ -106,9 +109,7 @@ func (c Config) withDefaults() Config {
 	orDefault(&c.Backlog, 6)
 	orDefault(&c.Offers, 3)
 	orDefault(&c.FarCost, 2)
-	orDefault(&c.StealBelow, 2)
-	orDefault(&c.StealAbove, 3)
-	orDefault(&c.Gather, 8)
+	orDefault(&c.Gather, 12)
 	orDefault(&c.GatherMin, 2*time.Millisecond)
 	orDefault(&c.GatherMax, 250*time.Millisecond)
 	orDefault(&c.TimeoutMin, 250*time.Millisecond)

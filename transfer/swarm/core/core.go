@@ -80,6 +80,7 @@ type request struct {
 	began time.Duration // when the first byte came; 0 before
 	late  bool          // its time is over
 	given bool          // a second peer was asked for the chunk
+	soft  bool          // a server may send it when it has nothing better to do: others are asked, too
 }
 
 // upload is a peer's WANT or PULL here.
@@ -135,7 +136,6 @@ type Core struct {
 	serverAt  time.Duration // no server is there to be dialled before
 	rtt       time.Duration // of the peers in the region, smoothed
 	goneCount int
-	stealer   *peer         // it has just said that it has nothing to do
 	farRTT    time.Duration // of those beyond
 
 	owners    []uint64 // keys of the servers that share the region's fetch, ours first
@@ -221,7 +221,6 @@ func (c *Core) Step(now time.Duration, ev Event) []Effect {
 	}
 	c.connect()
 	c.fill()
-	c.move()
 	c.serve()
 	c.invite()
 	if c.missing == 0 && !c.done {
@@ -720,7 +719,4 @@ func (c *Core) peerHas(p *peer, ev Event) {
 		c.add1(p, int(i))
 	}
 	c.add(p, ev.Have)
-	if p.load < c.cfg.StealBelow {
-		c.stealer = p
-	}
 }

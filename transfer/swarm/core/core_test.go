@@ -1,148 +1,12 @@
 package core_test
 
 import (
-	"fmt"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/shoal-registry/shoal/transfer/swarm/core"
 )
-
-// wave is a launch wave over equal links of 1 ms.
-func wave(hosts int, bytes int64, rate float64) simOptions {
-	return simOptions{hosts: hosts, chunks: lengths(bytes), up: rate, down: rate, rtt: time.Millisecond, seed: 1}
-}
-
-func mustFinish(t *testing.T, r simResult) {
-	t.Helper()
-	if r.unfinished > 0 {
-		t.Errorf("%d hosts did not finish", r.unfinished)
-	}
-}
-
-// TestWaves holds the waves of the anchors against the bound, in virtual time.
-func TestWaves(t *testing.T) {
-	for _, c := range []struct {
-		simOptions
-		last, copies float64
-	}{
-		{wave(4, 64<<20, 100*mbit), 1.08, 1.1},
-		{wave(8, 256<<20, 100*mbit), 1.10, 1.1},
-		{wave(16, 256<<20, 100*mbit), 1.15, 1.1},
-		{wave(32, 64<<20, 50*mbit), 1.25, 1.2},
-		{wave(100, 100<<20, 100*mbit), 1.40, 1.3},
-		{wave(200, 128<<20, 100*mbit), 1.40, 1.3},
-	} {
-		t.Run(fmt.Sprintf("%d hosts", c.hosts), func(t *testing.T) {
-			t.Parallel()
-			s := newSimulation(c.simOptions)
-			r := s.run(10 * time.Minute)
-			t.Logf("%d chunks: %v", len(c.chunks), r)
-			mustFinish(t, r)
-			if got := ratio(r.last, r.bound); got > c.last {
-				t.Errorf("the last finishes at %.3f x the bound, want %.2f", got, c.last)
-			}
-			if r.copies > c.copies {
-				t.Errorf("the seed sent %.3f copies, want %.2f", r.copies, c.copies)
-			}
-			if r.waste > 0.05 {
-				t.Errorf("%.1f %% of what came was not needed", 100*r.waste)
-			}
-			twice := 0
-			for _, row := range s.arrivals[1:] {
-				for _, n := range row {
-					if n > 1 {
-						twice++
-					}
-				}
-			}
-			if share := float64(twice) / float64(c.hosts*len(c.chunks)); share > 0.03 {
-				t.Errorf("%.1f %% of the chunks came twice", 100*share)
-			}
-		})
-	}
-}
-
-func TestARunCanBeReplayed(t *testing.T) {
-	o := wave(20, 32<<20, 100*mbit)
-	first, second := newSimulation(o).run(time.Hour), newSimulation(o).run(time.Hour)
-	if first != second {
-		t.Errorf("two runs of one seed differ:\n%v\n%v", first, second)
-	}
-	o.seed++
-	if other := newSimulation(o).run(time.Hour); other.trace == first.trace {
-		t.Error("another seed makes the same run")
-	}
-}
-
-func TestACorruptPeerIsContained(t *testing.T) {
-	o := wave(24, 64<<20, 100*mbit)
-	o.corrupt = 5
-	s := newSimulation(o)
-	r := s.run(10 * time.Minute)
-	t.Log(r)
-	mustFinish(t, r)
-	// Shunned by the others, the liar still takes a whole copy from the seed.
-	if got := ratio(r.last, r.bound); got > 1.6 {
-		t.Errorf("the last finishes at %.3f x the bound", got)
-	}
-	for _, h := range s.hosts[1:] {
-		if !h.bad && h.linked[o.corrupt] && s.hosts[o.corrupt].upBytes > 0 && h.wrong >= 2 {
-			t.Errorf("host %d had %d wrong chunks and is still connected", h.id, h.wrong)
-		}
-		if h.wrong > 3 { // two, and one that was on its way
-			t.Errorf("host %d took %d wrong chunks", h.id, h.wrong)
-		}
-	}
-}
-
-func TestAFrozenPeerIsHedged(t *testing.T) {
-	o := wave(24, 64<<20, 100*mbit)
-	o.frozen = 7
-	o.freezeAt = 2 * time.Second
-	s := newSimulation(o)
-	r := s.run(10 * time.Minute)
-	t.Log(r)
-	mustFinish(t, r)
-	if got := ratio(r.last, r.bound); got > 1.4 {
-		t.Errorf("the last healthy host finishes at %.3f x the bound", got)
-	}
-	hedges := 0
-	for _, h := range s.hosts {
-		hedges += h.hedges
-	}
-	if hedges == 0 {
-		t.Error("nothing was hedged")
-	}
-}
-
-func TestARelayingServerIsASeed(t *testing.T) {
-	o := wave(16, 64<<20, 100*mbit)
-	o.relay = true
-	s := newSimulation(o)
-	r := s.run(10 * time.Minute)
-	t.Log(r)
-	mustFinish(t, r)
-	// The relay sends on what it receives: the agents end soon after one copy has come.
-	if got := ratio(r.last, r.bound); got > 1.35 {
-		t.Errorf("the last finishes at %.3f x the bound", got)
-	}
-	if r.copies > 1.02 {
-		t.Errorf("%.3f copies entered the region", r.copies)
-	}
-}
-
-func TestLateHostsCatchUp(t *testing.T) {
-	o := wave(30, 64<<20, 100*mbit)
-	o.stagger = 4 * time.Second
-	r := newSimulation(o).run(10 * time.Minute)
-	t.Log(r)
-	mustFinish(t, r)
-	if end := 4*time.Second + r.bound*14/10; r.last > end {
-		t.Errorf("the last ends at %v, later than %v", r.last, end)
-	}
-}
 
 // host drives one Core by hand.
 type host struct {
@@ -164,6 +28,28 @@ func newTestHost(t *testing.T, cfg core.Config, have ...int) *host {
 
 func (h *host) step(ev core.Event) []core.Effect {
 	return slices.Clone(h.Core.Step(h.now, ev))
+}
+
+// lengths cuts total bytes as the product does.
+func lengths(total int64) []uint32 {
+	var out []uint32
+	for off := int64(0); off < total; {
+		l := int64(256 << 10)
+		switch n := len(out); {
+		case n >= 1024:
+			l = 4 << 20
+		case n >= 768:
+			l = 2 << 20
+		case n >= 512:
+			l = 1 << 20
+		case n >= 256:
+			l = 512 << 10
+		}
+		l = min(l, total-off)
+		out = append(out, uint32(l))
+		off += l
+	}
+	return out
 }
 
 // only returns the effects of a kind.
@@ -372,7 +258,8 @@ func TestALostChunkIsFetchedAgain(t *testing.T) {
 func FuzzStep(f *testing.F) {
 	f.Add([]byte{1, 2, 3, 4, 5, 6, 7, 8, 9, 10})
 	f.Fuzz(func(t *testing.T, script []byte) {
-		h := newTestHost(t, core.Config{Chunks: []uint32{10, 10, 10, 10, 10}, Queue: 3, QueuePerPeer: 2, Members: 4, Degree: 2})
+		server := len(script) > 0 && script[0]&1 != 0
+		h := newTestHost(t, core.Config{Server: server, Chunks: []uint32{10, 10, 10, 10, 10}, Queue: 3, QueuePerPeer: 2, Members: 4, Degree: 2})
 		next := func() int {
 			if len(script) == 0 {
 				return 0
@@ -384,8 +271,9 @@ func FuzzStep(f *testing.F) {
 		for len(script) > 0 {
 			h.now += time.Duration(next()) * time.Millisecond
 			ev := core.Event{
-				Kind: core.EventKind(next() % 19), Peer: core.Peer(next() % 5), Request: core.Request(next() % 8),
+				Kind: core.EventKind(next() % 20), Peer: core.Peer(next() % 5), Request: core.Request(next() % 8),
 				Chunk: next()%7 - 1, Chunks: []uint32{uint32(next() % 6)}, Server: next()%3 == 0, OK: next()%2 == 0,
+				Near: uint8(next() % 4), Key: uint64(next()), Load: next(), Serving: next() % 3, Fetching: next() % 3,
 				From: next() % 6, To: next() % 6, Class: next() % 2, Classes: next() % 3, After: time.Duration(next()) * time.Millisecond,
 				Have: core.Bits{uint64(next())},
 			}

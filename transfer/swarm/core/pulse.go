@@ -16,11 +16,21 @@ func (p *pulse) add(sample time.Duration) {
 	p.mean = max((7*p.mean+sample)/8, 1)
 }
 
-// limit is a time that hardly any sample exceeds: the mean and times deviations,
-// not less than least. Without a history it is a second.
-func (p *pulse) limit(times int, least time.Duration) time.Duration {
+// unit is the length of chunk for which times are kept: longer ones take in proportion
+// longer, shorter ones hardly less.
+const unit = 256 << 10
+
+// scale is how much longer length bytes take than the unit.
+func scale(length uint32) float64 { return max(float64(length)/unit, 1) }
+
+// of is t scaled by how.
+func of(t time.Duration, how float64) time.Duration { return time.Duration(float64(t) * how) }
+
+// limit is a time that hardly any sample, scaled by how, exceeds: the mean and times
+// deviations, not less than least. Without a history it is a second.
+func (p *pulse) limit(times int, how float64, least time.Duration) time.Duration {
 	if p.mean == 0 {
 		return max(least, time.Second)
 	}
-	return max(least, p.mean+time.Duration(times)*p.dev)
+	return max(least, of(p.mean+time.Duration(times)*p.dev, how))
 }

@@ -127,7 +127,7 @@ func (c *Core) expireOwners() {
 		return
 	}
 	// Where chunks take long to come for us, they take long for others.
-	limit := c.crossed.limit(2*c.cfg.TimeoutTimes, c.cfg.OwnerSilence)
+	limit := c.crossed.limit(2*c.cfg.TimeoutTimes, 1, c.cfg.OwnerSilence)
 	if c.crossed.mean == 0 {
 		limit = c.cfg.OwnerSilence
 	}

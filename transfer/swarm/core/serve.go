@@ -156,7 +156,7 @@ func (c *Core) pulled(p *peer, ev Event) {
 
 func (c *Core) enqueue(u upload) {
 	if len(c.queue) >= c.cfg.Queue || u.peer.queued >= max(c.cfg.QueuePerPeer, 2*c.cfg.DepthMax) {
-		c.refuse(&u, max(c.cfg.TimeoutMin, c.send.mean*time.Duration(len(c.queue)/c.cfg.Slots)))
+		c.refuse(&u, max(c.cfg.GatherMin/2, of(c.send.mean, c.scale(u.chunk))*time.Duration(len(c.queue))/time.Duration(2*c.cfg.Slots)))
 		return
 	}
 	u.peer.queued++
@@ -224,7 +224,7 @@ func (c *Core) sentTo(p *peer, ev Event) {
 		p.serving--
 		switch {
 		case ev.OK:
-			c.send.add(c.now - u.began)
+			c.send.add(of(c.now-u.began, 1/c.scale(u.chunk)))
 			c.add1(p, u.chunk)
 		case u.stopped && u.pulled && !u.peer.gone && !u.stuck:
 			c.add1(p, u.chunk) // it has it, or gets it from another
@@ -240,8 +240,8 @@ func (c *Core) sentTo(p *peer, ev Event) {
 }
 
 func (c *Core) expireUploads() {
-	slow, lost := c.sendLimits()
 	for _, u := range c.serving {
+		slow, lost := c.sendLimits(u)
 		if !u.stuck {
 			if c.now < u.began+slow || len(c.serving) >= c.cfg.Stuck {
 				c.note(max(u.began+slow, c.now+c.cfg.GatherMin))
@@ -252,8 +252,8 @@ func (c *Core) expireUploads() {
 		}
 		switch {
 		case u.peer.gone:
-		case c.now < u.began+lost:
-			c.note(u.began + lost)
+		case c.now < max(u.began, u.peer.heard)+lost:
+			c.note(max(u.began, u.peer.heard) + lost)
 		default:
 			// Who knows whether it ever arrives, and what else it has.
 			c.ungive(u.peer, u.chunk)
@@ -267,9 +267,10 @@ func (c *Core) expireUploads() {
 }
 
 // sendLimits are how long a send may take before its slot goes to another, and before
-// its receiver seems not to live.
-func (c *Core) sendLimits() (slow, lost time.Duration) {
-	return c.send.limit(c.cfg.TimeoutTimes, c.cfg.TimeoutMin/8), c.send.limit(2*c.cfg.TimeoutTimes, c.cfg.TimeoutMin)
+// its receiver, if nothing is heard from it, seems not to live.
+func (c *Core) sendLimits(u *upload) (slow, lost time.Duration) {
+	how := c.scale(u.chunk)
+	return c.send.limit(c.cfg.TimeoutTimes, how, c.cfg.TimeoutMin/8), c.send.limit(2*c.cfg.TimeoutTimes, how, c.cfg.TimeoutMin)
 }
 
 // serve gives free slots to waiting requests.
@@ -299,20 +300,19 @@ func (c *Core) serve() {
 		c.serving = append(c.serving, u)
 		c.slots++
 		c.turns++
-		slow, _ := c.sendLimits()
+		slow, _ := c.sendLimits(u)
 		c.note(c.now + slow)
 		c.do(Effect{Kind: Serve, Peer: u.peer.id, Request: u.id, Chunk: u.chunk})
 	}
 }
 
 // again is when chunk i, which a puller has, may be sent to another that asks for it:
-// each time it takes twice as long, since it should have come from the others.
+// by then it should have come from the others.
 func (c *Core) again(h *held, i int) time.Duration {
 	if c.sent[i] == 0 {
 		return 0
 	}
-	wait := max(c.cfg.Patience, 4*c.send.mean) << min(c.sent[i]-1, 2)
-	return time.Duration(h.at[i])*time.Millisecond + wait
+	return time.Duration(h.at[i])*time.Millisecond + max(c.cfg.Patience/4, of(8*c.send.mean, c.scale(i)))
 }
 
 // next returns the request to answer next and with which chunk, -1 when none can be.
@@ -353,7 +353,7 @@ func (c *Core) next() (index, chunk int) {
 			}
 		} else if h.by != nil {
 			score = int(min(u.peer.got, 1<<15))
-		} else {
+		} else if c.turns%3 != 2 { // or the oldest: what was sent often must not wait for ever
 			score = int(min(c.sent[n], 1<<15))
 		}
 		score += u.peer.serving<<16 + c.turn(u.peer.scope())<<28
