@@ -124,7 +124,8 @@ type Limits struct {
 	// Members is the largest number of peers of one root; default 64 on an agent,
 	// 1024 on a server. One more is refused with referrals.
 	Members int
-	// UploadSlots is how many chunks of one root are sent at once; default 4.
+	// UploadSlots is how many chunks are sent at once; default 10. A slot is taken until
+	// the receiver has confirmed the chunk, so a few are always about to be free.
 	UploadSlots int
 	// Degree is how many peers of one root this node asks; default 24.
 	Degree int
@@ -144,7 +145,7 @@ func (l Limits) withDefaults(server bool) Limits {
 		def(&l.BufferBytes, 64<<20)
 	}
 	def(&l.Members, 64)
-	def(&l.UploadSlots, 4)
+	def(&l.UploadSlots, 10)
 	def(&l.Degree, 24)
 	def(&l.BufferBytes, 32<<20)
 	def(&l.IdleAfter, 30*time.Second)
