@@ -238,7 +238,7 @@ func TestServersSwarmAmongThemselves(t *testing.T) {
 	}{
 		{"three regions", `{"hosts":30},{"hosts":30},{"hosts":30}`, ``, 2.1, 1.02},
 		{"four regions", `{"hosts":20},{"hosts":20},{"hosts":20},{"hosts":20}`, ``, 2.1, 1.02},
-		{"two servers each", `{"hosts":20,"servers":2},{"hosts":20,"servers":2},{"hosts":20,"servers":2}`, ``, 2, 1.05},
+		{"two servers each", `{"hosts":20,"servers":2},{"hosts":20,"servers":2},{"hosts":20,"servers":2}`, ``, 2, 1.08},
 		{"one is killed", `{"hosts":20,"servers":2},{"hosts":20,"servers":2},{"hosts":20,"servers":2}`, `,"kill":{"region":1,"server":0,"at":0.5}`, 2, 1.15},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -19,6 +19,14 @@ type Config struct {
 
 	// Degree is how many peers this member connects to by itself; default 24.
 	Degree int
+	// Dials is how many connections are begun at once, and Eager how many there are
+	// before each further one waits DialEvery, unless hardly anything comes: handshakes
+	// cost processors what the first chunks need. Default 6, 12 and 100 ms.
+	Dials, Eager int
+	DialEvery    time.Duration
+	// SmallBytes is the length of blobs of which a seed gives FewPeers copies at once:
+	// to wait for them to come from others would take longer. Default 1 MiB.
+	SmallBytes int64
 	// Members bounds all peers, with those that came by themselves, and Asked those
 	// that are asked; default 64.
 	Members, Asked int
@@ -90,6 +98,10 @@ func orDefault[T int | int64 | time.Duration](v *T, d T) {
 
 func (c Config) withDefaults() Config {
 	orDefault(&c.Degree, 24)
+	orDefault(&c.Dials, 6)
+	orDefault(&c.Eager, 12)
+	orDefault(&c.DialEvery, 100*time.Millisecond)
+	orDefault(&c.SmallBytes, 1<<20)
 	orDefault(&c.Members, 64)
 	orDefault(&c.Asked, 64)
 	orDefault(&c.Slots, 6)

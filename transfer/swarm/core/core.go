@@ -110,6 +110,7 @@ type Core struct {
 	cfg   Config
 	rand  *rand.Rand
 	count int
+	small bool // the blob
 	now   time.Duration
 	due   time.Duration // when the next thing is due, or before; never when there is none
 	out   []Effect
@@ -132,6 +133,8 @@ type Core struct {
 	servers   []*peer // active servers, by id
 	waiting   []*peer // known, not connected
 	dialled   int
+	dials     int           // so far
+	dialAt    time.Duration // beyond Eager peers: when the next may be dialled
 	findAt    time.Duration
 	serverAt  time.Duration // no server is there to be dialled before
 	rtt       time.Duration // of the peers in the region, smoothed
@@ -193,6 +196,11 @@ func New(cfg Config, have Bits) *Core {
 		}
 	}
 	c.done = true
+	var total int64
+	for _, l := range cfg.Chunks {
+		total += int64(l)
+	}
+	c.small = total <= cfg.SmallBytes
 	return c
 }
 
@@ -408,14 +416,28 @@ func (c *Core) wantsPeers() bool {
 	return c.missing > 0 && len(c.ups)+c.dialled < c.cfg.Degree
 }
 
-// connect dials known peers until there are enough: servers first, then the
-// nearest, among equals by chance.
+// paced reports whether the next peer has to wait: too many are being dialled, or
+// there are enough for the moment.
+func (c *Core) paced() bool {
+	if c.dialled >= c.cfg.Dials {
+		return true
+	}
+	starved := c.haveCount > 0 && c.flyingCount < 2
+	if len(c.ups)+c.dialled < c.cfg.Eager || starved || c.now >= c.dialAt {
+		return false
+	}
+	c.note(c.dialAt)
+	return true
+}
+
+// connect dials known peers until there are enough: servers first, then the nearest
+// and any in turn, among equals by chance: a swarm of near peers only would not mix.
 func (c *Core) connect() {
 	for c.missing > 0 {
 		var best *peer
 		ties := 0
 		next := never
-		room := c.wantsPeers()
+		room := c.wantsPeers() && !c.paced()
 		if !room && c.now < c.serverAt {
 			return
 		}
@@ -427,10 +449,11 @@ func (c *Core) connect() {
 				next = min(next, p.retryAt)
 				continue
 			}
+			nearer := best != nil && p.near < best.near && c.dials%2 == 0
 			switch {
-			case best == nil || p.server && !best.server || p.server == best.server && p.near < best.near:
+			case best == nil || p.server && !best.server || p.server == best.server && nearer:
 				best, ties = p, 1
-			case p.server == best.server && p.near == best.near:
+			case p.server == best.server && (p.near == best.near || c.dials%2 != 0):
 				if ties++; c.rand.IntN(ties) == 0 {
 					best = p
 				}
@@ -450,7 +473,10 @@ func (c *Core) connect() {
 			return
 		}
 		best.state = dialling
-		c.dialled++
+		c.dials++
+		if c.dialled++; len(c.ups)+c.dialled > c.cfg.Eager {
+			c.dialAt = c.now + c.cfg.DialEvery
+		}
 		c.do(Effect{Kind: Dial, Peer: best.id})
 	}
 }

@@ -126,6 +126,21 @@ func (c *Core) freshFor(u *upload) int {
 	return first
 }
 
+// smallFor returns a chunk of a small blob that the puller lacks and few have got, -1
+// when there is none.
+func (c *Core) smallFor(u *upload) int {
+	if !c.small {
+		return -1
+	}
+	for i := range c.count {
+		if c.have.Has(i) && !u.peer.have.Has(i) && !u.peer.given.Has(i) && c.sent[i] < uint32(c.cfg.FewPeers) &&
+			(u.classes <= 1 || i%u.classes == u.class) && owns(u.owners, i) {
+			return i
+		}
+	}
+	return -1
+}
+
 // asked takes a peer's WANT.
 func (c *Core) asked(p *peer, ev Event) {
 	if p == nil || p.state != up || ev.Chunk < 0 || ev.Chunk >= c.count {
@@ -337,11 +352,14 @@ func (c *Core) next() (index, chunk int) {
 			if failed != nil && failed.class == u.class && failed.classes == u.classes && failed.peer.scope() == u.peer.scope() && (len(u.owners) < 2 || u.peer == failed.peer) {
 				continue
 			}
-			if n = c.freshFor(u); n < 0 {
-				failed = u
-				continue
-			}
 			score = int(min(u.peer.got, 1<<15))
+			if n = c.freshFor(u); n < 0 {
+				if n = c.smallFor(u); n < 0 {
+					failed = u
+					continue
+				}
+				score += 1 << 29
+			}
 		} else if h := &c.held[u.peer.scope()]; h.by != nil && h.by[n] > 0 {
 			// Others have it.
 			score = int(min(u.peer.got, 1<<15))
