@@ -11,13 +11,16 @@
 // The rules, with their figures, are in transfer/DESIGN.md:
 //
 //   - A seed (a server, complete or itself still fetching) is asked with PULL and
-//     picks the chunk when a slot is free: least sent, then lowest in the puller's
-//     window. So the first copy of each chunk goes out once, spread over all.
+//     picks the chunk when a slot is free: one that no puller has. So the first copy
+//     of each chunk goes out once, spread over all (serve.go).
 //   - Other members are asked with WANT for the chunk that is rarest in the reader's
-//     window, now and then rarest anywhere; ties are broken by chance.
-//   - A few upload slots at full rate, work waits in a bounded queue.
-//   - What takes longer than a few times the usual is asked of a second peer; the
-//     last few chunks are asked of two from the start; the loser is cancelled.
+//     window, now and then rarest anywhere; ties are broken by chance (ask.go).
+//   - A few upload slots, a short queue, BUSY for more.
+//   - Of what came only those are told that lack it, a few at once (tell.go).
+//   - What takes longer than its history lets expect is asked of a second peer; who
+//     does not live is left out (answer.go, pulse.go); the last few chunks are
+//     asked of two from the start; the loser is cancelled.
+//   - Servers of different regions trade by the region rule (region.go).
 //
 // Invariants: a chunk is asked of at most two peers at once; a peer that sent two
 // bad chunks is never asked, served or told of again; every list is bounded by
