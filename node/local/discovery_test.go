@@ -89,7 +89,7 @@ func TestTheSwarmGoesOnWithoutServers(t *testing.T) {
 	if err := cluster.Stop(0); err != nil {
 		t.Fatal(err)
 	}
-	body, first, last := timed(t, "http://"+where[3]+path, nil)
+	body, _, last := timed(t, "http://"+where[3]+path, nil)
 	if !bytes.Equal(body, content) {
 		t.Error("an agent that was running reads something else")
 	}
@@ -101,7 +101,7 @@ func TestTheSwarmGoesOnWithoutServers(t *testing.T) {
 	}
 	ready(t, cluster.Nodes()[4])
 	serving := time.Since(began)
-	body, first, last = timed(t, fmt.Sprintf("http://%s%s", where[4], path), map[string]string{"Range": "bytes=8388608-"})
+	body, first, last := timed(t, fmt.Sprintf("http://%s%s", where[4], path), map[string]string{"Range": "bytes=8388608-"})
 	if !bytes.Equal(body, content[8<<20:]) {
 		t.Error("an agent that was restarted reads something else")
 	}

@@ -92,7 +92,6 @@ type simulation struct {
 
 	trace                     uint64
 	events, steps, deliveries int64
-	originBytes               int64
 	zoneBytes, received       int64
 	wrong, bans, hedges       int64
 	haves                     int64
