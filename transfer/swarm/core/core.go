@@ -171,7 +171,11 @@ type Core struct {
 	idle    []*upload // to be used again
 	slots   int       // of serving, those not stuck
 	turns   int
-	send    pulse // to send a chunk
+	// zoned counts the chunks of our choice sent to each zone of the region; from
+	// zoneTurn on the one with the fewest has precedence.
+	zoned    map[uint32]int
+	zoneTurn int
+	send     pulse // to send a chunk
 
 	servingRoots, fetchingRoots int // of this node, with this one
 }
@@ -196,6 +200,7 @@ func New(cfg Config, have Bits) *Core {
 		}
 	}
 	c.done = true
+	c.zoned = map[uint32]int{}
 	var total int64
 	for _, l := range cfg.Chunks {
 		total += int64(l)

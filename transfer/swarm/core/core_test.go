@@ -93,6 +93,54 @@ func TestTheSeedSendsEachChunkOnceBeforeAnyTwice(t *testing.T) {
 	}
 }
 
+func TestTheSeedKeepsASlotForTheLeastCoveredZone(t *testing.T) {
+	const chunks, peers, small = 80, 17, core.Peer(16)
+	h := newTestHost(t, core.Config{Chunks: lengths(chunks * 256 << 10), Server: true, Slots: 4}, upTo(chunks)...)
+	type answer struct {
+		peer    core.Peer
+		request core.Request
+	}
+	var sending []answer
+	sent, last := map[core.Peer]int{}, core.Request(0)
+	took := func(effects []core.Effect) {
+		for _, e := range only(effects, core.Serve) {
+			sending = append(sending, answer{e.Peer, e.Request})
+			sent[e.Peer]++
+		}
+	}
+	pull := func(p core.Peer) {
+		last++
+		took(h.step(core.Event{Kind: core.Pulled, Peer: p, Request: last}))
+	}
+	for p := range core.Peer(peers) { // all of one zone, but for one
+		zone := uint32(1)
+		if p == small {
+			zone = 2
+		}
+		h.step(core.Event{Kind: core.PeerUp, Peer: p, Near: 2, Zone: zone})
+	}
+	for p := range core.Peer(peers) {
+		pull(p)
+	}
+	for len(sending) > 0 {
+		done := sending[0]
+		sending = sending[1:]
+		took(h.step(core.Event{Kind: core.Sent, Peer: done.peer, Request: done.request, OK: true}))
+		pull(done.peer)
+	}
+	total := 0
+	for _, n := range sent {
+		total += n
+	}
+	if total != chunks {
+		t.Fatalf("%d of %d chunks were sent", total, chunks)
+	}
+	// In turn it would be 80/17. It pulls one at a time, and a send takes four turns.
+	if n := sent[small]; n < 12 || n > 20 {
+		t.Errorf("the small zone was sent %d of %d chunks", n, chunks)
+	}
+}
+
 func TestThePullersReaderAndClassDecideAmongEquals(t *testing.T) {
 	h := newTestHost(t, core.Config{Server: true}, upTo(40)...)
 	h.step(core.Event{Kind: core.PeerUp, Peer: 1})

@@ -306,6 +306,9 @@ func (c *Core) serve() {
 		u.began = c.now
 		u.peer.serving++
 		u.peer.got++
+		if u.pulled && u.peer.scope() == own {
+			c.cover(u.peer.zone)
+		}
 		c.give(u.peer, u.chunk)
 		c.sent[u.chunk]++
 		c.took(u.peer.scope(), c.cfg.Chunks[u.chunk])
@@ -330,11 +333,26 @@ func (c *Core) again(h *held, i int) time.Duration {
 	return time.Duration(h.at[i])*time.Millisecond + max(c.cfg.Patience/4, of(8*c.send.mean, c.scale(i)))
 }
 
+// cover notes a chunk of our choice for a zone. If that was the zone with the fewest,
+// it has had its turn.
+func (c *Core) cover(zone uint32) {
+	least := true
+	for _, n := range c.zoned {
+		least = least && c.zoned[zone] <= n
+	}
+	c.zoned[zone]++
+	if least {
+		c.zoneTurn = c.turns + c.cfg.Slots
+	}
+}
+
 // next returns the request to answer next and with which chunk, -1 when none can be.
 //
 // Of the chunks the one that was sent least goes first, as the others have other
 // sources; of the peers the one that gets the least now, since two sends to one peer
-// share its link while ours would fill another's. A server sends what nobody has; what
+// share its link while ours would fill another's. One send in Slots is for the zone
+// that was given the least, so that a small zone does not wait for the large ones to
+// pass things on. A server sends what nobody has; what
 // others have, too, only when there is nothing else, or now and then to those who ask
 // for it, as they have waited in vain.
 func (c *Core) next() (index, chunk int) {
@@ -359,6 +377,9 @@ func (c *Core) next() (index, chunk int) {
 					continue
 				}
 				score += 1 << 29
+			}
+			if c.turns >= c.zoneTurn && len(c.zoned) > 1 && u.peer.scope() == own {
+				score += min(c.zoned[u.peer.zone], 1<<15) - min(u.peer.got, 1<<15)
 			}
 		} else if h := &c.held[u.peer.scope()]; h.by != nil && h.by[n] > 0 {
 			// Others have it.
