@@ -60,21 +60,28 @@ func (b *Background) Restart(now time.Duration) {
 func (b *Background) Sample(now time.Duration, peer string, rtt time.Duration) {
 	p := b.peers[peer]
 	if p == nil {
-		p = &roundTrips{slotAt: now, last: rtt}
-		for i := range p.best {
-			p.best[i] = math.MaxInt64
-		}
+		p = &roundTrips{last: rtt}
+		p.forget(now)
 		b.peers[peer] = p
+	}
+	if now-p.slotAt > baseSpan { // nothing of it is of this span
+		p.forget(now)
 	}
 	for now-p.slotAt >= baseSpan/baseSlots {
 		p.slot = (p.slot + 1) % baseSlots
 		p.best[p.slot] = math.MaxInt64
-		if p.slotAt += baseSpan / baseSlots; now-p.slotAt > baseSpan {
-			p.slotAt = now
-		}
+		p.slotAt += baseSpan / baseSlots
 	}
 	p.before, p.last, p.at = p.last, rtt, now
 	p.best[p.slot] = min(p.best[p.slot], rtt)
+}
+
+// forget drops all best times; a new slot begins.
+func (p *roundTrips) forget(now time.Duration) {
+	for i := range p.best {
+		p.best[i] = math.MaxInt64
+	}
+	p.slotAt = now
 }
 
 // Forget drops a peer.

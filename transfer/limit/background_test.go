@@ -169,6 +169,10 @@ func TestBackgroundJudgesDelays(t *testing.T) {
 	if low := rates(400, 1<<40); low != MinRate {
 		t.Errorf("silence: %d", low)
 	}
+	now += 11 * time.Minute
+	if high := rates(40, 1<<40, 400*ms, 400*ms, 400*ms); high < 10*MinRate {
+		t.Errorf("eleven minutes without a sample, then longer ways: %d", high)
+	}
 	for peer := range 3 {
 		b.Forget(fmt.Sprint(peer))
 	}
