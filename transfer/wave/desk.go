@@ -678,9 +678,12 @@ func (d *Desk) admit(ctx context.Context, id string, l *line) (more bool, _ erro
 		ids[i] = t.word.Node
 	}
 	// The wave as it is now: other servers' hosts come and go, too.
-	w, _, err := d.cfg.Plans.Hosts(ctx, id, nil)
+	w, hosts, err := d.cfg.Plans.Hosts(ctx, id, ids)
 	if err != nil {
 		return false, err
+	}
+	if d.admitted(l, tickets, hosts) {
+		return true, nil
 	}
 	n := room(&w, len(ids), meta.TimeOf(now), probe)
 	if n == 0 {
@@ -690,8 +693,7 @@ func (d *Desk) admit(ctx context.Context, id string, l *line) (more bool, _ erro
 	if err := d.counted("admit", d.cfg.Arbiter.Admit(ctx, id, ids)); err != nil {
 		return false, err
 	}
-	_, hosts, err := d.cfg.Plans.Hosts(ctx, id, ids)
-	if err != nil {
+	if _, hosts, err = d.cfg.Plans.Hosts(ctx, id, ids); err != nil {
 		return false, err
 	}
 	d.mu.Lock()
@@ -717,6 +719,29 @@ func (d *Desk) admit(ctx context.Context, id string, l *line) (more bool, _ erro
 		}
 	}
 	return admitted > 0 && len(l.asking) > admitted, nil
+}
+
+// admitted finds the tickets of hosts that need not be brought before the arbiter, as it
+// has admitted them: the call that asked before was ended in between, or nothing was
+// heard of the command. Their lease is to be renewed, so that it is known here since
+// when it runs. It reports whether there are any.
+func (d *Desk) admitted(l *line, tickets []*ticket, hosts []meta.WaveHost) (found bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for i, h := range hosts {
+		switch t := tickets[i]; {
+		case h.State.Settled():
+			t.finish()
+		case h.State == meta.HostFetching:
+			t.word.State = meta.HostFetching
+			l.asking = slices.DeleteFunc(l.asking, func(other *ticket) bool { return other == t })
+			l.saying = append(l.saying, t)
+		default:
+			continue
+		}
+		found = true
+	}
+	return found
 }
 
 // lead ends waves while this server leads.
