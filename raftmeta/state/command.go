@@ -25,6 +25,15 @@ type Command interface {
 	apply(t *tx) (any, error)
 }
 
+// newer is a command some of whose fields are younger than the command itself. A
+// build that does not know a field skips it, and would come to another state than
+// one that does: with such a field set the command is of that field's level.
+type newer interface {
+	// since is the cluster level from which this very command may enter the log, 0
+	// when all of it is as old as its type.
+	since() uint32
+}
+
 // Origin says where a command came from; it travels in the envelope.
 type Origin struct {
 	RequestID string      `cbor:"1,keyasint,omitempty"` // makes a retry safe, at most 128 bytes
@@ -73,7 +82,7 @@ const (
 )
 
 // Level is the highest cluster level that this build knows.
-const Level uint32 = 3
+const Level uint32 = 4
 
 // kind is what the machine knows of a command's type.
 type kind struct {
@@ -160,7 +169,11 @@ func Name(c Command) string { return kinds[c.Type()].name }
 //
 // Errors: meta.ErrConflict.
 func CheckLevel(c Command, level uint32) error {
-	return checkLevel(kinds[c.Type()], level)
+	k := kinds[c.Type()]
+	if n, ok := c.(newer); ok {
+		k.level = max(k.level, n.since())
+	}
+	return checkLevel(k, level)
 }
 
 func checkLevel(k kind, level uint32) error {

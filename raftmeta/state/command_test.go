@@ -28,7 +28,7 @@ func TestWireNames(t *testing.T) {
 		t.Errorf("commands are\n%s\nwant\n%s", got, want)
 	}
 	want = "Attachments BlobByRoot FindLink GetBlob GetCluster GetFile GetJoinToken GetNode GetPackage GetRepository GetTenant " +
-		"GetVersion AliasHistory ListAliases ListFiles ListNodes ListPackages ListReferences ListRegions ListRepositories " +
+		"GetVersion GetLevel AliasHistory ListAliases ListFiles ListNodes ListPackages ListReferences ListRegions ListRepositories " +
 		"ListTenants ListVersions LastCopies NextSettlement PendingReplicas Replicas Resolve GetWave ListWaves WaveHosts ListWaveHosts"
 	names := strings.Fields(want)
 	slices.Sort(names)
@@ -64,6 +64,37 @@ func TestQuestionsTravel(t *testing.T) {
 	}
 	if _, err := try(b, ListTenants{Page: Page{Limit: maxPage + 1}}); !errors.Is(err, meta.ErrInvalid) {
 		t.Errorf("a page over the limit: %v", err)
+	}
+}
+
+// young is a CreateTenant with a field of a later level.
+type young struct{ CreateTenant }
+
+func (young) since() uint32 { return 4 }
+
+// TestLevelOfCommands: what enters the log is what all builds of the level know, the
+// fields too.
+func TestLevelOfCommands(t *testing.T) {
+	for number, k := range kinds {
+		c, err := k.decode([]byte{0xa0})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for level := range Level + 1 {
+			err := CheckLevel(c, level)
+			if allowed := k.level <= level; allowed != (err == nil) || (!allowed && !errors.Is(err, meta.ErrConflict)) {
+				t.Errorf("%d %s of level %d in a cluster of level %d: %v", number, k.name, k.level, level, err)
+			}
+		}
+	}
+	if err := CheckLevel(young{}, 3); !errors.Is(err, meta.ErrConflict) {
+		t.Errorf("a field of level 4 in a cluster of level 3: %v", err)
+	}
+	if err := CheckLevel(young{}, 4); err != nil {
+		t.Error(err)
+	}
+	if level := ask(newBench(t), GetLevel{}); level == 0 || level > Level {
+		t.Errorf("the level is %d", level)
 	}
 }
 

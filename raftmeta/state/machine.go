@@ -311,11 +311,11 @@ func (t *tx) run(c Command) (any, error) {
 	if err := c.Check(); err != nil {
 		return nil, err
 	}
-	level, err := number(t, keyLevel)
+	level, err := levelOf(t)
 	if err != nil {
 		return nil, err
 	}
-	if err := CheckLevel(c, uint32(level)); err != nil {
+	if err := CheckLevel(c, level); err != nil {
 		return nil, err
 	}
 	return c.apply(t)

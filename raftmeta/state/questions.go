@@ -38,6 +38,13 @@ func (GetCluster) Answer(v *View) (meta.Cluster, error) {
 	return one[meta.Cluster](v, keyCluster, "cluster", "record")
 }
 
+// GetLevel answers the cluster level, which decides what commands may enter the log
+// (CheckLevel); 0 before Bootstrap.
+type GetLevel struct{}
+
+// Answer implements Question.
+func (GetLevel) Answer(v *View) (uint32, error) { return levelOf(v) }
+
 // GetTenant answers a tenant.
 type GetTenant struct {
 	Name meta.TenantName `cbor:"1,keyasint,omitempty"`

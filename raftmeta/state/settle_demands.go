@@ -94,7 +94,7 @@ func (c SettleDemands) apply(t *tx) (any, error) {
 // unsettle asks for a settlement, of all without repo. One that is under way begins
 // anew: what it has settled may have to be settled again.
 func (t *tx) unsettle(repo meta.RepoRef, links bool) error {
-	level, err := number(t, keyLevel)
+	level, err := levelOf(t)
 	if err != nil || level < settleLevel {
 		return err
 	}

@@ -87,6 +87,13 @@ func (t *tx) needRegion(name meta.RegionName) error {
 	return err
 }
 
+// levelOf reads the cluster level; 0 before Bootstrap. What commands of older levels
+// do differently from a newer level on asks for it.
+func levelOf(r reader) (uint32, error) {
+	n, err := number(r, keyLevel)
+	return uint32(n), err
+}
+
 // number reads a number; 0 when there is none.
 func number(r reader, k key) (uint64, error) {
 	b, err := r.get(k)
