@@ -2,9 +2,9 @@
 // the state machine in the same batch as the change and resumable by index.
 //
 // Start reading at Change and Follow. A change says where to look, not what is
-// there now: the follower asks for what it needs. The one exception is the
-// roster, whose changes carry the node, because every agent follows it and must
-// not ask thousands of times during a wave of joins.
+// there now: the follower asks for what it needs. The exceptions are the
+// roster and the health of regions, whose changes carry the record, because every
+// agent follows them and must not ask all at once.
 //
 // The package is a leaf of raftmeta: it imports only the nouns. It starts no
 // goroutines.
@@ -42,13 +42,14 @@ const (
 	KindReplica    Kind = 11 // Root is settled in Region by Node's report; Deleted: is owed again
 	KindBlob       Kind = 12 // Repo, Digest: unlinked
 	KindWave       Kind = 13 // Name: of a wave that was planned, or is done; Deleted: is over
+	KindHealth     Kind = 14 // Region, Health
 )
 
 var kindNames = map[Kind]string{
 	KindProgress: "progress", KindCluster: "cluster", KindTenant: "tenant", KindRepository: "repository",
 	KindPackage: "package", KindVersion: "version", KindAlias: "alias", KindNode: "node",
 	KindRegion: "region", KindDemand: "demand", KindReplica: "replica", KindBlob: "blob",
-	KindWave: "wave",
+	KindWave: "wave", KindHealth: "health",
 }
 
 func (k Kind) String() string {
@@ -75,6 +76,8 @@ type Change struct {
 	// Record is the node as it is now, of KindNode unless Deleted.
 	Record *meta.Node    `cbor:"11,keyasint,omitempty"`
 	Digest digest.Digest `cbor:"12,keyasint,omitempty"`
+	// Health is how Region fares now, of KindHealth unless Deleted.
+	Health *meta.RegionHealth `cbor:"13,keyasint,omitempty"`
 }
 
 // ErrCompacted says that changes right after the wanted index are no longer

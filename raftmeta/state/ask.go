@@ -64,6 +64,7 @@ var Questions = table(
 	question[WaveHosts, []meta.WaveHost], question[ListWaveHosts, []meta.WaveHost],
 	question[Replicas, []meta.Replica], question[PendingReplicas, []meta.Replica], question[BlobByRoot, meta.Blob],
 	question[NextSettlement, Settlement], question[LastCopies, LastCopiesAnswer],
+	question[RegionHealth, []meta.RegionHealth], question[ListIncidents, []meta.Incident],
 )
 
 // DecodeQuestion reads the question of that name from its encoded arguments.

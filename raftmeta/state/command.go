@@ -79,6 +79,9 @@ const (
 	typeReportHosts      = 63
 	typeEndWave          = 64
 	typeForgetWaves      = 65
+	typeSetRegionHealth  = 70
+	typeReportBlobs      = 71
+	typeReportChecked    = 72
 )
 
 // Level is the highest cluster level that this build knows.
@@ -159,6 +162,9 @@ var kinds = map[uint16]kind{
 	typeEndWave:          kindOf[EndWave, none](2),
 	typeForgetWaves:      kindOf[ForgetWaves, ForgetResult](2),
 	typeSettleDemands:    kindOf[SettleDemands, SettleResult](settleLevel),
+	typeSetRegionHealth:  kindOf[SetRegionHealth, meta.RegionHealth](healthLevel),
+	typeReportBlobs:      kindOf[ReportBlobs, none](healthLevel),
+	typeReportChecked:    kindOf[ReportChecked, none](healthLevel),
 }
 
 // Name returns the name of c's type, for messages.

@@ -23,13 +23,15 @@ func TestWireNames(t *testing.T) {
 		"30 Publish, 31 MoveAlias, 32 DeleteAlias, 33 DeleteVersion, 34 SetLabels, " +
 		"40 AdmitNode, 41 UpdateNode, 42 RemoveNode, 43 CreateJoinToken, 44 PutRegion, 45 SealRootKey, " +
 		"50 ReportReplicas, 51 DemandReplica, 52 SettleDemands, " +
-		"60 CreateWave, 61 CancelWave, 62 AdmitHosts, 63 ReportHosts, 64 EndWave, 65 ForgetWaves"
+		"60 CreateWave, 61 CancelWave, 62 AdmitHosts, 63 ReportHosts, 64 EndWave, 65 ForgetWaves, " +
+		"70 SetRegionHealth, 71 ReportBlobs, 72 ReportChecked"
 	if got := strings.Join(commands, ", "); got != want {
 		t.Errorf("commands are\n%s\nwant\n%s", got, want)
 	}
 	want = "Attachments BlobByRoot FindLink GetBlob GetCluster GetFile GetJoinToken GetNode GetPackage GetRepository GetTenant " +
 		"GetVersion GetLevel AliasHistory ListAliases ListFiles ListNodes ListPackages ListReferences ListRegions ListRepositories " +
-		"ListTenants ListVersions LastCopies NextSettlement PendingReplicas Replicas Resolve GetWave ListWaves WaveHosts ListWaveHosts"
+		"ListTenants ListVersions LastCopies NextSettlement PendingReplicas Replicas Resolve GetWave ListWaves WaveHosts ListWaveHosts " +
+		"RegionHealth ListIncidents"
 	names := strings.Fields(want)
 	slices.Sort(names)
 	if got := slices.Sorted(maps.Keys(Questions)); !slices.Equal(got, names) {
@@ -196,6 +198,16 @@ func TestCheck(t *testing.T) {
 		ReportReplicas{Replicas: []meta.Replica{{Root: blob("x").Root, State: meta.ReplicaVerified}}},
 		ReportReplicas{Replicas: []meta.Replica{{Root: blob("x").Root, Server: "s"}}},
 		DemandReplica{Region: "eu"}, DemandReplica{Root: blob("x").Root},
+		SetRegionHealth{}, SetRegionHealth{Region: "eu"}, SetRegionHealth{Region: "eu", State: meta.HealthDown},
+		SetRegionHealth{Region: "eu", State: meta.HealthDown, Kind: "rain"},
+		SetRegionHealth{Region: "eu", State: meta.HealthHealthy, Silent: []meta.NodeID{"eu-1"}},
+		SetRegionHealth{Region: "eu", State: meta.HealthDegraded, Kind: meta.IncidentServers, Silent: []meta.NodeID{"eu-2", "eu-1"}},
+		SetRegionHealth{Region: "eu", State: meta.HealthDown, Kind: meta.IncidentDown, Why: long},
+		SetRegionHealth{Region: "eu", State: meta.HealthDown, Kind: meta.IncidentDown, Backups: []meta.RegionName{"eu"}},
+		SetRegionHealth{Region: "eu", State: meta.HealthDown, Kind: meta.IncidentDown, Backups: []meta.RegionName{"us", "us"}},
+		SetRegionHealth{Region: "eu", State: meta.HealthDown, Kind: meta.IncidentDown, Silent: make([]meta.NodeID, maxHealthServers+1)},
+		ReportBlobs{}, ReportBlobs{Server: "eu-1", State: "sad"}, ReportBlobs{Server: "eu-1", Why: long},
+		ReportChecked{}, ReportChecked{Server: "eu-1", Copies: 1, Missing: 2},
 		waveWith(func(w *meta.Wave) { w.ID = "" }), waveWith(func(w *meta.Wave) { w.ID = "A b" }),
 		waveWith(func(w *meta.Wave) { w.Name = long }),
 		waveWith(func(w *meta.Wave) { w.Refs = nil }),

@@ -33,6 +33,7 @@ const (
 	spaceOverWaves = 'F' // ended at, wave -> nothing: those that are
 	// Tenant, repository -> Settlement: what is to be settled anew, all at first.
 	spaceSettlements = 'S'
+	spaceIncidents   = 'I' // the health of regions and its history; health.go has the letters
 	spaceRequests    = 'x' // request id -> result
 	spaceWindow      = 'y' // sequence -> request id: what to forget next
 	spaceFeed        = 'e' // index, seq -> feed.Change
