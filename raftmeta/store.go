@@ -264,6 +264,9 @@ func (s *Store) Leader() meta.NodeID { return s.node.Leader() }
 // RTT returns the round-trip time to another server, 0 when unknown.
 func (s *Store) RTT(id meta.NodeID) time.Duration { return s.node.RTT(id) }
 
+// Views returns whom this server and those that answer it hear; see consensus.
+func (s *Store) Views(ctx context.Context) []consensus.View { return s.node.Views(ctx) }
+
 // Status is what `shoal status` says of the metadata as this server sees it.
 type Status struct {
 	consensus.Status

@@ -24,6 +24,8 @@ type question struct {
 	// Servers asks for the roster's servers, after a long absence.
 	Servers bool   `cbor:"6,keyasint,omitempty"`
 	Applied uint64 `cbor:"7,keyasint,omitempty"`
+	// Sights asks whom the other hears (sights.go).
+	Sights bool `cbor:"8,keyasint,omitempty"`
 }
 
 // answer is what it gets.
@@ -38,6 +40,7 @@ type answer struct {
 	LastTerm uint64        `cbor:"4,keyasint,omitempty"`
 	Contact  time.Duration `cbor:"5,keyasint,omitempty"`
 	Servers  []meta.Node   `cbor:"6,keyasint,omitempty"`
+	Sights   []Sight       `cbor:"7,keyasint,omitempty"`
 }
 
 // peers is what this server knows of the others' lives.
@@ -252,6 +255,9 @@ func (n *Node) answerQuestion(ctx context.Context, from meta.NodeID, q *question
 	}
 	if q.Servers {
 		a.Servers = n.cfg.Roster.Servers()
+	}
+	if q.Sights {
+		a.Sights = n.sights()
 	}
 	a.Applied = n.replica.applied.get()
 	return a
