@@ -43,13 +43,14 @@ const (
 	KindBlob       Kind = 12 // Repo, Digest: unlinked
 	KindWave       Kind = 13 // Name: of a wave that was planned, or is done; Deleted: is over
 	KindHealth     Kind = 14 // Region, Health
+	KindLost       Kind = 20 // Root, which is linked, has no verified copy any more; Deleted: has one again
 )
 
 var kindNames = map[Kind]string{
 	KindProgress: "progress", KindCluster: "cluster", KindTenant: "tenant", KindRepository: "repository",
 	KindPackage: "package", KindVersion: "version", KindAlias: "alias", KindNode: "node",
 	KindRegion: "region", KindDemand: "demand", KindReplica: "replica", KindBlob: "blob",
-	KindWave: "wave", KindHealth: "health",
+	KindWave: "wave", KindLost: "lost", KindHealth: "health",
 }
 
 func (k Kind) String() string {

@@ -150,6 +150,26 @@ func audit(v *View) error {
 			if err := auditWave(v, w, want); err != nil {
 				return err
 			}
+		case spaceAudits:
+			if rest[0] != inLost {
+				break
+			}
+			lost, err := decode[meta.LostBlob]([]byte(k), value)
+			if err != nil {
+				return err
+			}
+			is, err := linked(v, lost.Root)
+			if err != nil {
+				return err
+			}
+			copies, err := Replicas{Root: lost.Root}.Answer(v)
+			if err != nil {
+				return err
+			}
+			verified := slices.ContainsFunc(copies, func(r meta.Replica) bool { return r.Server != "" && r.State == meta.ReplicaVerified })
+			if !is || verified {
+				return fmt.Errorf("%s is listed as lost, linked %v, with a verified copy %v", lost.Root, is, verified)
+			}
 		case spaceReplicas:
 			r, err := decode[meta.Replica]([]byte(k), value)
 			if err != nil {

@@ -73,6 +73,8 @@ const (
 	typeReportReplicas   = 50
 	typeDemandReplica    = 51
 	typeSettleDemands    = 52
+	typeRequestAudit     = 55
+	typeReportAudit      = 56
 	typeCreateWave       = 60
 	typeCancelWave       = 61
 	typeAdmitHosts       = 62
@@ -162,6 +164,8 @@ var kinds = map[uint16]kind{
 	typeEndWave:          kindOf[EndWave, none](2),
 	typeForgetWaves:      kindOf[ForgetWaves, ForgetResult](2),
 	typeSettleDemands:    kindOf[SettleDemands, SettleResult](settleLevel),
+	typeRequestAudit:     kindOf[RequestAudit, meta.AuditRequest](4),
+	typeReportAudit:      kindOf[ReportAudit, none](4),
 	typeSetRegionHealth:  kindOf[SetRegionHealth, meta.RegionHealth](healthLevel),
 	typeReportBlobs:      kindOf[ReportBlobs, none](healthLevel),
 	typeReportChecked:    kindOf[ReportChecked, none](healthLevel),

@@ -105,7 +105,7 @@ func (t *tx) undemand(root digest.CID) error {
 			t.del(keyQueued(*r))
 		}
 	}
-	return nil
+	return t.forgetLost(root)
 }
 
 // linked says whether a repository links a blob of the root, in any context.

@@ -34,6 +34,7 @@ const (
 	// Tenant, repository -> Settlement: what is to be settled anew, all at first.
 	spaceSettlements = 'S'
 	spaceIncidents   = 'I' // the health of regions and its history; health.go has the letters
+	spaceAudits      = 'Q' // what servers said of their bytes, and lost blobs (audit.go)
 	spaceRequests    = 'x' // request id -> result
 	spaceWindow      = 'y' // sequence -> request id: what to forget next
 	spaceFeed        = 'e' // index, seq -> feed.Change

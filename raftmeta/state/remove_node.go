@@ -62,6 +62,7 @@ func (t *tx) removeServer(n *meta.Node) error {
 		r.Servers = slices.Delete(r.Servers, at, at+1)
 	}
 	t.putRegion(r)
+	t.del(keyAudit(n.ID))
 	if err := t.unsettle(meta.RepoRef{}, false); err != nil {
 		return err
 	}

@@ -77,6 +77,9 @@ func (t *tx) reportCopy(b *meta.Blob, server meta.NodeID, state meta.ReplicaStat
 		r.Verified = t.now
 	}
 	t.put(k, r)
+	if err := t.judge(b.Root, reason); err != nil {
+		return err
+	}
 
 	d, err := load[meta.Replica](t, keyReplica(b.Root, node.Region, ""))
 	if err != nil || d == nil {

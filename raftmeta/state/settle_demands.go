@@ -174,6 +174,9 @@ func (p *settling) copies(s *Settlement) (more bool, err error) {
 		case region == nil || !slices.Contains(region.Servers, r.Server):
 			p.del(s.After)
 			p.dropped++
+			if err := p.judge(r.Root, "the servers that had it were removed"); err != nil {
+				return false, err
+			}
 		}
 	}
 	return false, nil
