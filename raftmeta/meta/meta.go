@@ -316,6 +316,8 @@ type Cluster struct {
 	Epoch uint64 `cbor:"5,keyasint,omitempty" json:"epoch"`
 	// AdminToken is the sha256 of the bootstrap admin token.
 	AdminToken []byte `cbor:"6,keyasint,omitempty" json:"-"`
+	// Recovery is how the present epoch began, nil in the first.
+	Recovery *Recovery `cbor:"7,keyasint,omitempty" json:"recovery,omitempty"`
 }
 
 // Principal is who acts. Name is `kind:id`: user:ada, host:<node>, admin:bootstrap,

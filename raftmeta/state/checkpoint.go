@@ -29,6 +29,28 @@ func (m *Machine) Snapshot() (*Checkpoint, error) {
 	// Under apply the checkpoint has exactly the applied index.
 	m.apply.Lock()
 	defer m.apply.Unlock()
+	return m.snapshot()
+}
+
+// SnapshotView is Snapshot with a View of the same index; close both.
+//
+// Errors: *StorageError, ErrClosed.
+func (m *Machine) SnapshotView() (*Checkpoint, *View, error) {
+	m.apply.Lock()
+	defer m.apply.Unlock()
+	c, err := m.snapshot()
+	if err != nil {
+		return nil, nil, err
+	}
+	v, err := m.View()
+	if err != nil {
+		return nil, nil, errors.Join(err, c.Close())
+	}
+	return c, v, nil
+}
+
+// snapshot is Snapshot under apply.
+func (m *Machine) snapshot() (*Checkpoint, error) {
 	m.mu.Lock()
 	db, c := m.db, &Checkpoint{Index: m.index, Term: m.term}
 	m.mu.Unlock()

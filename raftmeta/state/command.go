@@ -81,6 +81,9 @@ const (
 	typeReportHosts      = 63
 	typeEndWave          = 64
 	typeForgetWaves      = 65
+	typeHoldBackup       = 80
+	typeCloseBackup      = 81
+	typeBeginEpoch       = 82
 	typeSetRegionHealth  = 70
 	typeReportBlobs      = 71
 	typeReportChecked    = 72
@@ -164,6 +167,9 @@ var kinds = map[uint16]kind{
 	typeEndWave:          kindOf[EndWave, none](2),
 	typeForgetWaves:      kindOf[ForgetWaves, ForgetResult](2),
 	typeSettleDemands:    kindOf[SettleDemands, SettleResult](settleLevel),
+	typeHoldBackup:       kindOf[HoldBackup, meta.Backup](4),
+	typeCloseBackup:      kindOf[CloseBackup, none](4),
+	typeBeginEpoch:       kindOf[BeginEpoch, meta.Cluster](4),
 	typeRequestAudit:     kindOf[RequestAudit, meta.AuditRequest](4),
 	typeReportAudit:      kindOf[ReportAudit, none](4),
 	typeSetRegionHealth:  kindOf[SetRegionHealth, meta.RegionHealth](healthLevel),

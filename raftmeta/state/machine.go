@@ -442,6 +442,14 @@ func (m *Machine) Hash(ctx context.Context) (index uint64, sum [32]byte, err err
 		return 0, sum, err
 	}
 	defer func() { _ = v.Close() }() // It only frees.
+	sum, err = v.Hash(ctx)
+	return v.Index(), sum, err
+}
+
+// Hash is Machine.Hash of this view.
+//
+// Errors: *StorageError; of ctx.
+func (v *View) Hash(ctx context.Context) (sum [32]byte, err error) {
 	h := blake3.New()
 	var size [binary.MaxVarintLen64]byte
 	for p, err := range v.scan(span{}) {
@@ -449,7 +457,7 @@ func (m *Machine) Hash(ctx context.Context) (index uint64, sum [32]byte, err err
 			err = ctx.Err()
 		}
 		if err != nil {
-			return 0, sum, fmt.Errorf("hash the state: %w", err)
+			return sum, fmt.Errorf("hash the state: %w", err)
 		}
 		if string(p.key) == string(keyApplied) {
 			continue
@@ -464,7 +472,7 @@ func (m *Machine) Hash(ctx context.Context) (index uint64, sum [32]byte, err err
 		}
 	}
 	h.Sum(sum[:0])
-	return v.Index(), sum, nil
+	return sum, nil
 }
 
 // View returns the state as it is now; Close it soon, for it keeps old records
