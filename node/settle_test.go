@@ -252,7 +252,7 @@ func TestAllServersOfARegionAreReplaced(t *testing.T) {
 				k.mu.Lock()
 				k.dies = k.settled[leader] + 2
 				k.mu.Unlock()
-				k.meta.Must(state.RemoveNode{ID: gone})
+				k.meta.Must(state.RemoveNode{ID: gone, Force: true})
 				k.await("the leader is dead", func() bool {
 					k.publish(stays)
 					return !k.leads(leader)
@@ -263,7 +263,7 @@ func TestAllServersOfARegionAreReplaced(t *testing.T) {
 				k.await("settled by another leader", k.settledAll)
 				k.up(leader) // Some blobs lie only there.
 			} else {
-				k.meta.Must(state.RemoveNode{ID: gone})
+				k.meta.Must(state.RemoveNode{ID: gone, Force: true})
 			}
 			for range 5 {
 				k.publish(stays)

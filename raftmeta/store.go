@@ -385,6 +385,7 @@ func (r *replicated) Servers() []meta.Node {
 var changesConstants = map[uint16]bool{
 	state.Bootstrap{}.Type(): true, state.SetLevel{}.Type(): true,
 	state.AdmitNode{}.Type(): true, state.UpdateNode{}.Type(): true, state.RemoveNode{}.Type(): true,
+	state.DrainServer{}.Type(): true, state.LeaveRegion{}.Type(): true, state.RemoveRegion{}.Type(): true,
 }
 
 // Apply implements consensus.Machine.

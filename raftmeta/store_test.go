@@ -391,7 +391,7 @@ func TestStoreRemovesAServer(t *testing.T) {
 	ctx := within(t)
 	all := newStores(ctx, t, 3)
 	gone := all[2]
-	all[0].do(ctx, state.RemoveNode{ID: gone.node.ID})
+	all[0].do(ctx, state.RemoveNode{ID: gone.node.ID, Force: true})
 	await(ctx, t, "the removed server is out", func() bool {
 		st := all[0].store.Status()
 		return !slices.Contains(st.Voters, gone.node.ID) && !slices.Contains(st.NonVoters, gone.node.ID)

@@ -159,7 +159,7 @@ func (a *API) removeRegion(c *protocol.Call) error {
 	}
 	removed := client.Removed{Nodes: []meta.NodeID{}}
 	for i, n := range nodes {
-		if _, err := a.do(c, i+1, state.RemoveNode{ID: n.ID}); err != nil {
+		if _, err := a.do(c, i+1, state.RemoveNode{ID: n.ID, Force: true}); err != nil {
 			return fmt.Errorf("remove region %s, after %d of %d nodes: %w", region, i, len(nodes), err)
 		}
 		removed.Nodes = append(removed.Nodes, n.ID)
@@ -224,7 +224,7 @@ func (a *API) removeNode(c *protocol.Call) error {
 	if err != nil {
 		return fmt.Errorf("remove node %s: %w", id, err)
 	}
-	if _, err := a.do(c, 0, state.RemoveNode{ID: id}); err != nil {
+	if _, err := a.do(c, 0, state.RemoveNode{ID: id, Force: true}); err != nil {
 		return err
 	}
 	c.W.WriteHeader(http.StatusNoContent)

@@ -257,7 +257,21 @@ type Node struct {
 	// Seal is the recipient that cluster secrets are sealed to (OpenSSH ed25519 public key).
 	Seal     string `cbor:"11,keyasint,omitempty" json:"seal,omitempty"`
 	Revision uint64 `cbor:"12,keyasint,omitempty" json:"revision"`
+	// Draining is set while a server is being emptied, from cluster level 4.
+	Draining *Drain `cbor:"13,keyasint,omitempty" json:"draining,omitempty"`
 }
+
+// Drain is why a server does not count any more: what it holds is being copied to
+// others, and nothing new comes to it.
+type Drain struct {
+	Since Time `cbor:"1,keyasint,omitempty" json:"since"`
+	// By is who asked: a principal, or DrainAutopilot.
+	By string `cbor:"2,keyasint,omitempty" json:"by"`
+}
+
+// DrainAutopilot is the By of a server that was away too long. It is taken back when
+// the server returns.
+const DrainAutopilot = "autopilot"
 
 // ReplicaState is what is known of a required copy.
 type ReplicaState string
@@ -301,6 +315,9 @@ type Region struct {
 	Name    RegionName `cbor:"1,keyasint,omitempty" json:"name"`
 	Primary bool       `cbor:"2,keyasint,omitempty" json:"primary"` // holds critical repositories
 	Created Time       `cbor:"3,keyasint,omitempty" json:"created"`
+	// Leaving is since when the region is being given up, 0 when it is not: it is
+	// owed nothing, and takes neither servers nor repositories.
+	Leaving Time `cbor:"4,keyasint,omitempty" json:"leaving,omitempty"`
 }
 
 // Cluster is what all nodes share.

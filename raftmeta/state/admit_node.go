@@ -93,8 +93,15 @@ func (c AdmitNode) apply(t *tx) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	region, err := t.region(c.Node.Region)
+	if err != nil {
+		return nil, err
+	}
+	if old == nil && region != nil && region.Region.Leaving != 0 {
+		return nil, fmt.Errorf("admit node %s: region %s is being removed, it takes no new nodes: %w", c.Node.ID, c.Node.Region, meta.ErrConflict)
+	}
 	node := c.Node
-	node.Read, node.Admitted = token.Read, t.now
+	node.Read, node.Admitted, node.Draining = token.Read, t.now, nil
 	switch {
 	case old == nil && token.Uses == 0:
 		return nil, deny("the join token is used up")
@@ -107,7 +114,7 @@ func (c AdmitNode) apply(t *tx) (any, error) {
 	case old.Role != node.Role || old.Region != node.Region:
 		return nil, fmt.Errorf("admit node %s: it is a %s of region %s; remove it first: %w", node.ID, old.Role, old.Region, meta.ErrConflict)
 	default:
-		node.Admitted = old.Admitted
+		node.Admitted, node.Draining = old.Admitted, old.Draining
 		t.putNode(&node)
 	}
 	return node, nil
@@ -131,7 +138,7 @@ func (t *tx) addNode(n *meta.Node) error {
 	at, _ := slices.BinarySearch(r.Servers, n.ID)
 	r.Servers = slices.Insert(r.Servers, at, n.ID)
 	t.putRegion(r)
-	if isNew || len(r.Servers) <= regionCopies { // More copies are due than before.
+	if isNew || len(r.holders()) <= regionCopies { // More copies are due than before.
 		return t.unsettle(meta.RepoRef{}, isNew)
 	}
 	return nil

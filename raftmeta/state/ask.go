@@ -51,7 +51,7 @@ func (p *Posed[A]) Into() any { return &p.Result }
 // Questions reads the arguments of each question by its name, for the remote
 // plane. The names are on the wire: none is reused.
 var Questions = table(
-	question[GetCluster, meta.Cluster], question[GetLevel, uint32], question[GetTenant, meta.Tenant], question[ListTenants, []meta.Tenant],
+	question[GetCluster, meta.Cluster], question[GetLevel, uint32], question[GetHold, uint32], question[Remains, RemainsAnswer], question[GetTenant, meta.Tenant], question[ListTenants, []meta.Tenant],
 	question[GetRepository, meta.Repository], question[ListRepositories, []meta.Repository],
 	question[GetPackage, meta.Package], question[ListPackages, []meta.Package],
 	question[GetVersion, meta.Version], question[Resolve, ResolveAnswer], question[ListVersions, []meta.Version],

@@ -55,7 +55,7 @@ func (c Bootstrap) apply(t *tx) (any, error) {
 	region.Created = t.now
 	t.putRegion(&regionRecord{Region: region})
 	node := c.Node
-	node.Admitted = t.now
+	node.Admitted, node.Draining = t.now, nil
 	if err := t.addNode(&node); err != nil {
 		return nil, err
 	}

@@ -70,6 +70,10 @@ const (
 	typeCreateJoinToken  = 43
 	typePutRegion        = 44
 	typeSealRootKey      = 45
+	typeRemoveRegion     = 46
+	typeDrainServer      = 47
+	typeLeaveRegion      = 48
+	typeHoldLevel        = 49
 	typeReportReplicas   = 50
 	typeDemandReplica    = 51
 	typeSettleDemands    = 52
@@ -158,6 +162,10 @@ var kinds = map[uint16]kind{
 	typeCreateJoinToken:  kindOf[CreateJoinToken, none](1),
 	typePutRegion:        kindOf[PutRegion, meta.Region](1),
 	typeSealRootKey:      kindOf[SealRootKey, none](1),
+	typeRemoveRegion:     kindOf[RemoveRegion, RemovedRegion](4),
+	typeDrainServer:      kindOf[DrainServer, meta.Node](4),
+	typeLeaveRegion:      kindOf[LeaveRegion, meta.Region](4),
+	typeHoldLevel:        kindOf[HoldLevel, none](4),
 	typeReportReplicas:   kindOf[ReportReplicas, none](1),
 	typeDemandReplica:    kindOf[DemandReplica, meta.Replica](1),
 	typeCreateWave:       kindOf[CreateWave, meta.Wave](2),

@@ -84,7 +84,7 @@ func (c CreateRepository) apply(t *tx) (any, error) {
 	} else if _, err := find[meta.Tenant](t, keyTenant(ref.Tenant), "tenant", ref.Tenant); err != nil {
 		return nil, err
 	}
-	if err := t.needRegions(repo); err != nil {
+	if err := t.needRegions(repo, meta.Repository{}); err != nil {
 		return nil, err
 	}
 	repo.Created, repo.CreatedBy, repo.Revision = t.now, t.origin.Principal, t.index
@@ -92,14 +92,22 @@ func (c CreateRepository) apply(t *tx) (any, error) {
 	return repo, nil
 }
 
-func (t *tx) needRegions(r meta.Repository) error {
-	if err := t.needRegion(r.Home); err != nil {
+// needRegions refuses a repository in regions that are not there, or that are being
+// removed and that it was not in before.
+func (t *tx) needRegions(r, old meta.Repository) error {
+	need := func(name, before meta.RegionName) error {
+		if name == before {
+			return t.needRegion(name)
+		}
+		return t.needLastingRegion(name)
+	}
+	if err := need(r.Home, old.Home); err != nil {
 		return fmt.Errorf("repository %s: home: %w", r.Ref, err)
 	}
 	if r.Second == "" {
 		return nil
 	}
-	if err := t.needRegion(r.Second); err != nil {
+	if err := need(r.Second, old.Second); err != nil {
 		return fmt.Errorf("repository %s: second: %w", r.Ref, err)
 	}
 	return nil

@@ -39,6 +39,9 @@ func (c DemandReplica) apply(t *tx) (any, error) {
 	if region == nil {
 		return nil, fmt.Errorf("demand replica: region %s: %w", c.Region, meta.ErrNotFound)
 	}
+	if region.Region.Leaving != 0 {
+		return nil, fmt.Errorf("demand replica: region %s is being removed: %w", c.Region, meta.ErrConflict)
+	}
 	d, err := t.demand(blob, c.Region, meta.ClassCold)
 	if err != nil {
 		return nil, err
@@ -71,7 +74,7 @@ func (t *tx) demand(b *meta.Blob, region meta.RegionName, class meta.Class) (*me
 	if d.State == meta.ReplicaPending {
 		t.tell(region)
 	}
-	return d, nil
+	return d, t.remark(b.Root)
 }
 
 func strength(c meta.Class) int {
@@ -126,8 +129,27 @@ func linked(r reader, root digest.CID) (bool, error) {
 }
 
 // regionsOf returns the regions that owe a copy of what the repository's versions
-// use, by its class.
+// use, without those that are being removed.
 func (t *tx) regionsOf(repo *meta.Repository) ([]meta.RegionName, error) {
+	wanted, err := t.regionsOfClass(repo)
+	if err != nil {
+		return nil, err
+	}
+	owing := make([]meta.RegionName, 0, len(wanted))
+	for _, name := range wanted {
+		r, err := t.region(name)
+		if err != nil {
+			return nil, err
+		}
+		if r == nil || r.Region.Leaving == 0 {
+			owing = append(owing, name)
+		}
+	}
+	return owing, nil
+}
+
+// regionsOfClass returns the regions that the repository's class wants copies in.
+func (t *tx) regionsOfClass(repo *meta.Repository) ([]meta.RegionName, error) {
 	owing := []meta.RegionName{repo.Home}
 	switch repo.Class {
 	case meta.ClassStandard:

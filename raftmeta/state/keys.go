@@ -33,13 +33,14 @@ const (
 	spaceOverWaves = 'F' // ended at, wave -> nothing: those that are
 	// Tenant, repository -> Settlement: what is to be settled anew, all at first.
 	spaceSettlements = 'S'
-	spaceIncidents   = 'I' // the health of regions and its history; health.go has the letters
-	spaceAudits      = 'Q' // what servers said of their bytes, and lost blobs (audit.go)
-	spaceBackups     = 'B' // backup -> meta.Backup
-	spaceRequests    = 'x' // request id -> result
-	spaceWindow      = 'y' // sequence -> request id: what to forget next
-	spaceFeed        = 'e' // index, seq -> feed.Change
-	spaceMachine     = 'm' // applied, format, level, cluster ...
+	// Server, root -> why: what a draining server has that is not replaced yet.
+	spaceRemains   = 'D'
+	spaceIncidents = 'I' // the health of regions and its history; health.go has the letters
+	spaceAudits    = 'Q' // what servers said of their bytes, and lost blobs (audit.go)
+	spaceRequests  = 'x' // request id -> result
+	spaceWindow    = 'y' // sequence -> request id: what to forget next
+	spaceFeed      = 'e' // index, seq -> feed.Change
+	spaceMachine   = 'm' // applied, format, level, cluster ...
 )
 
 // Letters below a tenant; [x] is a bare last part.
@@ -66,6 +67,8 @@ var (
 	keyLevel    = key{spaceMachine, 'l'} // u64
 	keyRequests = key{spaceMachine, 'r'} // window
 	keyFloor    = key{spaceMachine, 'e'} // u64: the feed is complete above this index
+	keyDraining = key{spaceMachine, 'd'} // the servers that are draining, sorted
+	keyHold     = key{spaceMachine, 'h'} // u64: the level is not raised above it
 )
 
 func (k key) part(s string) key { return append(binary.AppendUvarint(k, uint64(len(s))), s...) }
@@ -149,13 +152,13 @@ func keySettlement(repo meta.RepoRef) key {
 	}
 	return key{spaceSettlements}.part(string(repo.Tenant)).last(repo.Name)
 }
-func keyRoots(root digest.CID) key { return append(key{spaceRoots}, root[:]...) }
+func keyRemains(server meta.NodeID) key { return key{spaceRemains}.part(string(server)) }
+func keyRoots(root digest.CID) key      { return append(key{spaceRoots}, root[:]...) }
 
 func keyNode(id meta.NodeID) key            { return key{spaceNodes}.last(string(id)) }
 func keyMembers(region meta.RegionName) key { return key{spaceMembers}.part(string(region)) }
 func keyRegion(name meta.RegionName) key    { return key{spaceRegions}.last(string(name)) }
 func keyToken(id string) key                { return key{spaceTokens}.last(id) }
-func keyBackup(id string) key               { return key{spaceBackups}.last(id) }
 func keyRequest(id string) key              { return key{spaceRequests}.last(id) }
 func keyWindow(seq uint64) key              { return key{spaceWindow}.u64(seq) }
 func keyFeed(index uint64) key              { return key{spaceFeed}.u64(index) }

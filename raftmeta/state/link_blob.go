@@ -138,7 +138,10 @@ func (t *tx) link(repo meta.RepoRef, record *blobRecord) error {
 	})
 	t.mark(upload{Since: t.now, Repo: repo, Link: d}.key())
 	t.mark(keyMentions(repo.Tenant, d).last(repo.Name))
-	return nil
+	if record.Links > 1 {
+		return nil
+	}
+	return t.remark(record.Blob.Root)
 }
 
 // claim adds one use of a link by a version.
@@ -188,5 +191,8 @@ func (t *tx) unlink(repo meta.RepoRef, l *linkRecord) error {
 	if record.Links > 0 {
 		return nil
 	}
-	return t.undemand(record.Blob.Root)
+	if err := t.undemand(record.Blob.Root); err != nil {
+		return err
+	}
+	return t.remark(record.Blob.Root)
 }

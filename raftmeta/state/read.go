@@ -192,6 +192,16 @@ func blobOf(r reader, l *linkRecord) (*blobRecord, error) {
 type regionRecord struct {
 	Region  meta.Region   `cbor:"1,keyasint,omitempty"`
 	Servers []meta.NodeID `cbor:"2,keyasint,omitempty"`
+	// Draining are those of Servers that do not count any more, sorted.
+	Draining []meta.NodeID `cbor:"3,keyasint,omitempty"`
+}
+
+// holders returns the servers that keep the region's copies.
+func (r *regionRecord) holders() []meta.NodeID {
+	if len(r.Draining) == 0 {
+		return r.Servers
+	}
+	return slices.DeleteFunc(slices.Clone(r.Servers), func(id meta.NodeID) bool { return slices.Contains(r.Draining, id) })
 }
 
 // regions yields all regions by name.

@@ -8,11 +8,16 @@ import (
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 )
 
-// RemoveNode takes a node from the roster.
+// RemoveNode takes a node from the roster. From level 4 a server goes only when it
+// was drained and nothing remains at it, unless Force says that what only it has may
+// be lost.
 //
-// Errors: meta.ErrNotFound; meta.ErrConflict for the last server.
+// Errors: meta.ErrNotFound; meta.ErrConflict for the last server, and for one that is
+// still needed.
 type RemoveNode struct {
 	ID meta.NodeID `cbor:"1,keyasint,omitempty"`
+	// Force is without meaning below level 4, where all removals are forced.
+	Force bool `cbor:"2,keyasint,omitempty"`
 }
 
 // Type implements Command.
@@ -32,14 +37,28 @@ func (c RemoveNode) apply(t *tx) (any, error) {
 		return nil, err
 	}
 	if n.Role == meta.RoleServer {
+		level, err := levelOf(t)
+		if err != nil {
+			return nil, err
+		}
+		if level >= drainLevel && !c.Force {
+			if err := t.needEmpty(n); err != nil {
+				return nil, fmt.Errorf("remove node %s: %w", n.ID, err)
+			}
+		}
 		if err := t.removeServer(n); err != nil {
 			return nil, err
 		}
 	}
+	t.dropNode(n)
+	return nil, nil
+}
+
+// dropNode deletes the record of a node.
+func (t *tx) dropNode(n *meta.Node) {
 	t.del(keyNode(n.ID))
 	t.del(keyMembers(n.Region).last(string(n.ID)))
 	t.emit(feed.Change{Kind: feed.KindNode, Node: n.ID, Region: n.Region, Deleted: true})
-	return nil, nil
 }
 
 // removeServer takes a server from its region and its copy of the root key.
@@ -60,6 +79,11 @@ func (t *tx) removeServer(n *meta.Node) error {
 	}
 	if at, found := slices.BinarySearch(r.Servers, n.ID); found {
 		r.Servers = slices.Delete(r.Servers, at, at+1)
+	}
+	if n.Draining != nil {
+		if err := t.stopDraining(r, n); err != nil {
+			return err
+		}
 	}
 	t.putRegion(r)
 	t.del(keyAudit(n.ID))

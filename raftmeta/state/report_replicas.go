@@ -60,6 +60,13 @@ func (c ReportReplicas) apply(t *tx) (any, error) {
 // reportCopy records a server's word on its copy of a blob and settles what the
 // region is owed.
 func (t *tx) reportCopy(b *meta.Blob, server meta.NodeID, state meta.ReplicaState, reason string) error {
+	if err := t.recordCopy(b, server, state, reason); err != nil {
+		return err
+	}
+	return t.remark(b.Root)
+}
+
+func (t *tx) recordCopy(b *meta.Blob, server meta.NodeID, state meta.ReplicaState, reason string) error {
 	node, err := findServer(t, server)
 	if err != nil {
 		return err
@@ -113,7 +120,7 @@ func (t *tx) enough(d *meta.Replica) (bool, error) {
 	}
 	var servers []meta.NodeID
 	if region != nil {
-		servers = region.Servers
+		servers = region.holders()
 	}
 	want := min(max(len(servers), 1), regionCopies)
 	verified := 0

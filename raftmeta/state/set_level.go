@@ -34,6 +34,11 @@ func (c SetLevel) apply(t *tx) (any, error) {
 	if c.Level < cluster.Level {
 		return nil, fmt.Errorf("set level %d: the cluster is at %d and its log may hold commands of it: %w", c.Level, cluster.Level, meta.ErrConflict)
 	}
+	if hold, err := number(t, keyHold); err != nil {
+		return nil, err
+	} else if hold != 0 && uint64(c.Level) > hold {
+		return nil, fmt.Errorf("set level %d: it is held at %d, let it go with `shoal cluster level --auto`: %w", c.Level, hold, meta.ErrConflict)
+	}
 	before := cluster.Level
 	cluster.Level = c.Level
 	t.put(keyCluster, cluster)

@@ -41,7 +41,7 @@ func (c SetRepository) apply(t *tx) (any, error) {
 	if err := checkRepository(*repo); err != nil {
 		return nil, err
 	}
-	if err := t.needRegions(*repo); err != nil {
+	if err := t.needRegions(*repo, old); err != nil {
 		return nil, err
 	}
 	repo.Revision = t.index

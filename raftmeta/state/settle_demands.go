@@ -7,6 +7,7 @@ import (
 
 	"github.com/shoal-registry/shoal/raftmeta/feed"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/verify/digest"
 )
 
 // SettleDemands does the next part of what is to be settled anew: of the whole
@@ -150,6 +151,10 @@ func (p *settling) run(s *Settlement) (more bool, err error) {
 
 // copies settles the records of copies behind s.After.
 func (p *settling) copies(s *Settlement) (more bool, err error) {
+	var root digest.CID // of the record before
+	if len(s.After) > 0 {
+		copy(root[:], s.After[1:])
+	}
 	for pair, err := range p.scan(onward(key{spaceReplicas}, s.After)) {
 		if err != nil {
 			return false, err
@@ -162,11 +167,21 @@ func (p *settling) copies(s *Settlement) (more bool, err error) {
 		if err != nil {
 			return false, err
 		}
+		if r.Root != root {
+			if err := p.remark(root); err != nil { // All its records are settled.
+				return false, err
+			}
+			root = r.Root
+		}
 		region, err := p.region(r.Region)
 		if err != nil {
 			return false, err
 		}
 		switch {
+		case r.Server == "" && (region == nil || region.Region.Leaving != 0):
+			p.del(s.After)
+			p.del(keyQueued(*r))
+			p.dropped++
 		case r.Server == "":
 			if err := p.resettle(r); err != nil {
 				return false, err
@@ -179,7 +194,7 @@ func (p *settling) copies(s *Settlement) (more bool, err error) {
 			}
 		}
 	}
-	return false, nil
+	return false, p.remark(root)
 }
 
 // resettle settles a demand whose region has other servers than it had. One that is
@@ -291,7 +306,7 @@ func (p *settling) repository(s *Settlement, ref meta.RepoRef) (more bool, err e
 // wantIn demands a blob in a region that has to exist for it.
 func (p *settling) wantIn(b *blobRecord, name meta.RegionName, class meta.Class) error {
 	region, err := p.region(name)
-	if err != nil || region == nil {
+	if err != nil || region == nil || region.Region.Leaving != 0 {
 		return err
 	}
 	old, err := p.get(keyReplica(b.Blob.Root, name, ""))

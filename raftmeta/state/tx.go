@@ -44,6 +44,13 @@ func (t *tx) del(k key) {
 	}
 }
 
+// delAll deletes all keys that begin with prefix.
+func (t *tx) delAll(prefix key) {
+	if err := t.batch.DeleteRange(prefix, prefix.after(), nil); err != nil && t.err == nil {
+		t.err = &StorageError{Cause: err}
+	}
+}
+
 // put stores the record v under k.
 func (t *tx) put(k key, v any) { t.set(k, codec.Encode(v)) }
 
@@ -78,6 +85,13 @@ func (t *tx) putRegion(r *regionRecord) {
 	t.emit(feed.Change{Kind: feed.KindRegion, Region: r.Region.Name})
 }
 
+// delRegion removes a region that has no servers.
+func (t *tx) delRegion(name meta.RegionName) {
+	t.del(keyRegion(name))
+	delete(t.regions, name)
+	t.emit(feed.Change{Kind: feed.KindRegion, Region: name, Deleted: true})
+}
+
 // needRegion refuses a region that nobody has made.
 func (t *tx) needRegion(name meta.RegionName) error {
 	r, err := t.region(name)
@@ -85,6 +99,17 @@ func (t *tx) needRegion(name meta.RegionName) error {
 		err = fmt.Errorf("region %s is unknown, `shoal region list` names those there are: %w", name, meta.ErrInvalid)
 	}
 	return err
+}
+
+// needLastingRegion refuses also a region that is being removed.
+func (t *tx) needLastingRegion(name meta.RegionName) error {
+	if err := t.needRegion(name); err != nil {
+		return err
+	}
+	if r, err := t.region(name); err != nil || r.Region.Leaving == 0 {
+		return err
+	}
+	return fmt.Errorf("region %s is being removed, choose another: %w", name, meta.ErrConflict)
 }
 
 // levelOf reads the cluster level; 0 before Bootstrap. What commands of older levels
