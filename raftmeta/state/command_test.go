@@ -25,13 +25,14 @@ func TestWireNames(t *testing.T) {
 		"46 RemoveRegion, 47 DrainServer, 48 LeaveRegion, 49 HoldLevel, " +
 		"50 ReportReplicas, 51 DemandReplica, 52 SettleDemands, 55 RequestAudit, 56 ReportAudit, " +
 		"60 CreateWave, 61 CancelWave, 62 AdmitHosts, 63 ReportHosts, 64 EndWave, 65 ForgetWaves, " +
-		"70 SetRegionHealth, 71 ReportBlobs, 72 ReportChecked"
+		"70 SetRegionHealth, 71 ReportBlobs, 72 ReportChecked, " +
+		"80 HoldBackup, 81 CloseBackup, 82 BeginEpoch"
 	if got := strings.Join(commands, ", "); got != want {
 		t.Errorf("commands are\n%s\nwant\n%s", got, want)
 	}
 	want = "Attachments BlobByRoot FindLink GetBlob GetCluster GetFile GetJoinToken GetNode GetPackage GetRepository GetTenant " +
 		"GetVersion GetHold GetLevel Remains AliasHistory ListAliases ListFiles ListNodes ListPackages ListReferences ListRegions ListRepositories " +
-		"ListTenants ListVersions LastCopies NextSettlement PendingReplicas Replicas Resolve GetWave ListWaves WaveHosts ListWaveHosts " +
+		"OpenBackups UsedBlobs ListTenants ListVersions LastCopies NextSettlement PendingReplicas Replicas Resolve GetWave ListWaves WaveHosts ListWaveHosts " +
 		"RegionHealth ListIncidents " +
 		"GetAudit IsLost ListAudits ListCopies ListLost UsesOf"
 	names := strings.Fields(want)

@@ -37,6 +37,7 @@ const (
 	spaceRemains   = 'D'
 	spaceIncidents = 'I' // the health of regions and its history; health.go has the letters
 	spaceAudits    = 'Q' // what servers said of their bytes, and lost blobs (audit.go)
+	spaceBackups   = 'B' // backup -> meta.Backup
 	spaceRequests  = 'x' // request id -> result
 	spaceWindow    = 'y' // sequence -> request id: what to forget next
 	spaceFeed      = 'e' // index, seq -> feed.Change
@@ -159,6 +160,7 @@ func keyNode(id meta.NodeID) key            { return key{spaceNodes}.last(string
 func keyMembers(region meta.RegionName) key { return key{spaceMembers}.part(string(region)) }
 func keyRegion(name meta.RegionName) key    { return key{spaceRegions}.last(string(name)) }
 func keyToken(id string) key                { return key{spaceTokens}.last(id) }
+func keyBackup(id string) key               { return key{spaceBackups}.last(id) }
 func keyRequest(id string) key              { return key{spaceRequests}.last(id) }
 func keyWindow(seq uint64) key              { return key{spaceWindow}.u64(seq) }
 func keyFeed(index uint64) key              { return key{spaceFeed}.u64(index) }
