@@ -100,6 +100,8 @@ type Tenant struct {
 	Name      TenantName `cbor:"1,keyasint,omitempty" json:"name"`
 	Created   Time       `cbor:"2,keyasint,omitempty" json:"created"`
 	CreatedBy string     `cbor:"3,keyasint,omitempty" json:"created_by"`
+	// Tier is the tenant's weight where tenants wait for one another; "" is standard.
+	Tier Tier `cbor:"4,keyasint,omitempty" json:"tier,omitempty"`
 }
 
 // Repository holds packages of one format.
@@ -118,7 +120,19 @@ type Repository struct {
 	CreatedBy string `cbor:"11,keyasint,omitempty" json:"created_by"`
 	// Revision is the log index of the last change to the repository record.
 	Revision uint64 `cbor:"12,keyasint,omitempty" json:"revision"`
+	// Regions, when there are any, owe copies instead of those that the class names;
+	// sorted, each once, at most MaxRepositoryRegions.
+	Regions []RegionName `cbor:"13,keyasint,omitempty" json:"regions,omitempty"`
+	// CopiesBeforeAck is how many servers have a verified copy of all that a version
+	// uses before its publish is answered: 1 (0 is that too) or 2.
+	CopiesBeforeAck uint32 `cbor:"14,keyasint,omitempty" json:"copies_before_ack,omitempty"`
 }
+
+// MaxRepositoryRegions bounds Repository.Regions.
+const MaxRepositoryRegions = 16
+
+// MaxCopiesBeforeAck bounds Repository.CopiesBeforeAck.
+const MaxCopiesBeforeAck = 2
 
 // Package is a named thing in a repository.
 type Package struct {
@@ -298,6 +312,8 @@ type Replica struct {
 	Digest  digest.Digest `cbor:"9,keyasint,omitempty" json:"digest,omitempty"`
 	Demand  Time          `cbor:"10,keyasint,omitempty" json:"demand,omitempty"` // when the demand arose
 	Reason  string        `cbor:"11,keyasint,omitempty" json:"reason,omitempty"` // of failed
+	// Counted is what a demand counts as in its region's backlog.
+	Counted DemandCount `cbor:"12,keyasint,omitempty" json:"-"`
 }
 
 // JoinToken admits nodes. The secret is with the operator; ID is its sha256.

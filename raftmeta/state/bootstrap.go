@@ -51,6 +51,9 @@ func (c Bootstrap) apply(t *tx) (any, error) {
 	t.put(keyCluster, cluster)
 	t.setNumber(keyLevel, uint64(cluster.Level))
 	t.emit(feed.Change{Kind: feed.KindCluster})
+	if err := t.allCounted(); err != nil { // There are none yet.
+		return nil, err
+	}
 	region := c.Region
 	region.Created = t.now
 	t.putRegion(&regionRecord{Region: region})

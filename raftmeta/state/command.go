@@ -77,6 +77,8 @@ const (
 	typeReportReplicas   = 50
 	typeDemandReplica    = 51
 	typeSettleDemands    = 52
+	typeDemandBlobs      = 53
+	typeSetTenant        = 54
 	typeRequestAudit     = 55
 	typeReportAudit      = 56
 	typeCreateWave       = 60
@@ -178,6 +180,8 @@ var kinds = map[uint16]kind{
 	typeHoldBackup:       kindOf[HoldBackup, meta.Backup](4),
 	typeCloseBackup:      kindOf[CloseBackup, none](4),
 	typeBeginEpoch:       kindOf[BeginEpoch, meta.Cluster](4),
+	typeDemandBlobs:      kindOf[DemandBlobs, none](backlogLevel),
+	typeSetTenant:        kindOf[SetTenant, meta.Tenant](backlogLevel),
 	typeRequestAudit:     kindOf[RequestAudit, meta.AuditRequest](4),
 	typeReportAudit:      kindOf[ReportAudit, none](4),
 	typeSetRegionHealth:  kindOf[SetRegionHealth, meta.RegionHealth](healthLevel),

@@ -2,6 +2,7 @@ package state
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 
 	"github.com/shoal-registry/shoal/raftmeta/feed"
@@ -10,7 +11,7 @@ import (
 
 // CreateRepository adds a repository, and its tenant too when CreateTenant is set
 // (dev). A repository that is equal in format, kind, class, environment, home,
-// second region, visibility and immutability is idempotent. Result:
+// second region, visibility, immutability, regions and copies is idempotent. Result:
 // meta.Repository.
 //
 // Errors: meta.ErrExists for a different repository of the name,
@@ -38,6 +39,14 @@ func (c CreateRepository) Check() error {
 	return checkRepository(r)
 }
 
+// since implements newer.
+func (c CreateRepository) since() uint32 {
+	if len(c.Repository.Regions) > 0 || c.Repository.CopiesBeforeAck > 0 {
+		return backlogLevel
+	}
+	return 0
+}
+
 // checkRepository checks what SetRepository may change too.
 func checkRepository(r meta.Repository) error {
 	switch {
@@ -51,6 +60,18 @@ func checkRepository(r meta.Repository) error {
 		return fmt.Errorf("repository %s: environment of %d bytes, at most 63: %w", r.Ref, len(r.Environment), meta.ErrInvalid)
 	case r.Second != "" && r.Second == r.Home:
 		return fmt.Errorf("repository %s: second region %s is its home: %w", r.Ref, r.Second, meta.ErrInvalid)
+	}
+	if len(r.Regions) > meta.MaxRepositoryRegions || r.CopiesBeforeAck > meta.MaxCopiesBeforeAck {
+		return fmt.Errorf("repository %s: %d regions and %d copies before acknowledgement, at most %d and %d: %w",
+			r.Ref, len(r.Regions), r.CopiesBeforeAck, meta.MaxRepositoryRegions, meta.MaxCopiesBeforeAck, meta.ErrInvalid)
+	}
+	for i, region := range r.Regions {
+		if err := meta.CheckRegion(region); err != nil {
+			return fmt.Errorf("repository %s: regions: %w", r.Ref, err)
+		}
+		if i > 0 && region <= r.Regions[i-1] {
+			return fmt.Errorf("repository %s: regions: give each once, sorted: %w", r.Ref, meta.ErrInvalid)
+		}
 	}
 	if err := meta.CheckRegion(r.Home); err != nil {
 		return fmt.Errorf("repository %s: home: %w", r.Ref, err)
@@ -70,15 +91,18 @@ func (c CreateRepository) apply(t *tx) (any, error) {
 		return nil, err
 	}
 	repo := c.Repository
+	if len(repo.Regions) == 0 {
+		repo.Regions = nil
+	}
 	if old != nil {
 		repo.Created, repo.CreatedBy, repo.Revision = old.Created, old.CreatedBy, old.Revision
-		if repo != *old {
+		if !reflect.DeepEqual(repo, *old) {
 			return nil, fmt.Errorf("create repository %s: it exists with other settings, change them with `shoal repo set`: %w", ref, meta.ErrExists)
 		}
 		return *old, nil
 	}
 	if c.CreateTenant {
-		if _, err := t.createTenant(ref.Tenant); err != nil {
+		if _, err := t.createTenant(ref.Tenant, ""); err != nil {
 			return nil, err
 		}
 	} else if _, err := find[meta.Tenant](t, keyTenant(ref.Tenant), "tenant", ref.Tenant); err != nil {
@@ -104,11 +128,19 @@ func (t *tx) needRegions(r, old meta.Repository) error {
 	if err := need(r.Home, old.Home); err != nil {
 		return fmt.Errorf("repository %s: home: %w", r.Ref, err)
 	}
-	if r.Second == "" {
-		return nil
+	if r.Second != "" {
+		if err := need(r.Second, old.Second); err != nil {
+			return fmt.Errorf("repository %s: second: %w", r.Ref, err)
+		}
 	}
-	if err := need(r.Second, old.Second); err != nil {
-		return fmt.Errorf("repository %s: second: %w", r.Ref, err)
+	for _, region := range r.Regions {
+		before := meta.RegionName("")
+		if slices.Contains(old.Regions, region) {
+			before = region
+		}
+		if err := need(region, before); err != nil {
+			return fmt.Errorf("repository %s: regions: %w", r.Ref, err)
+		}
 	}
 	return nil
 }

@@ -11,13 +11,27 @@ import (
 // meta.Tenant.
 type CreateTenant struct {
 	Name meta.TenantName `cbor:"1,keyasint,omitempty"`
+	Tier meta.Tier       `cbor:"2,keyasint,omitempty"` // of level 4
 }
 
 // Type implements Command.
 func (CreateTenant) Type() uint16 { return typeCreateTenant }
 
 // Check implements Command.
-func (c CreateTenant) Check() error { return checkTenant(c.Name) }
+func (c CreateTenant) Check() error {
+	if err := c.Tier.Check(); err != nil {
+		return err
+	}
+	return checkTenant(c.Name)
+}
+
+// since implements newer.
+func (c CreateTenant) since() uint32 {
+	if c.Tier != "" {
+		return backlogLevel
+	}
+	return 0
+}
 
 // checkTenant keeps tenants off the name of the public context, whose blobs are
 // stored where a tenant's are.
@@ -29,19 +43,19 @@ func checkTenant(name meta.TenantName) error {
 }
 
 func (c CreateTenant) apply(t *tx) (any, error) {
-	tenant, err := t.createTenant(c.Name)
+	tenant, err := t.createTenant(c.Name, c.Tier)
 	if err != nil {
 		return nil, err
 	}
 	return *tenant, nil
 }
 
-func (t *tx) createTenant(name meta.TenantName) (*meta.Tenant, error) {
+func (t *tx) createTenant(name meta.TenantName, tier meta.Tier) (*meta.Tenant, error) {
 	old, err := load[meta.Tenant](t, keyTenant(name))
 	if err != nil || old != nil {
 		return old, err
 	}
-	tenant := &meta.Tenant{Name: name, Created: t.now, CreatedBy: t.origin.Principal}
+	tenant := &meta.Tenant{Name: name, Created: t.now, CreatedBy: t.origin.Principal, Tier: tier}
 	t.put(keyTenant(name), tenant)
 	t.emit(feed.Change{Kind: feed.KindTenant, Name: string(name)})
 	return tenant, nil

@@ -58,9 +58,18 @@ func (t *tx) demand(b *meta.Blob, region meta.RegionName, class meta.Class) (*me
 		return nil, err
 	}
 	if d != nil {
-		if strength(class) > strength(d.Class) {
-			d.Class = class
-			t.put(k, d)
+		was := *d
+		moved, err := t.shareLane(d, b)
+		if err != nil {
+			return nil, err
+		}
+		if stronger := strength(class) > strength(d.Class); stronger || moved {
+			if stronger {
+				d.Class = class
+			}
+			if err := t.moveDemand(&was, d); err != nil {
+				return nil, err
+			}
 		}
 		return d, nil
 	}
@@ -104,8 +113,9 @@ func (t *tx) undemand(root digest.CID) error {
 			return err
 		}
 		if r.Server == "" && r.State == meta.ReplicaPending {
-			t.del(p.key)
-			t.del(keyQueued(*r))
+			if err := t.dropDemand(r); err != nil {
+				return err
+			}
 		}
 	}
 	return t.forgetLost(root)
@@ -148,8 +158,12 @@ func (t *tx) regionsOf(repo *meta.Repository) ([]meta.RegionName, error) {
 	return owing, nil
 }
 
-// regionsOfClass returns the regions that the repository's class wants copies in.
+// regionsOfClass returns the regions that the repository wants copies in: those that
+// it names itself, else by its class.
 func (t *tx) regionsOfClass(repo *meta.Repository) ([]meta.RegionName, error) {
+	if len(repo.Regions) > 0 {
+		return repo.Regions, nil
+	}
 	owing := []meta.RegionName{repo.Home}
 	switch repo.Class {
 	case meta.ClassStandard:

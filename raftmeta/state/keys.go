@@ -20,6 +20,7 @@ const (
 	spaceTenant    = 't' // below a tenant, then one of the letters
 	spaceReplicas  = 'R' // root, region, server -> meta.Replica
 	spaceQueue     = 'q' // region, demanded at, root -> nothing: demands not yet verified
+	spaceBacklog   = 'P' // the same by class and tenant, and counts; backlog.go has the letters
 	spaceRoots     = 'o' // root, context -> digest of the blob
 	spaceUploads   = 'u' // unclaimed since, kind, repository, name -> nothing
 	spaceNodes     = 'n' // node -> meta.Node

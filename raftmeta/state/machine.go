@@ -318,7 +318,11 @@ func (t *tx) run(c Command) (any, error) {
 	if err := CheckLevel(c, level); err != nil {
 		return nil, err
 	}
-	return c.apply(t)
+	value, err := c.apply(t)
+	if err == nil {
+		t.putCounts()
+	}
+	return value, err
 }
 
 // fatal reports whether err is of the node, not of the command.

@@ -103,51 +103,40 @@ func (t *tx) recordCopy(b *meta.Blob, server meta.NodeID, state meta.ReplicaStat
 }
 
 // settle stores a region's demand as verified when enough of the region's servers
-// are, else as pending and in the queue.
+// are, else as pending and in the queues.
 func (t *tx) settle(d *meta.Replica) error {
-	enough, err := t.enough(d)
-	if err == nil {
-		t.store(d, enough)
+	have, want, err := t.copiesOf(d)
+	if err != nil {
+		return err
 	}
-	return err
+	return t.putDemand(d, have, want)
 }
 
-// enough says whether as many of the region's servers have a verified copy as are to.
-func (t *tx) enough(d *meta.Replica) (bool, error) {
+// copiesOf counts the servers of the region that have a verified copy, up to as many
+// as are to.
+func (t *tx) copiesOf(d *meta.Replica) (have, want int, err error) {
 	region, err := t.region(d.Region)
 	if err != nil {
-		return false, err
+		return 0, 0, err
 	}
 	var servers []meta.NodeID
 	if region != nil {
 		servers = region.holders()
 	}
-	want := min(max(len(servers), 1), regionCopies)
-	verified := 0
+	want = min(max(len(servers), 1), regionCopies)
 	for _, server := range servers {
+		if have == want {
+			break
+		}
 		r, err := load[meta.Replica](t, keyReplica(d.Root, d.Region, server))
 		if err != nil {
-			return false, err
+			return 0, 0, err
 		}
 		if r != nil && r.State == meta.ReplicaVerified {
-			if verified++; verified == want {
-				return true, nil
-			}
+			have++
 		}
 	}
-	return false, nil
-}
-
-// store puts a demand down as verified, or as pending and in the queue.
-func (t *tx) store(d *meta.Replica, verified bool) {
-	if verified {
-		d.State, d.Verified = meta.ReplicaVerified, t.now
-		t.del(keyQueued(*d))
-	} else {
-		d.State = meta.ReplicaPending
-		t.mark(keyQueued(*d))
-	}
-	t.put(keyReplica(d.Root, d.Region, ""), d)
+	return have, want, nil
 }
 
 // regionCopies is how many servers of a region keep a demanded blob, when the

@@ -48,5 +48,9 @@ func (c SetLevel) apply(t *tx) (any, error) {
 		// What the roster was when the demands were written, nobody knows.
 		return nil, t.unsettle(meta.RepoRef{}, true)
 	}
+	if before < backlogLevel && c.Level >= backlogLevel {
+		// All demands are read once, to be counted.
+		return nil, t.unsettle(meta.RepoRef{}, false)
+	}
 	return nil, nil
 }

@@ -1,6 +1,11 @@
 package state
 
-import "github.com/shoal-registry/shoal/raftmeta/meta"
+import (
+	"reflect"
+	"slices"
+
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+)
 
 // SetRepository changes what may change of a repository; nil leaves as it is. A
 // new class or region holds for all versions: what they use is settled anew. Result:
@@ -15,6 +20,10 @@ type SetRepository struct {
 	Visibility  *meta.Visibility `cbor:"5,keyasint,omitempty"`
 	Immutable   *bool            `cbor:"6,keyasint,omitempty"`
 	Environment *string          `cbor:"7,keyasint,omitempty"`
+	// Regions, of level 4, replace those of the class; an empty list gives them back.
+	Regions *[]meta.RegionName `cbor:"8,keyasint,omitempty"`
+	// CopiesBeforeAck is of level 4.
+	CopiesBeforeAck *uint32 `cbor:"9,keyasint,omitempty"`
 }
 
 // Type implements Command.
@@ -22,6 +31,14 @@ func (SetRepository) Type() uint16 { return typeSetRepository }
 
 // Check implements Command.
 func (c SetRepository) Check() error { return c.Ref.Check() }
+
+// since implements newer.
+func (c SetRepository) since() uint32 {
+	if c.Regions != nil || c.CopiesBeforeAck != nil {
+		return backlogLevel
+	}
+	return 0
+}
 
 func (c SetRepository) apply(t *tx) (any, error) {
 	repo, err := findRepository(t, c.Ref)
@@ -35,7 +52,12 @@ func (c SetRepository) apply(t *tx) (any, error) {
 	change(&repo.Visibility, c.Visibility)
 	change(&repo.Immutable, c.Immutable)
 	change(&repo.Environment, c.Environment)
-	if *repo == old {
+	change(&repo.Regions, c.Regions)
+	change(&repo.CopiesBeforeAck, c.CopiesBeforeAck)
+	if len(repo.Regions) == 0 {
+		repo.Regions = nil
+	}
+	if reflect.DeepEqual(*repo, old) {
 		return old, nil
 	}
 	if err := checkRepository(*repo); err != nil {
@@ -46,7 +68,7 @@ func (c SetRepository) apply(t *tx) (any, error) {
 	}
 	repo.Revision = t.index
 	t.putRepository(repo)
-	if repo.Class != old.Class || repo.Home != old.Home || repo.Second != old.Second {
+	if repo.Class != old.Class || repo.Home != old.Home || repo.Second != old.Second || !slices.Equal(repo.Regions, old.Regions) {
 		if err := t.unsettle(repo.Ref, true); err != nil {
 			return nil, err
 		}

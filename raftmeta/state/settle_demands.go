@@ -141,8 +141,11 @@ func (p *settling) run(s *Settlement) (more bool, err error) {
 		return p.repository(s, s.Repo)
 	}
 	if len(s.After) == 0 || s.After[0] == spaceReplicas {
-		if more, err = p.copies(s); more || err != nil || !s.Links {
+		if more, err = p.copies(s); more || err != nil {
 			return more, err
+		}
+		if err := p.allCounted(); err != nil || !s.Links {
+			return false, err
 		}
 		s.After = nil
 	}
@@ -200,23 +203,25 @@ func (p *settling) copies(s *Settlement) (more bool, err error) {
 // resettle settles a demand whose region has other servers than it had. One that is
 // pending again is as young as the change: the holders have their time for it.
 func (p *settling) resettle(d *meta.Replica) error {
-	enough, err := p.enough(d)
-	if err != nil || enough == (d.State == meta.ReplicaVerified) {
+	have, want, err := p.copiesOf(d)
+	if err != nil {
 		return err
+	}
+	enough := have >= want
+	if enough == (d.State == meta.ReplicaVerified) {
+		return p.recount(d, have, want)
 	}
 	if !enough {
 		if linked, err := linked(p, d.Root); err != nil {
 			return err
 		} else if !linked {
-			p.del(keyReplica(d.Root, d.Region, "")) // As undemand does with what is pending.
-			return nil
+			return p.dropDemand(d) // As undemand does with what is pending.
 		}
 		d.Demand = p.now
 		p.owed++
 		p.tell(d.Region)
 	}
-	p.store(d, enough)
-	return nil
+	return p.putDemand(d, have, want)
 }
 
 // links demands what the versions of all repositories use, from the one of s.After on.

@@ -26,6 +26,9 @@ type tx struct {
 	changes  uint32
 	demanded []meta.RegionName
 	regions  map[meta.RegionName]*regionRecord
+	// totals and lanes are counts of demands that this command has changed, by key.
+	totals map[string]*demandTotal
+	lanes  map[string]*laneCount
 }
 
 func newTx(batch *pebble.Batch, index uint64, o Origin) *tx {
