@@ -114,7 +114,7 @@ func (t *tx) keepOnly(c *BeginEpoch) (lost []meta.LostServer, err error) {
 		}
 	}
 	for _, n := range others {
-		if _, err := (RemoveNode{ID: n.ID}).apply(t); err != nil {
+		if _, err := (RemoveNode{ID: n.ID, Force: true}).apply(t); err != nil {
 			return nil, err
 		}
 		if n.Role == meta.RoleServer && !c.Foreign && len(lost) < meta.MaxRecoveryLost {
