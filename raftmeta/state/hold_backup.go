@@ -125,3 +125,10 @@ type OpenBackups struct {
 
 // Answer implements Question.
 func (q OpenBackups) Answer(v *View) ([]meta.Backup, error) { return openBackups(v, q.Now) }
+
+// backupOpen reports whether a backup is open as the command applies: nothing is
+// collected then.
+func (t *tx) backupOpen() (bool, error) {
+	open, err := openBackups(t, t.now)
+	return len(open) > 0, err
+}
