@@ -215,6 +215,9 @@ func (n *Node) buildServer(ctx context.Context) error {
 	}
 	n.parts.Add("certificate", func(ctx context.Context) error { return n.cred.Run(ctx, n.reissue(admission, record), n.renewalFailed) })
 	n.parts.Add("expiry of uploads", n.expireUploads)
+	if _, err := n.watchHealth(records, disk); err != nil {
+		return err
+	}
 	n.parts.Add("settlement", settler{
 		metadata: records, doer: records, self: me.ID, limit: settleLimit, log: log,
 		leads: func() bool { return records.Leader() == me.ID },

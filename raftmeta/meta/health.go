@@ -109,7 +109,7 @@ type RegionHealth struct {
 }
 
 // Server returns what is known of a server; of one without an entry all is well.
-func (h *RegionHealth) Server(id NodeID) ServerHealth {
+func (h RegionHealth) Server(id NodeID) ServerHealth {
 	for _, s := range h.Servers {
 		if s.Server == id {
 			return s
@@ -119,7 +119,7 @@ func (h *RegionHealth) Server(id NodeID) ServerHealth {
 }
 
 // Severe says that a region, or what it stores, is out: what is not urgent waits.
-func (h *RegionHealth) Severe() bool {
+func (h RegionHealth) Severe() bool {
 	return h.Kind == IncidentDown || h.Kind == IncidentBlobsLost
 }
 

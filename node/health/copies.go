@@ -1,0 +1,54 @@
+package health
+
+import (
+	"context"
+
+	"github.com/shoal-registry/shoal/raftmeta"
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/raftmeta/state"
+	"github.com/shoal-registry/shoal/verify/digest"
+)
+
+// Copies looks whether the verified copies on record of one server are there.
+type Copies struct {
+	Server   meta.NodeID
+	Metadata raftmeta.Asker
+	Doer     raftmeta.Doer
+	// Holds says whether a blob is here whole. It reads no content: that is the audit's.
+	Holds func(ctx context.Context, root digest.CID) bool
+}
+
+// checkAtOnce is how many copies one question lists and one command reports.
+const checkAtOnce = 500
+
+// Check looks at all of them and reports those that are missing as failed: their
+// regions owe them again. Memory is that of one page.
+func (c Copies) Check(ctx context.Context) (copies, missing uint64, err error) {
+	q := state.ListCopies{Server: c.Server, State: meta.ReplicaVerified, Limit: checkAtOnce}
+	for {
+		page, _, err := raftmeta.Ask(ctx, c.Metadata, meta.Local, q)
+		if err != nil {
+			return copies, missing, err
+		}
+		var gone []meta.Replica
+		for _, r := range page.Copies {
+			if ctx.Err() != nil {
+				return copies, missing, ctx.Err()
+			}
+			copies++
+			if !c.Holds(ctx, r.Root) {
+				gone = append(gone, meta.Replica{Root: r.Root, Server: c.Server, State: meta.ReplicaFailed, Reason: "missing after an outage"})
+			}
+		}
+		if len(gone) > 0 {
+			missing += uint64(len(gone))
+			if _, err := c.Doer.Do(ctx, state.Origin{Principal: "node:" + string(c.Server)}, state.ReportReplicas{Replicas: gone}); err != nil {
+				return copies, missing, err
+			}
+		}
+		if page.After.IsZero() {
+			return copies, missing, nil
+		}
+		q.After = page.After
+	}
+}
