@@ -312,6 +312,10 @@ type Replica struct {
 	Digest  digest.Digest `cbor:"9,keyasint,omitempty" json:"digest,omitempty"`
 	Demand  Time          `cbor:"10,keyasint,omitempty" json:"demand,omitempty"` // when the demand arose
 	Reason  string        `cbor:"11,keyasint,omitempty" json:"reason,omitempty"` // of failed
+	// Seen is, in a report, the index of the state that the server had seen when it
+	// began to look at its copy, 0 when it does not say; in a listing of demands the
+	// index that the listing is of. It is not stored.
+	Seen uint64 `cbor:"13,keyasint,omitempty" json:"-"`
 	// Counted is what a demand counts as in its region's backlog.
 	Counted DemandCount `cbor:"12,keyasint,omitempty" json:"-"`
 }

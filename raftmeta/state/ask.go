@@ -67,6 +67,8 @@ var Questions = table(
 	question[OpenBackups, []meta.Backup], question[UsedBlobs, UsedBlobsAnswer],
 	question[ListAudits, []meta.Audit], question[GetAudit, meta.Audit], question[ListLost, []meta.LostBlob], question[IsLost, bool],
 	question[ListCopies, Copies], question[UsesOf, Uses],
+	question[GetGC, GCStatus], question[GarbageDue, bool], question[ListGarbage, []Garbage],
+	question[ListOrders, []Order], question[GetOrder, OrderAnswer], question[StrayRoots, StrayAnswer],
 	question[RegionHealth, []meta.RegionHealth], question[ListIncidents, []meta.Incident],
 )
 

@@ -2,6 +2,7 @@ package state
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -101,7 +102,12 @@ func audit(v *View) error {
 					}
 					links[string(keyBlob(l.Context, l.Link.Blob))]++
 					want[string(keyMentions(repo.Tenant, l.Link.Blob).last(repo.Name))] = true
-					if l.Link.Claims == 0 {
+					switch {
+					case l.Link.Claims > 0 && l.Released:
+						return fmt.Errorf("%s in %s is used and released", l.Link.Blob, repo)
+					case l.Released:
+						want[string(keyReleased(l.Since, repo, l.Link.Blob))] = true
+					case l.Link.Claims == 0:
 						want[string(upload{Since: l.Since, Repo: repo, Link: l.Link.Blob}.key())] = true
 					}
 				}
@@ -123,6 +129,10 @@ func audit(v *View) error {
 						want[string(upload{Since: head.Since, Repo: repo, Draft: draft}.key())] = true
 					}
 				}
+			}
+		case spaceGarbage:
+			if err := auditGarbage(v, []byte(k), value, want); err != nil {
+				return err
 			}
 		case spaceNodes:
 			n, err := decode[meta.Node]([]byte(k), value)
@@ -182,7 +192,7 @@ func audit(v *View) error {
 	}
 	for k, value := range have {
 		index := k[0] == spaceQueue || k[0] == spaceMembers || k[0] == spaceUploads || k[0] == spaceRoots ||
-			k[0] == spaceOpenWaves || k[0] == spaceOverWaves || k[0] == spaceLeases
+			k[0] == spaceGarbage && (k[1] == ofReleased || k[1] == ofTimes || k[1] == ofMarks || k[1] == ofOrders) || k[0] == spaceOpenWaves || k[0] == spaceOverWaves || k[0] == spaceLeases
 		if k[0] == spaceTenant {
 			_, rest, _ := cutPart([]byte(k[1:]))
 			switch rest[0] {
@@ -217,8 +227,135 @@ func audit(v *View) error {
 	for k := range want {
 		return fmt.Errorf("index entry %q is missing", k)
 	}
+	if err := auditCounts(v, have); err != nil {
+		return err
+	}
 	for k := range versions {
 		return fmt.Errorf("package %q is missing", k)
+	}
+	return nil
+}
+
+// auditGarbage checks a record of the space of garbage and names its entries in indexes.
+func auditGarbage(v *View, k, value []byte, want map[string]bool) error {
+	root := digest.CID{}
+	switch k[1] {
+	case ofRoots, ofCollected:
+		root = digest.CID(k[2:])
+	}
+	switch k[1] {
+	case ofRoots:
+		g, err := decode[garbageRecord](k, value)
+		if err != nil {
+			return err
+		}
+		want[string(keyGarbageTime(g.Since, root))] = true
+		if is, err := linked(v, root); err != nil || is {
+			return fmt.Errorf("root %s is garbage and linked: %v", root, err)
+		}
+	case ofCollected:
+		c, err := decode[collectedRecord](k, value)
+		if err != nil {
+			return err
+		}
+		want[string(keyMark(c.At, root))] = true
+		known, err := knownRoot(v, root)
+		if err != nil || known && len(c.Servers) > 0 {
+			return fmt.Errorf("root %s is there and to be removed at %v: %v", root, c.Servers, err)
+		}
+		for _, server := range c.Servers {
+			want[string(keyOrder(server, root))] = true
+		}
+	}
+	return nil
+}
+
+// auditCounts counts what is linked, released, garbage and ordered again.
+func auditCounts(v *View, have map[string][]byte) error {
+	level, err := levelOf(v)
+	g, gcErr := loadGC(v)
+	if err = errors.Join(err, gcErr); err != nil || level < gcLevel || g.Walk {
+		return err
+	}
+	contexts, servers := map[string]ContextCount{}, map[meta.NodeID]ReclaimCount{}
+	count := func(context string, change func(*ContextCount)) {
+		c := contexts[context]
+		change(&c)
+		contexts[context] = c
+	}
+	for k, value := range have {
+		switch {
+		case k[0] == spaceTenant:
+			_, rest, _ := cutPart([]byte(k[1:]))
+			switch {
+			case rest[0] == inBlobs:
+				r, err := decode[blobRecord]([]byte(k), value)
+				if err != nil {
+					return err
+				}
+				if r.Links > 0 {
+					count(r.Blob.Context, func(c *ContextCount) { c.Blobs++; c.Bytes += r.Blob.StoredBytes })
+				} else if _, discarded := have[string(keyGarbage(r.Blob.Root))]; !discarded {
+					if is, err := linked(v, r.Blob.Root); err != nil || !is {
+						return fmt.Errorf("nobody links %s and it is no garbage: %v", r.Blob.Root, err)
+					}
+				}
+			case rest[0] == inLinks && !bytes.HasPrefix(value, []byte("sha256:")):
+				l, err := decode[linkRecord]([]byte(k), value)
+				if err != nil {
+					return err
+				}
+				if l.Released {
+					count(l.Context, func(c *ContextCount) { c.Released++; c.ReleasedBytes += l.Bytes })
+				}
+			}
+		case k[0] == spaceGarbage && k[1] == ofRoots:
+			g, err := decode[garbageRecord]([]byte(k), value)
+			if err != nil {
+				return err
+			}
+			count(g.Context, func(c *ContextCount) { c.Garbage++; c.GarbageBytes += g.StoredBytes })
+		case k[0] == spaceGarbage && k[1] == ofOrders:
+			name, _, _ := cutPart([]byte(k[2:]))
+			o, err := decode[orderRecord]([]byte(k), value)
+			if err != nil {
+				return err
+			}
+			s := servers[meta.NodeID(name)]
+			s.Ordered++
+			s.OrderedBytes += o.StoredBytes
+			servers[meta.NodeID(name)] = s
+		}
+	}
+	for k, value := range have {
+		if k[0] != spaceGarbage {
+			continue
+		}
+		switch k[1] {
+		case ofContexts:
+			c, err := decode[ContextCount]([]byte(k), value)
+			if err != nil {
+				return err
+			}
+			got := *c
+			got.Context, got.Collected, got.CollectedBytes = "", 0, 0
+			if got != contexts[c.Context] {
+				return fmt.Errorf("context %s counts %+v, has %+v", c.Context, got, contexts[c.Context])
+			}
+			delete(contexts, c.Context)
+		case ofServers:
+			c, err := decode[ReclaimCount]([]byte(k), value)
+			if err != nil {
+				return err
+			}
+			if s := servers[c.Server]; c.Ordered != s.Ordered || c.OrderedBytes != s.OrderedBytes {
+				return fmt.Errorf("server %s counts %+v, has %+v", c.Server, c, s)
+			}
+			delete(servers, c.Server)
+		}
+	}
+	if len(contexts) > 0 || len(servers) > 0 {
+		return fmt.Errorf("not counted: %+v, %+v", contexts, servers)
 	}
 	return nil
 }

@@ -93,6 +93,10 @@ const (
 	typeSetRegionHealth  = 70
 	typeReportBlobs      = 71
 	typeReportChecked    = 72
+	typeCollectBlobs     = 90
+	typeSettleCollected  = 91
+	typeCollectStrays    = 92
+	typeSetGC            = 93
 )
 
 // Level is the highest cluster level that this build knows.
@@ -187,6 +191,10 @@ var kinds = map[uint16]kind{
 	typeSetRegionHealth:  kindOf[SetRegionHealth, meta.RegionHealth](healthLevel),
 	typeReportBlobs:      kindOf[ReportBlobs, none](healthLevel),
 	typeReportChecked:    kindOf[ReportChecked, none](healthLevel),
+	typeCollectBlobs:     kindOf[CollectBlobs, CollectResult](gcLevel),
+	typeSettleCollected:  kindOf[SettleCollected, none](gcLevel),
+	typeCollectStrays:    kindOf[CollectStrays, StraysResult](gcLevel),
+	typeSetGC:            kindOf[SetGC, GCSettings](gcLevel),
 }
 
 // Name returns the name of c's type, for messages.

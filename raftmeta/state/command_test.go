@@ -26,7 +26,8 @@ func TestWireNames(t *testing.T) {
 		"50 ReportReplicas, 51 DemandReplica, 52 SettleDemands, 55 RequestAudit, 56 ReportAudit, " +
 		"60 CreateWave, 61 CancelWave, 62 AdmitHosts, 63 ReportHosts, 64 EndWave, 65 ForgetWaves, " +
 		"70 SetRegionHealth, 71 ReportBlobs, 72 ReportChecked, " +
-		"80 HoldBackup, 81 CloseBackup, 82 BeginEpoch"
+		"80 HoldBackup, 81 CloseBackup, 82 BeginEpoch, " +
+		"90 CollectBlobs, 91 SettleCollected, 92 CollectStrays, 93 SetGC"
 	if got := strings.Join(commands, ", "); got != want {
 		t.Errorf("commands are\n%s\nwant\n%s", got, want)
 	}
@@ -34,6 +35,7 @@ func TestWireNames(t *testing.T) {
 		"GetVersion GetHold GetLevel Remains AliasHistory ListAliases ListFiles ListNodes ListPackages ListReferences ListRegions ListRepositories " +
 		"OpenBackups UsedBlobs ListTenants ListVersions LastCopies NextSettlement PendingReplicas Replicas Resolve GetWave ListWaves WaveHosts ListWaveHosts " +
 		"RegionHealth ListIncidents " +
+		"GetGC GarbageDue ListGarbage ListOrders GetOrder StrayRoots " +
 		"GetAudit IsLost ListAudits ListCopies ListLost UsesOf"
 	names := strings.Fields(want)
 	slices.Sort(names)

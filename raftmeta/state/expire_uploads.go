@@ -67,5 +67,5 @@ func (t *tx) expireLink(u upload) error {
 	if l == nil || l.Link.Claims > 0 {
 		return &StorageError{Cause: fmt.Errorf("%s in %s waits to expire but is not unclaimed", u.Link, u.Repo)}
 	}
-	return t.unlink(u.Repo, l)
+	return t.unlink(u.Repo, l, u.Since, "")
 }

@@ -39,6 +39,7 @@ const (
 	spaceIncidents = 'I' // the health of regions and its history; health.go has the letters
 	spaceAudits    = 'Q' // what servers said of their bytes, and lost blobs (audit.go)
 	spaceBackups   = 'B' // backup -> meta.Backup
+	spaceGarbage   = 'G' // what nobody uses, and what servers are to remove (garbage.go)
 	spaceRequests  = 'x' // request id -> result
 	spaceWindow    = 'y' // sequence -> request id: what to forget next
 	spaceFeed      = 'e' // index, seq -> feed.Change

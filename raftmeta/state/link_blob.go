@@ -1,6 +1,7 @@
 package state
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/shoal-registry/shoal/raftmeta/feed"
@@ -15,16 +16,26 @@ import (
 //
 // Errors: meta.ErrNotFound for an unknown repository; meta.ErrInvalid for a server
 // that is not in the roster; meta.ErrExists when the blob's sizes differ from the
-// known one's.
+// known one's; meta.ErrConflict when the bytes were collected after Seen.
 type LinkBlob struct {
 	Repo   meta.RepoRef  `cbor:"1,keyasint,omitempty"`
 	Digest digest.Digest `cbor:"2,keyasint,omitempty"` // the client's name of the blob
 	Blob   meta.Blob     `cbor:"3,keyasint,omitempty"`
 	Server meta.NodeID   `cbor:"4,keyasint,omitempty"`
+	// Seen is the index of the state that Server had seen when it held the bytes and
+	// owed nobody their removal; 0 does not say. From level 4 on.
+	Seen uint64 `cbor:"5,keyasint,omitempty"`
 }
 
 // Type implements Command.
 func (LinkBlob) Type() uint16 { return typeLinkBlob }
+
+func (c LinkBlob) since() uint32 {
+	if c.Seen != 0 {
+		return gcLevel
+	}
+	return 0
+}
 
 // Check implements Command.
 func (c LinkBlob) Check() error {
@@ -77,6 +88,11 @@ func (c LinkBlob) apply(t *tx) (any, error) {
 
 // linkBlob links the blob and returns the record that holds.
 func (t *tx) linkBlob(repo meta.RepoRef, c LinkBlob) (*meta.Blob, error) {
+	if c.Server != "" {
+		if err := t.vouch(c.Blob.Root, c.Server, c.Seen); err != nil {
+			return nil, err
+		}
+	}
 	k := keyBlob(c.Blob.Context, c.Blob.Digest)
 	record, err := load[blobRecord](t, k)
 	if err != nil {
@@ -121,15 +137,16 @@ func (t *tx) link(repo meta.RepoRef, record *blobRecord) error {
 		return err
 	}
 	if old != nil {
-		if old.Link.Claims == 0 {
-			t.del(upload{Since: old.Since, Repo: repo, Link: d}.key())
-			old.Since = t.now
-			t.put(keyLink(repo, d), old)
-			t.mark(upload{Since: old.Since, Repo: repo, Link: d}.key())
-		}
-		return nil
+		return t.renew(repo, old)
 	}
-	record.Links++
+	if record.Links++; record.Links == 1 {
+		if err := t.rescue(record.Blob.Root); err != nil {
+			return err
+		}
+		if err := t.countLinked(record); err != nil {
+			return err
+		}
+	}
 	t.put(keyBlob(record.Blob.Context, d), record)
 	t.put(keyLink(repo, d), linkRecord{
 		Link:    meta.Link{Digest: d, Blob: d, Uploaded: t.now},
@@ -144,13 +161,31 @@ func (t *tx) link(repo meta.RepoRef, record *blobRecord) error {
 	return t.remark(record.Blob.Root)
 }
 
+// renew begins the time of an unclaimed link anew, as that of an upload.
+func (t *tx) renew(repo meta.RepoRef, l *linkRecord) error {
+	if l.Link.Claims > 0 {
+		return nil
+	}
+	if err := t.unawait(repo, l); err != nil {
+		return err
+	}
+	if err := t.await(repo, l, ""); err != nil {
+		return err
+	}
+	t.put(keyLink(repo, l.Link.Blob), l)
+	return nil
+}
+
 // claim adds one use of a link by a version.
-func (t *tx) claim(repo meta.RepoRef, l *linkRecord) {
+func (t *tx) claim(repo meta.RepoRef, l *linkRecord) error {
 	if l.Link.Claims == 0 {
-		t.del(upload{Since: l.Since, Repo: repo, Link: l.Link.Blob}.key())
+		if err := t.unawait(repo, l); err != nil {
+			return err
+		}
 	}
 	l.Link.Claims++
 	t.put(keyLink(repo, l.Link.Blob), l)
+	return nil
 }
 
 // release takes one use of a link back; without uses it waits to expire.
@@ -163,16 +198,18 @@ func (t *tx) release(repo meta.RepoRef, d digest.Digest) error {
 		return &StorageError{Cause: fmt.Errorf("link of %s in %s is used by a version and has no claims", d, repo)}
 	}
 	if l.Link.Claims--; l.Link.Claims == 0 {
-		l.Since = t.now
-		t.mark(upload{Since: l.Since, Repo: repo, Link: l.Link.Blob}.key())
+		if err := t.await(repo, l, cmp.Or(t.origin.Principal, "unknown")); err != nil {
+			return err
+		}
 	}
 	t.put(keyLink(repo, l.Link.Blob), l)
 	return nil
 }
 
-// unlink removes an unclaimed link. A blob that nobody links any more keeps its
-// record, which says where bytes lie, but is demanded nowhere.
-func (t *tx) unlink(repo meta.RepoRef, l *linkRecord) error {
+// unlink removes an unclaimed link that was last used at since and deleted by by. A
+// blob that nobody links any more keeps its record, which says where bytes lie, until
+// it is collected, but is demanded nowhere.
+func (t *tx) unlink(repo meta.RepoRef, l *linkRecord, since meta.Time, by string) error {
 	record, err := blobOf(t, l)
 	if err != nil {
 		return err
@@ -183,9 +220,14 @@ func (t *tx) unlink(repo meta.RepoRef, l *linkRecord) error {
 		t.del(keyLink(repo, record.Blob.SHA512))
 		t.del(keyMentions(repo.Tenant, record.Blob.SHA512).last(repo.Name))
 	}
-	t.del(upload{Since: l.Since, Repo: repo, Link: d}.key())
+	if err := t.unawait(repo, l); err != nil {
+		return err
+	}
 	t.del(keyMentions(repo.Tenant, d).last(repo.Name))
 	record.Links--
+	if err := t.countLinked(record); err != nil {
+		return err
+	}
 	t.put(keyBlob(record.Blob.Context, d), record)
 	t.emit(feed.Change{Kind: feed.KindBlob, Repo: repo, Digest: d, Deleted: true})
 	if record.Links > 0 {
@@ -194,5 +236,10 @@ func (t *tx) unlink(repo meta.RepoRef, l *linkRecord) error {
 	if err := t.undemand(record.Blob.Root); err != nil {
 		return err
 	}
-	return t.remark(record.Blob.Root)
+	if err := t.remark(record.Blob.Root); err != nil {
+		return err
+	}
+	return t.discard(record.Blob.Root, garbageRecord{
+		Since: since, StoredBytes: record.Blob.StoredBytes, Context: record.Blob.Context, Digest: d, Repo: repo, By: by,
+	})
 }

@@ -41,6 +41,14 @@ type PublishResult struct {
 	Revision uint64 `cbor:"2,keyasint,omitempty"`
 }
 
+func (c Publish) since() uint32 {
+	var level uint32
+	for _, b := range c.Blobs {
+		level = max(level, b.since())
+	}
+	return level
+}
+
 // maxAliases bounds the aliases of one publish.
 const maxAliases = 64
 
@@ -318,7 +326,9 @@ func (p *publication) use(d digest.Digest, what string) error {
 	if l == nil {
 		return p.refuse(meta.ErrInvalid, "%s: %s is not in the repository; upload it first", what, d)
 	}
-	p.claim(p.version.Repo, l)
+	if err := p.claim(p.version.Repo, l); err != nil {
+		return err
+	}
 	record, err := blobOf(p, l)
 	if err != nil {
 		return err

@@ -28,6 +28,10 @@ type ResolveAnswer struct {
 type BlobAnswer struct {
 	Link meta.Link `cbor:"1,keyasint,omitempty"`
 	Blob meta.Blob `cbor:"2,keyasint,omitempty"`
+	// Since is when the link was last without uses, 0 while it has some; Released says
+	// that it was because a version was deleted.
+	Since    meta.Time `cbor:"3,keyasint,omitempty"`
+	Released bool      `cbor:"4,keyasint,omitempty"`
 }
 
 // GetCluster answers what all nodes share.
@@ -380,6 +384,9 @@ func (q GetBlob) Answer(v *View) (a BlobAnswer, _ error) {
 	}
 	a = BlobAnswer{Link: l.Link, Blob: record.Blob}
 	a.Link.Digest = q.Digest
+	if l.Link.Claims == 0 {
+		a.Since, a.Released = l.Since, l.Released
+	}
 	return a, nil
 }
 

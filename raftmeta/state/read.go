@@ -157,12 +157,19 @@ type linkRecord struct {
 	Context string    `cbor:"2,keyasint,omitempty"`
 	// Since is when it was last without claims, its place among the uploads.
 	Since meta.Time `cbor:"3,keyasint,omitempty"`
+	// Released says that it is without claims because By deleted the last version that
+	// used it; then it waits among the released links, counted with Bytes.
+	Released bool   `cbor:"4,keyasint,omitempty"`
+	By       string `cbor:"5,keyasint,omitempty"`
+	Bytes    int64  `cbor:"6,keyasint,omitempty"`
 }
 
 // blobRecord is a blob with the number of repositories that link it.
 type blobRecord struct {
 	Blob  meta.Blob `cbor:"1,keyasint,omitempty"`
 	Links uint64    `cbor:"2,keyasint,omitempty"`
+	// Counted says that the context's count has it.
+	Counted bool `cbor:"3,keyasint,omitempty"`
 }
 
 // findLink finds the link of d, either name of a blob, in repo; nil when there is

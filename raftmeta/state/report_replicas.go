@@ -9,7 +9,7 @@ import (
 )
 
 // ReportReplicas is a server's word on its own copies; of each replica it reads
-// Root, Server, State and Reason. A region's demand is verified once min(2, servers
+// Root, Server, State, Reason and Seen. A region's demand is verified once min(2, servers
 // in the region) of them have verified, and pending again when fewer do.
 //
 // Errors: meta.ErrNotFound when the server is not in the roster.
@@ -22,6 +22,15 @@ const MaxReportedReplicas = 1000
 
 // Type implements Command.
 func (ReportReplicas) Type() uint16 { return typeReportReplicas }
+
+func (c ReportReplicas) since() uint32 {
+	for _, r := range c.Replicas {
+		if r.Seen != 0 {
+			return gcLevel
+		}
+	}
+	return 0
+}
 
 // Check implements Command.
 func (c ReportReplicas) Check() error {
@@ -49,6 +58,14 @@ func (c ReportReplicas) apply(t *tx) (any, error) {
 		}
 		if err != nil {
 			return nil, err
+		}
+		if r.State == meta.ReplicaVerified {
+			// What was collected since it was looked at may be gone; it is looked at again.
+			if ok, err := trusted(t, r.Root, r.Seen); err != nil {
+				return nil, err
+			} else if !ok {
+				continue
+			}
 		}
 		if err := t.reportCopy(blob, r.Server, r.State, r.Reason); err != nil {
 			return nil, err

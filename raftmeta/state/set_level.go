@@ -44,6 +44,10 @@ func (c SetLevel) apply(t *tx) (any, error) {
 	t.put(keyCluster, cluster)
 	t.setNumber(keyLevel, uint64(c.Level))
 	t.emit(feed.Change{Kind: feed.KindCluster})
+	if before < gcLevel && c.Level >= gcLevel {
+		// What nobody links was not written down.
+		t.put(inGarbage(ofSettings), gcRecord{Walk: true})
+	}
 	if before < settleLevel {
 		// What the roster was when the demands were written, nobody knows.
 		return nil, t.unsettle(meta.RepoRef{}, true)

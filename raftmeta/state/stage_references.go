@@ -98,7 +98,30 @@ func (c StageReferences) apply(t *tx) (any, error) {
 	head.Parts++
 	t.put(k, head)
 	t.set(part, content)
-	return nil, nil
+	return nil, c.renew(t)
+}
+
+// renew keeps what the draft refers to from expiring before the publish that takes it:
+// from level 4 on its unclaimed links begin their time anew.
+func (c StageReferences) renew(t *tx) error {
+	if on, err := t.collects(); err != nil || !on {
+		return err
+	}
+	for _, ref := range c.References {
+		if ref.Version {
+			continue
+		}
+		l, err := findLink(t, c.Repo, ref.Digest)
+		if err != nil {
+			return err
+		}
+		if l != nil {
+			if err := t.renew(c.Repo, l); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // dropDraft removes a draft with its parts.

@@ -37,5 +37,5 @@ func (c UnlinkBlob) apply(t *tx) (any, error) {
 	if l.Link.Claims > 0 {
 		return nil, fmt.Errorf("unlink blob %s from %s: versions use it, delete them first: %w", c.Digest, c.Repo, meta.ErrConflict)
 	}
-	return nil, t.unlink(c.Repo, l)
+	return nil, t.unlink(c.Repo, l, t.now, t.origin.Principal)
 }
