@@ -26,13 +26,17 @@ type Server struct {
 	Ready bool
 	// Lost says that a voter has been away so long that another may take its place.
 	Lost bool
+	// Leaving says that it is being drained: it gets no vote, keeps one only while
+	// nobody else can have it, and does not lead while another can.
+	Leaving bool
 }
 
 // Change is what to do, both lists sorted. To promote comes first: a vote is taken
 // only when the others are in place.
 type Change struct {
 	Promote, Demote []meta.NodeID
-	// Transfer, when set, is who should lead first, because the leader loses its vote.
+	// Transfer, when set, is who should lead first, because the leader loses its vote
+	// or is leaving.
 	Transfer meta.NodeID
 }
 
@@ -62,6 +66,11 @@ func Plan(servers []Server) Change {
 		}
 	}
 	slices.Sort(c.Demote)
+	for _, s := range want {
+		if s.Leader && s.Leaving {
+			c.Transfer = heir(want)
+		}
+	}
 	if len(c.Promote) > 0 || len(c.Demote) > 0 {
 		c.Transfer = ""
 	}
@@ -71,7 +80,7 @@ func Plan(servers []Server) Change {
 // heir is a voter to which leadership can go.
 func heir(want []Server) meta.NodeID {
 	for _, s := range want {
-		if s.Voter && !s.Leader && s.Ready {
+		if s.Voter && !s.Leader && !s.Leaving && s.Ready {
 			return s.ID
 		}
 	}
@@ -113,11 +122,11 @@ func choose(servers []Server) []Server {
 		byRegion[s.Region]++
 		if s.Voter {
 			present++
-			if !s.Lost {
+			if !s.Lost && !s.Leaving {
 				voting[s.Region]++
 			}
 		}
-		if s.Voter || s.Ready {
+		if s.Voter || s.Ready && !s.Leaving {
 			regions[s.Region] = append(regions[s.Region], s)
 		}
 	}
@@ -131,12 +140,12 @@ func choose(servers []Server) []Server {
 	slices.SortFunc(order, func(a, b meta.RegionName) int {
 		return cmp.Or(cmp.Compare(voting[b], voting[a]), cmp.Compare(byRegion[b], byRegion[a]), cmp.Compare(a, b))
 	})
-	// One of each region in turn spreads them as widely as can be; lost voters keep
-	// their vote only when nobody else can have it.
-	pick := func(lost bool, into []Server) []Server {
+	// One of each region in turn spreads them as widely as can be; voters that are
+	// leaving or lost keep their vote only when nobody else can have it.
+	pick := func(least int, into []Server) []Server {
 		for seat := range perRegion {
 			for _, name := range order {
-				list := slices.DeleteFunc(slices.Clone(regions[name]), func(s Server) bool { return s.Lost && !lost })
+				list := slices.DeleteFunc(slices.Clone(regions[name]), func(s Server) bool { return rank(s) > least })
 				held := 0
 				for _, s := range into {
 					if s.Region == name {
@@ -155,7 +164,7 @@ func choose(servers []Server) []Server {
 		}
 		return into
 	}
-	want := pick(true, pick(false, nil))
+	want := pick(rankLost, pick(rankLeaving, pick(rankReady, nil)))
 	// While too few can be promoted, stay at an odd number, and never below what is.
 	if keep := max(odd(len(want)), min(present, count)); len(want) > keep {
 		slices.SortStableFunc(want, func(a, b Server) int { return cmp.Compare(rank(a), rank(b)) })
@@ -172,15 +181,26 @@ func choose(servers []Server) []Server {
 	return want
 }
 
+// Ranks of the candidates of a region, best first.
+const (
+	rankLeader = iota
+	rankVoter
+	rankReady
+	rankLeaving
+	rankLost
+)
+
 // rank orders the candidates of a region.
 func rank(s Server) int {
 	switch {
+	case s.Lost:
+		return rankLost
+	case s.Leaving:
+		return rankLeaving
 	case s.Leader:
-		return 0
-	case s.Voter && !s.Lost:
-		return 1
-	case s.Ready:
-		return 2
+		return rankLeader
+	case s.Voter:
+		return rankVoter
 	}
-	return 3
+	return rankReady
 }

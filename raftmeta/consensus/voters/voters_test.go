@@ -32,6 +32,11 @@ func lost(s Server) Server {
 	return s
 }
 
+func leaving(s Server) Server {
+	s.Leaving = true
+	return s
+}
+
 func weak(s Server) Server {
 	s.Ready = false
 	return s
@@ -61,6 +66,25 @@ func TestPlan(t *testing.T) {
 		"the leader hands over first": {
 			[]Server{voter("a", "r1"), voter("b", "r1"), voter("c", "r2"), leader("d", "r1")},
 			Change{Demote: ids("b")},
+		},
+		"a leaving one is replaced": {
+			[]Server{leader("a", "r1"), leaving(voter("b", "r1")), voter("c", "r1"), ready("d", "r1")},
+			Change{Promote: ids("d"), Demote: ids("b")},
+		},
+		"or keeps its vote": {[]Server{leader("a", "r1"), leaving(voter("b", "r1")), voter("c", "r1")}, Change{}},
+		"rather than a lost one": {
+			[]Server{leader("a", "r1"), leaving(voter("b", "r1")), lost(voter("c", "r1")), ready("d", "r1")},
+			Change{Promote: ids("d"), Demote: ids("c")},
+		},
+		"it gets none":       {[]Server{leader("a", "r1"), leaving(ready("b", "r1")), ready("c", "r1")}, Change{}},
+		"it does not lead":   {[]Server{leaving(leader("a", "r1")), voter("b", "r1"), voter("c", "r1")}, Change{Transfer: "b"}},
+		"its vote goes last": {[]Server{leaving(leader("a", "r1")), voter("b", "r1"), voter("c", "r1"), ready("d", "r1")}, Change{Promote: ids("d")}},
+		"nor to another that leaves": {
+			[]Server{leaving(leader("a", "r1")), leaving(voter("b", "r1")), voter("c", "r1")}, Change{Transfer: "c"},
+		},
+		"a region leaves": {
+			[]Server{leader("a", "r1"), ready("b", "r1"), voter("c", "r2"), ready("d", "r2"), leaving(voter("e", "r3"))},
+			Change{Promote: ids("b", "d")}, // five, with its own until it is removed
 		},
 		"nobody": {nil, Change{}},
 	} {
@@ -107,6 +131,7 @@ func TestPlanProperties(t *testing.T) {
 			default:
 				s.Ready, s.Voter = true, rapid.Bool().Draw(t, "votes")
 			}
+			s.Leaving = rapid.IntRange(0, 3).Draw(t, "leaving") == 0
 			servers = append(servers, s)
 		}
 		servers[0].Leader, servers[0].Voter, servers[0].Ready, servers[0].Lost = true, true, true, false
@@ -122,7 +147,7 @@ func TestPlanProperties(t *testing.T) {
 		for range 20 {
 			c := Plan(servers)
 			for _, s := range servers {
-				if slices.Contains(c.Promote, s.ID) && (!s.Ready || s.Voter) {
+				if slices.Contains(c.Promote, s.ID) && (!s.Ready || s.Voter || s.Leaving) {
 					t.Fatalf("promotes %+v", s)
 				}
 				if slices.Contains(c.Demote, s.ID) && (!s.Voter || s.Leader) {
@@ -137,13 +162,16 @@ func TestPlanProperties(t *testing.T) {
 		if c := Plan(servers); !reflect.DeepEqual(c, Change{}) {
 			t.Fatalf("never rests: %+v for %+v", c, servers)
 		}
+		// A leader that leaves goes on while no other voter is well enough to lead.
+		stuck := !slices.ContainsFunc(servers, func(s Server) bool { return s.Leader && !s.Leaving }) &&
+			!slices.ContainsFunc(servers, func(s Server) bool { return s.Voter && s.Ready && !s.Leaving })
 		votes, held, able := 0, map[meta.RegionName]int{}, map[meta.RegionName]int{}
 		for _, s := range servers {
 			if s.Voter {
 				votes++
 				held[s.Region]++
 			}
-			if s.Voter || s.Ready {
+			if s.Voter || s.Ready && !s.Leaving {
 				able[s.Region]++
 			}
 		}
@@ -158,12 +186,28 @@ func TestPlanProperties(t *testing.T) {
 			placeable += min(perRegion, able[region])
 		}
 		for region, k := range held {
-			if k > perRegion && placeable >= count {
+			if k > perRegion && placeable >= count && !stuck {
 				t.Fatalf("%d voters in %s, at most %d: %+v", k, region, perRegion, servers)
 			}
 		}
 		if placeable >= count && votes < count {
 			t.Fatalf("%d voters, the rule wants %d and they are there: %+v", votes, count, servers)
+		}
+		for _, s := range servers {
+			if s.Leader && s.Leaving && slices.ContainsFunc(servers, func(o Server) bool { return o.Voter && o.Ready && !o.Leaving && !o.Leader }) {
+				t.Fatalf("%s leads and leaves: %+v", s.ID, servers)
+			}
+			staying := 0
+			for _, o := range servers {
+				if o.Voter && !o.Leaving && o.Region == s.Region {
+					staying++
+				}
+			}
+			if s.Voter && s.Leaving && !s.Lost && !stuck && staying < perRegion && slices.ContainsFunc(servers, func(o Server) bool {
+				return !o.Voter && o.Ready && !o.Leaving && o.Region == s.Region
+			}) {
+				t.Fatalf("%s leaves with its vote, which another of its region could have: %+v", s.ID, servers)
+			}
 		}
 	})
 }
