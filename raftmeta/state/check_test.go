@@ -37,6 +37,7 @@ func audit(v *View) error {
 	claims := map[string]uint64{}   // link key -> uses
 	links := map[string]uint64{}    // blob key -> links
 	versions := map[string]uint64{} // package key -> versions
+	backlog := &backlogAudit{totals: map[string]demandTotal{}, lanes: map[string]laneCount{}}
 	use := func(repo meta.RepoRef, d digest.Digest) error {
 		l, err := findLink(v, repo, d)
 		if err != nil || l == nil {
@@ -188,10 +189,18 @@ func audit(v *View) error {
 			if r.Server == "" && r.State == meta.ReplicaPending {
 				want[string(keyQueued(*r))] = true
 			}
+			if r.Server == "" {
+				if err := backlog.add(v, r, want); err != nil {
+					return err
+				}
+			}
 		}
 	}
+	if err := backlog.compare(have); err != nil {
+		return err
+	}
 	for k, value := range have {
-		index := k[0] == spaceQueue || k[0] == spaceMembers || k[0] == spaceUploads || k[0] == spaceRoots ||
+		index := k[0] == spaceBacklog && k[1] == inLanes || k[0] == spaceQueue || k[0] == spaceMembers || k[0] == spaceUploads || k[0] == spaceRoots ||
 			k[0] == spaceGarbage && (k[1] == ofReleased || k[1] == ofTimes || k[1] == ofMarks || k[1] == ofOrders) || k[0] == spaceOpenWaves || k[0] == spaceOverWaves || k[0] == spaceLeases
 		if k[0] == spaceTenant {
 			_, rest, _ := cutPart([]byte(k[1:]))

@@ -23,7 +23,7 @@ func TestWireNames(t *testing.T) {
 		"30 Publish, 31 MoveAlias, 32 DeleteAlias, 33 DeleteVersion, 34 SetLabels, " +
 		"40 AdmitNode, 41 UpdateNode, 42 RemoveNode, 43 CreateJoinToken, 44 PutRegion, 45 SealRootKey, " +
 		"46 RemoveRegion, 47 DrainServer, 48 LeaveRegion, 49 HoldLevel, " +
-		"50 ReportReplicas, 51 DemandReplica, 52 SettleDemands, 55 RequestAudit, 56 ReportAudit, " +
+		"50 ReportReplicas, 51 DemandReplica, 52 SettleDemands, 53 DemandBlobs, 54 SetTenant, 55 RequestAudit, 56 ReportAudit, " +
 		"60 CreateWave, 61 CancelWave, 62 AdmitHosts, 63 ReportHosts, 64 EndWave, 65 ForgetWaves, " +
 		"70 SetRegionHealth, 71 ReportBlobs, 72 ReportChecked, " +
 		"80 HoldBackup, 81 CloseBackup, 82 BeginEpoch, " +
@@ -34,8 +34,8 @@ func TestWireNames(t *testing.T) {
 	want = "Attachments BlobByRoot FindLink GetBlob GetCluster GetFile GetJoinToken GetNode GetPackage GetRepository GetTenant " +
 		"GetVersion GetHold GetLevel Remains AliasHistory ListAliases ListFiles ListNodes ListPackages ListReferences ListRegions ListRepositories " +
 		"OpenBackups UsedBlobs ListTenants ListVersions LastCopies NextSettlement PendingReplicas Replicas Resolve GetWave ListWaves WaveHosts ListWaveHosts " +
-		"RegionHealth ListIncidents " +
 		"GetGC GarbageDue ListGarbage ListOrders GetOrder StrayRoots " +
+		"RegionHealth ListIncidents ListBacklogs TenantBacklogs PendingInLane Replication CopiesOf " +
 		"GetAudit IsLost ListAudits ListCopies ListLost UsesOf"
 	names := strings.Fields(want)
 	slices.Sort(names)

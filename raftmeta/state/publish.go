@@ -18,7 +18,8 @@ import (
 // A deleted version comes back only with the very same digest and files. Who publishes and
 // when come from the origin.
 //
-// Errors: meta.ErrNotFound for the repository; meta.ErrExists for other content
+// Errors: meta.ErrNotFound for the repository; meta.ErrUnavailable while something
+// has fewer copies than the repository's CopiesBeforeAck; meta.ErrExists for other content
 // under the name, or a set alias in an immutable repository; meta.ErrInvalid, with
 // the digest, for content that is not in the repository; meta.ErrConflict when the
 // package is no longer at Base.
@@ -332,6 +333,15 @@ func (p *publication) use(d digest.Digest, what string) error {
 	record, err := blobOf(p, l)
 	if err != nil {
 		return err
+	}
+	if want := p.repo.CopiesBeforeAck; want > 1 {
+		have, err := reliableCopies(p, record.Blob.Root)
+		if err != nil {
+			return err
+		}
+		if have < want {
+			return p.refuse(meta.ErrUnavailable, "%s: %s has %d verified copies and the repository wants %d before it acknowledges; try again, they are being made", what, d, have, want)
+		}
 	}
 	if p.regions == nil {
 		if p.regions, err = p.regionsOf(p.repo); err != nil {

@@ -182,8 +182,9 @@ func (p *settling) copies(s *Settlement) (more bool, err error) {
 		}
 		switch {
 		case r.Server == "" && (region == nil || region.Region.Leaving != 0):
-			p.del(s.After)
-			p.del(keyQueued(*r))
+			if err := p.dropDemand(r); err != nil {
+				return false, err
+			}
 			p.dropped++
 		case r.Server == "":
 			if err := p.resettle(r); err != nil {

@@ -125,6 +125,9 @@ func auditSettled(v *View) error {
 				owing = append(owing, region)
 			}
 		}
+		if len(repo.Regions) > 0 {
+			owing = repo.Regions
+		}
 		for _, region := range owing {
 			d := demands[string(keyReplica(blob.Blob.Root, region, ""))]
 			if rosters[region] != nil && (d == nil || strength(d.Class) < strength(repo.Class)) {
