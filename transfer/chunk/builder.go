@@ -60,6 +60,14 @@ func (b *Builder) Size() int64 { return b.start + int64(b.within) }
 // starts. The slice is the Builder's own.
 func (b *Builder) Finished() ([]Chunk, int64) { return b.chunks, b.start }
 
+// Tail returns the id of the bytes of the unfinished chunk so far, zero without any.
+func (b *Builder) Tail() (id digest.CID) {
+	if b.within > 0 {
+		id = b.sum()
+	}
+	return id
+}
+
 // Write adds p to the stream; it keeps nothing of p.
 //
 // Errors: meta.ErrTooLarge when the stream would have more than MaxChunks.

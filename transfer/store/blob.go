@@ -286,6 +286,7 @@ func (e *entry) derive(ctx context.Context, fl files, f *os.File, size int64) (*
 		return nil, meta.ErrCorrupt
 	}
 	e.d.log.Warn("made a lost or damaged chunk map again", "root", e.root.String())
+	e.d.countMended("map")
 	return m, writeAtomic(fl.chunkMap, encoded, false)
 }
 
@@ -310,9 +311,12 @@ func (e *entry) loadPart(ctx context.Context, fl files, f *os.File) error {
 	doubt := stat.ModTime().Before(e.d.restarted) || stat.Size() != m.StoredBytes
 	b, err := io.ReadAll(io.LimitReader(haveFile, int64(m.Len()/8+2)))
 	have, parseErr := chunk.ParseBitmap(m.Len(), b)
+	// Who is full gets its name as soon as it is: a bitmap that says so may be damaged.
+	doubt = doubt || parseErr == nil && have.Count() == m.Len()
 	if err != nil || parseErr != nil {
 		// What is here is still worth finding: the bitmap was torn, not the chunks.
 		have, doubt = chunk.FullBitmap(m.Len()), true
+		e.d.countMended("bitmap")
 		if err := rewrite(haveFile, have); err != nil {
 			return errors.Join(diskError("write bitmap", err), haveFile.Close(), f.Close())
 		}
@@ -360,8 +364,8 @@ func (e *entry) ruin(fl files, cause error) error {
 	if !errors.Is(cause, fs.ErrNotExist) && !errors.Is(cause, meta.ErrCorrupt) && !errors.Is(cause, io.EOF) {
 		return cause // the disk refuses, which says nothing about the content
 	}
-	e.d.log.Warn("removed a blob whose chunk map is lost or damaged", "root", e.root.String(), "error", cause)
-	if err := e.removeFiles(fl); err != nil {
+	e.d.log.Warn("removed a blob of which nothing can be checked", "root", e.root.String(), "error", cause)
+	if err := e.discard(fl); err != nil {
 		return err
 	}
 	e.become(absent, nil, nil, chunk.Bitmap{}, nil)
@@ -593,7 +597,11 @@ func (e *entry) demoteFiles(fl files, m *chunk.Map, have chunk.Bitmap) (f, haveF
 
 // quarantine takes chunk i away, whose bytes on disk are wrong. Caller holds life.
 func (e *entry) quarantine(i int) (changed bool) {
-	switch state, _ := e.snapshot(); state {
+	state, m := e.snapshot()
+	if state == complete || state == partial && e.has(i) {
+		e.keepDamaged(i, m)
+	}
+	switch state {
 	case complete:
 		if err := e.demote(i); err != nil {
 			e.d.log.Warn("a quarantine is not durable", "root", e.root.String(), "error", err)
@@ -606,6 +614,19 @@ func (e *entry) quarantine(i int) (changed bool) {
 		e.damaged = append(e.damaged, i)
 	}
 	return changed
+}
+
+// keepDamaged sets the bytes of chunk i aside, as far as they can be read.
+func (e *entry) keepDamaged(i int, m *chunk.Map) {
+	if e.file == nil || e.d.cfg.CacheBytes > 0 {
+		return
+	}
+	buf := chunkBuffers.get()
+	defer chunkBuffers.put(buf)
+	b := buf.b[:m.Chunks[i].Stored]
+	if n, _ := e.file.ReadAt(b, m.StoredOffset(i)); n > 0 {
+		e.d.keepAside(e.root, i, b[:n])
+	}
 }
 
 var errUnchanged = errors.New("unchanged")
@@ -635,23 +656,7 @@ func (e *entry) mark(i int, here bool) error {
 	return nil
 }
 
-// verify hashes every chunk that is here, beside readers and writers.
-func (e *entry) verify(ctx context.Context) (bad int, err error) {
-	_, m := e.snapshot()
-	buf := chunkBuffers.get()
-	defer chunkBuffers.put(buf)
-	for i := range m.Chunks {
-		if err := ctx.Err(); err != nil {
-			return bad, err
-		}
-		if _, err := e.readChecked(i, buf.b[:m.Chunks[i].Stored]); errors.Is(err, meta.ErrCorrupt) {
-			bad++
-		}
-	}
-	return bad, nil
-}
-
-// verifyLocked is verify by who holds life.
+// verifyLocked is scrub by who holds life.
 func (e *entry) verifyLocked(ctx context.Context) (bad int, err error) {
 	_, m := e.snapshot()
 	buf := chunkBuffers.get()
@@ -718,8 +723,15 @@ func (e *entry) remove() error {
 	return e.removeFiles(e.d.files(e.root))
 }
 
-// removeFiles deletes what is there of the blob and accounts for it. Caller holds life.
+// removeFiles deletes what is there of the blob, and what was set aside of it. Caller
+// holds life.
 func (e *entry) removeFiles(fl files) error {
+	e.d.removeAside(e.root)
+	return e.discard(fl)
+}
+
+// discard deletes the files of a blob and accounts for it. Caller holds life.
+func (e *entry) discard(fl files) error {
 	settle := e.d.account(fl)
 	defer func() { settle(0) }()
 	m, err := readMap(fl.chunkMap, e.root)
@@ -743,15 +755,14 @@ func (e *entry) unlinkFiles(fl files) error {
 // equal one was there. f is then the entry's, unless existed.
 //
 // A file of the right length may have been damaged since it was checked. What was just
-// received is not, so it takes the place of one that was not checked by this process.
+// received is not, so it takes the place of one that was not checked by this process, or
+// that is not what it was.
 func (e *entry) adopt(m *chunk.Map, encoded []byte, f *os.File, path string) (existed bool, err error) {
 	e.life.Lock()
-	defer e.life.Unlock()
+	defer e.unlock()
 	fl := e.d.files(e.root)
-	if state, _ := e.snapshot(); (state == complete || state == unloaded) && e.d.sound.Contains(e.root) {
-		if stat, err := os.Stat(fl.whole); err == nil && stat.Size() == m.StoredBytes {
-			return true, nil
-		}
+	if e.d.sound.Contains(e.root) && e.stillSound(m) {
+		return true, nil
 	}
 	settle := e.d.account(fl)
 	more := onDisk(m.StoredBytes) - m.StoredBytes // the upload itself is counted
@@ -773,6 +784,9 @@ func (e *entry) adopt(m *chunk.Map, encoded []byte, f *os.File, path string) (ex
 	}
 	_, before := os.Stat(fl.whole)
 	if err := os.Rename(path, fl.whole); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			err = fmt.Errorf("the upload's file was removed: %w: %w", meta.ErrNotFound, err)
+		}
 		return false, diskError("name blob", err)
 	}
 	if err := e.d.syncDir(fl.dir); err != nil {
@@ -787,6 +801,25 @@ func (e *entry) adopt(m *chunk.Map, encoded []byte, f *os.File, path string) (ex
 	e.d.index.add(e.root, m)
 	e.d.sound.Add(e.root, struct{}{})
 	return false, nil
+}
+
+// stillSound says whether a blob that this process has received or verified is what it
+// was, by reading it: that costs less than putting the same bytes on the disk again,
+// and a push must put right what was damaged since. Caller holds life.
+func (e *entry) stillSound(m *chunk.Map) bool {
+	if _, err := e.compare(context.Background()); err != nil {
+		return false
+	}
+	if state, _ := e.snapshot(); state != complete {
+		return false
+	}
+	if !bare(m) { // else compare has read it
+		if bad, err := e.verifyLocked(context.Background()); bad > 0 || err != nil {
+			return false
+		}
+	}
+	state, _ := e.snapshot()
+	return state == complete
 }
 
 // handle is one opener's Blob.

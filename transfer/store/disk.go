@@ -16,7 +16,6 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/sys/unix"
 
 	"github.com/shoal-registry/shoal/raftmeta/codec"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
@@ -106,6 +105,14 @@ type Disk struct {
 	counting      sync.Mutex
 	shardsCounted map[string]bool // until counted
 
+	// lives counts how often the directories had to be made again, looked is the last
+	// count that Present has looked at; mended counts maps and bitmaps made again.
+	lives, looked, mended atomic.Int64
+	rebuilding            sync.Mutex
+	mark                  mark     // as it is on disk
+	early                 []string // of countMended, before there are metrics
+	aside                 aside
+
 	index       *chunkIndex
 	copying     chan struct{} // one a chunk that is copied for Reuse
 	cannotClone atomic.Bool
@@ -133,8 +140,9 @@ type mark struct {
 	Restarted meta.Time `cbor:"7,keyasint,omitempty"`
 }
 
-// markVersion 2 counts maps, bitmaps and uploads in UsedBytes, too.
-const markVersion = 2
+// markVersion 2 counts maps, bitmaps and uploads in UsedBytes, too; 3 has a BLAKE3 of
+// itself behind it.
+const markVersion = 3
 
 // OpenDisk opens the store in cfg.Dir. It reads no blob, so that a large store
 // starts as fast as an empty one.
@@ -170,39 +178,29 @@ func OpenDisk(cfg DiskConfig) (*Disk, error) {
 		return nil, fmt.Errorf("open store %s: %w", cfg.Dir, err)
 	}
 	d.metrics = newMetrics(cfg.Metrics, d)
+	for _, kind := range d.early {
+		d.metrics.mended.WithLabelValues(kind).Inc()
+	}
 	return d, nil
 }
 
 func (d *Disk) open() error {
-	for _, dir := range []string{d.cfg.Dir, d.path(blobsDir), d.path(uploadsDir)} {
-		if err := os.MkdirAll(dir, 0o750); err != nil {
-			return err
-		}
-	}
-	for i := range 256 {
-		if err := os.Mkdir(d.path(blobsDir, fmt.Sprintf("%02x", i)), 0o750); err != nil && !errors.Is(err, fs.ErrExist) {
-			return diskError("make shards", err)
-		}
-	}
-	if d.cfg.Fsync {
-		for _, dir := range []string{d.cfg.Dir, d.path(blobsDir)} {
-			if err := fsyncDir(dir); err != nil {
-				return err
-			}
-		}
-	}
-	var err error
-	if d.lock, err = os.OpenFile(d.path(lockFile), os.O_RDWR|os.O_CREATE, 0o640); err != nil {
+	if err := d.makeDirs(); err != nil {
 		return err
 	}
-	if err := unix.Flock(int(d.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return fmt.Errorf("another process has it open: %w", meta.ErrUnavailable)
+	var err error
+	if d.lock, err = takeLock(d.path(lockFile)); err != nil {
+		return err
 	}
 	if err := d.readMark(); err != nil {
 		return err
 	}
 	if d.pins, err = openPins(d.path(pinsFile)); err != nil {
 		return err
+	}
+	if n := d.pins.damaged; n > 0 {
+		d.log.Warn("lines of the file of pins are damaged; what they pinned may be evicted", "count", n)
+		d.countMended("pins")
 	}
 	names, err := os.ReadDir(d.path(uploadsDir))
 	if err != nil {
@@ -239,8 +237,13 @@ func (d *Disk) readMark() error {
 		last = mark{Version: markVersion, Boot: now.Boot, Clean: true, Counted: true} // a new store is empty
 	case err != nil:
 		return err
-	case codec.Unmarshal(b, &last) != nil:
-		last = mark{}
+	default:
+		var ok bool
+		if last, ok = parseMark(b); !ok {
+			// Nothing is known of the last end: it is taken for a crash of the machine.
+			d.log.Warn("the store's mark is damaged; what is not complete is checked again")
+			d.countMended("mark")
+		}
 	}
 	now.Crashed, now.Restarted = last.Crashed, last.Restarted
 	if last.Boot != now.Boot {
@@ -261,7 +264,7 @@ func (d *Disk) readMark() error {
 			}
 		}
 	}
-	if last.Clean && last.Counted && last.Version == markVersion {
+	if last.Clean && last.Counted && last.Version >= 2 {
 		d.used.Store(last.UsedBytes)
 		d.counted.Store(true)
 	}
@@ -269,10 +272,28 @@ func (d *Disk) readMark() error {
 }
 
 func (d *Disk) writeMark(m mark) error {
-	if err := writeAtomic(d.path(markFile), codec.Encode(m), true); err != nil {
+	if err := writeAtomic(d.path(markFile), m.encode(), true); err != nil {
 		return err
 	}
+	d.mark = m
 	return fsyncDir(d.cfg.Dir)
+}
+
+func (m mark) encode() []byte {
+	b := codec.Encode(m)
+	sum := digest.Sum(b)
+	return append(b, sum[:]...)
+}
+
+// parseMark reads what writeMark wrote; up to version 2 it had no sum.
+func parseMark(b []byte) (m mark, ok bool) {
+	if n := len(b) - len(digest.CID{}); n > 0 && digest.Sum(b[:n]) == digest.CID(b[n:]) {
+		return m, codec.Unmarshal(b[:n], &m) == nil
+	}
+	if codec.Unmarshal(b, &m) != nil || m.Version >= markVersion {
+		return mark{}, false
+	}
+	return m, true
 }
 
 // Run counts what is there, expires uploads and evicts until ctx ends.
@@ -289,6 +310,7 @@ func (d *Disk) Run(ctx context.Context) error {
 		if err := d.Sweep(ctx, time.Now().Add(-d.cfg.UploadTTL)); err != nil && ctx.Err() == nil {
 			d.log.Warn("expiring uploads failed", "error", err)
 		}
+		d.expireAside(time.Now())
 		if err := d.evictAhead(ctx); err != nil && ctx.Err() == nil {
 			d.log.Warn("evicting failed", "error", err)
 		}
@@ -339,14 +361,7 @@ func (d *Disk) Close() error {
 
 // markClean says that the process ended well.
 func (d *Disk) markClean() error {
-	b, err := os.ReadFile(d.path(markFile))
-	if err != nil {
-		return err
-	}
-	var m mark
-	if err := codec.Unmarshal(b, &m); err != nil {
-		return err
-	}
+	m := d.mark
 	m.Clean, m.Counted, m.UsedBytes = true, d.counted.Load(), d.used.Load()
 	return d.writeMark(m)
 }
@@ -485,18 +500,12 @@ func (d *Disk) Remove(ctx context.Context, root digest.CID) error {
 //
 // Errors: meta.ErrNotFound, ctx's.
 func (d *Disk) Verify(ctx context.Context, root digest.CID) (bad int, err error) {
-	e := d.hold(root)
-	defer d.drop(e)
-	if err = e.open(ctx, nil); err == nil {
-		bad, err = e.verify(ctx)
-	}
-	if err != nil {
-		return bad, fmt.Errorf("verify blob %s: %w", root, err)
-	}
-	if state, _ := e.snapshot(); state == complete && bad == 0 {
-		d.sound.Add(root, struct{}{})
-	}
-	return bad, nil
+	s, err := d.Scrub(ctx, root, ScrubOptions{})
+	return s.Damaged, err
+}
+
+func scrubError(root digest.CID, err error) error {
+	return fmt.Errorf("verify blob %s: %w", root, err)
 }
 
 // List implements Store.

@@ -20,7 +20,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
 
-	"github.com/shoal-registry/shoal/raftmeta/codec"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/transfer/chunk"
 	"github.com/shoal-registry/shoal/verify/digest"
@@ -588,19 +587,21 @@ func TestRestingUploadsAreParked(t *testing.T) {
 // closed, or, unclean, while it was open.
 func restartMachine(t *testing.T, dir string, clean bool) {
 	t.Helper()
+	changeMark(t, dir, func(m *mark) { m.Boot, m.Clean = "another", clean })
+}
+
+// changeMark makes the mark of a store that is closed say something else.
+func changeMark(t *testing.T, dir string, change func(*mark)) {
+	t.Helper()
 	path := filepath.Join(dir, markFile)
 	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
+	must(t, err)
+	m, ok := parseMark(b)
+	if !ok {
+		t.Fatal("the mark is damaged")
 	}
-	var m mark
-	if err := codec.Unmarshal(b, &m); err != nil {
-		t.Fatal(err)
-	}
-	m.Boot, m.Clean = "another", clean
-	if err := os.WriteFile(path, codec.Encode(m), 0o640); err != nil {
-		t.Fatal(err)
-	}
+	change(&m)
+	must(t, os.WriteFile(path, m.encode(), 0o640))
 }
 
 // After a restart of the machine an upload keeps the chunks that reached the disk
@@ -1085,13 +1086,7 @@ func TestOpenSyncsWhatAKillLeft(t *testing.T) {
 	if reopen(); synced != 0 {
 		t.Errorf("%d syncs after a clean end", synced)
 	}
-	path := filepath.Join(dir, markFile)
-	b, err := os.ReadFile(path)
-	must(t, err)
-	var m mark
-	must(t, codec.Unmarshal(b, &m))
-	m.Clean = false
-	must(t, os.WriteFile(path, codec.Encode(m), 0o640))
+	changeMark(t, dir, func(m *mark) { m.Clean = false })
 	if reopen(); synced != 256 {
 		t.Errorf("%d of 256 directories are synced after a kill", synced)
 	}

@@ -12,6 +12,7 @@ type metrics struct {
 	ingested   prometheus.Counter
 	commits    *prometheus.CounterVec
 	corrupt    prometheus.Counter
+	mended     *prometheus.CounterVec
 	refused    *prometheus.CounterVec
 	evicted    prometheus.Counter
 	spared     prometheus.Counter
@@ -36,6 +37,8 @@ func newMetrics(r prometheus.Registerer, d *Disk) *metrics {
 		commits: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "shoal", Subsystem: "store", Name: "commits_total",
 			Help: "Uploads committed: new content, content that was there (deduplicated), or a wrong digest (mismatch)."}, []string{"outcome"}),
 		corrupt: counter("corrupt_chunks_total", "Chunks found damaged on disk."),
+		mended: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "shoal", Subsystem: "store", Name: "damaged_files_total",
+			Help: "Files beside the blobs found damaged or lost and made again: map, bitmap, mark, pins, upload."}, []string{"kind"}),
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "shoal", Subsystem: "store", Name: "refused_total",
 			Help: "Content refused because the disk is full (space) or too many uploads are open (uploads)."}, []string{"reason"}),
 		evicted: counter("evicted_bytes_total", "Bytes of cached blobs removed to make room."),
@@ -46,8 +49,13 @@ func newMetrics(r prometheus.Registerer, d *Disk) *metrics {
 			Help: "Time to put a file or directory on the disk.", Buckets: prometheus.ExponentialBuckets(0.0001, 4, 9)}),
 	}
 	m.all = []prometheus.Collector{
-		m.ingested, m.commits, m.corrupt, m.refused, m.evicted, m.spared, m.reused, m.syncs,
+		m.ingested, m.commits, m.corrupt, m.mended, m.refused, m.evicted, m.spared, m.reused, m.syncs,
 		gauge("used_bytes", "Bytes on disk: blobs, partial ones in full, their maps and bitmaps, uploads.", func() float64 { return float64(d.used.Load()) }),
+		gauge("set_aside_bytes", "Bytes of damaged pieces kept for inspection.", func() float64 {
+			_, bytes := d.Aside()
+			return float64(bytes)
+		}),
+		total("lost_directories_total", "Times that the store's directories had to be made again.", func() float64 { return float64(d.lives.Load()) }),
 		gauge("hot_bytes", "Bytes of verified chunks in memory.", func() float64 { return float64(d.hot.size()) }),
 		total("hot_hits_total", "Chunk reads answered from memory.", func() float64 { return float64(d.hot.hits.Load()) }),
 		total("hot_misses_total", "Chunk reads that went to the disk.", func() float64 { return float64(d.hot.misses.Load()) }),
@@ -78,6 +86,16 @@ func (m *metrics) countCorrupt() {
 	if m != nil {
 		m.corrupt.Inc()
 	}
+}
+
+// countMended counts a damaged file that is none of content.
+func (d *Disk) countMended(kind string) {
+	d.mended.Add(1)
+	if d.metrics == nil {
+		d.early = append(d.early, kind)
+		return
+	}
+	d.metrics.mended.WithLabelValues(kind).Inc()
 }
 
 func (m *metrics) countSync(start time.Time) {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io/fs"
 	"os"
 	"strings"
@@ -15,9 +16,10 @@ import (
 
 const pinsFile = "pins"
 
-// pins is who keeps which blob. The file is a log of lines `+ROOT OWNER` and
-// `-ROOT OWNER`; a torn last line is no line. It is rewritten when most of it is
-// history.
+// pins is who keeps which blob. The file is a log of lines `+ROOT OWNER SUM` and
+// `-ROOT OWNER SUM`, SUM being CRC-32C of what is before it in 8 hex digits; a torn last
+// line is no line. It is rewritten when most of it is history. Files of before had no
+// sums: they count as long as no line of the file has one.
 type pins struct {
 	mu     sync.Mutex
 	path   string
@@ -25,6 +27,8 @@ type pins struct {
 	owners map[digest.CID]map[string]struct{}
 	live   int
 	lines  int
+	// damaged counts lines that were not what was written.
+	damaged int
 }
 
 func openPins(path string) (*pins, error) {
@@ -34,31 +38,72 @@ func openPins(path string) (*pins, error) {
 		return nil, err
 	}
 	if err == nil {
+		var lines []string
+		summed := false
 		r := bufio.NewReader(f)
 		for {
 			line, err := r.ReadString('\n')
 			if err != nil {
 				break // the end, or a line whose writer was killed
 			}
-			p.read(strings.TrimSuffix(line, "\n"))
+			line = strings.TrimSuffix(line, "\n")
+			_, ok := cutSum(line)
+			summed = summed || ok
+			lines = append(lines, line)
 		}
 		if err := f.Close(); err != nil {
 			return nil, err
+		}
+		for _, line := range lines {
+			if summed {
+				var ok bool
+				if line, ok = cutSum(line); !ok {
+					p.damaged++
+					continue
+				}
+			}
+			if !p.read(line) {
+				p.damaged++
+			}
 		}
 	}
 	return p, p.rewrite()
 }
 
-func (p *pins) read(line string) {
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+func lineSum(line string) string {
+	return fmt.Sprintf("%08x", crc32.Checksum([]byte(line), castagnoli))
+}
+
+// cutSum returns what is before the sum of a line, if the sum is right.
+func cutSum(line string) (string, bool) {
+	at := strings.LastIndexByte(line, ' ')
+	if at < 0 || line[at+1:] != lineSum(line[:at]) {
+		return "", false
+	}
+	return line[:at], true
+}
+
+// read applies a line without its sum; it returns false for one that is none.
+func (p *pins) read(line string) bool {
 	name, owner, ok := strings.Cut(line, " ")
-	if !ok || len(name) < 2 {
-		return
+	if !ok || len(name) < 2 || owner == "" || strings.Contains(owner, " ") || name[0] != '+' && name[0] != '-' {
+		return false
 	}
 	root, err := digest.ParseHex(name[1:])
 	if err != nil {
-		return
+		return false
 	}
 	p.change(root, owner, name[0] == '+')
+	return true
+}
+
+// again writes the file that somebody removed.
+func (p *pins) again() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.rewrite()
 }
 
 // change applies one line; it reports whether that changed anything.
@@ -88,7 +133,8 @@ func pinLine(root digest.CID, owner string, add bool) string {
 	if add {
 		sign = "+"
 	}
-	return sign + root.Hex() + " " + owner + "\n"
+	line := sign + root.Hex() + " " + owner
+	return line + " " + lineSum(line) + "\n"
 }
 
 // rewrite replaces the log by the lines of what is pinned.

@@ -70,6 +70,11 @@ func footprint(fl files) int64 {
 // that it returns is called afterwards and corrects the count; reserved is what was
 // reserved for the change.
 func (d *Disk) account(fl files) func(reserved int64) {
+	if !exists(fl.dir) {
+		if err := d.rebuild(); err != nil {
+			d.log.Warn("cannot make the store's directories again", "error", err)
+		}
+	}
 	if err := d.countShard(filepath.Base(fl.dir)); err != nil {
 		d.log.Warn("cannot count the blobs of a directory", "directory", fl.dir, "error", err)
 	}

@@ -66,8 +66,10 @@ type sessionState struct {
 	SHA512  bool   `cbor:"2,keyasint,omitempty"`
 	Offset  int64  `cbor:"3,keyasint,omitempty"`
 	Hasher  []byte `cbor:"4,keyasint,omitempty"`
-	// Chunks holds the CIDs of the finished chunks, 32 bytes each.
-	Chunks []byte `cbor:"5,keyasint,omitempty"`
+	// Chunks holds the CIDs of the finished chunks, 32 bytes each, Tail the CID of what
+	// was received of the unfinished one; zero when nothing was, or nobody noted it.
+	Chunks []byte     `cbor:"5,keyasint,omitempty"`
+	Tail   digest.CID `cbor:"6,keyasint,omitzero"`
 }
 
 func (d *Disk) uploadPath(id string) (part, state string) {
@@ -107,7 +109,13 @@ func (d *Disk) newUpload(ctx context.Context, o UploadOptions) (*upload, error) 
 	s.awake.Store(true)
 	part, _ := d.uploadPath(s.id)
 	var err error
-	if s.file, err = os.OpenFile(part, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o640); err == nil && o.SHA512 {
+	if s.file, err = os.OpenFile(part, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o640); errors.Is(err, fs.ErrNotExist) {
+		// Somebody removed the directory.
+		if err = d.rebuild(); err == nil {
+			s.file, err = os.OpenFile(part, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o640)
+		}
+	}
+	if err == nil && o.SHA512 {
 		err = s.save() // the one thing that the data file does not say
 	}
 	if err != nil {
@@ -228,6 +236,7 @@ func (s *session) save() error {
 	for _, c := range chunks {
 		st.Chunks = append(st.Chunks, c.ID[:]...)
 	}
+	st.Tail = s.build.Tail()
 	b := codec.Encode(st)
 	sum := digest.Sum(b)
 	_, path := s.d.uploadPath(s.id)
@@ -257,8 +266,10 @@ func (s *session) readState() *sessionState {
 // end.
 //
 // After a kill of the process the file has all that was written. After a restart of
-// the machine it may not, and a commit must not vouch for bytes that are not there:
-// then only finished chunks of the state that hash right count, the rest is cut off.
+// the machine it may not, and a disk may damage what it has; a commit must not vouch for
+// bytes that are not there. So what the state vouches for is read back, and when it is not
+// all there, or the machine was restarted, only its finished chunks that hash right
+// count, the rest is cut off.
 //
 // Errors: meta.ErrNotFound.
 func (s *session) resume(ctx context.Context) error {
@@ -287,12 +298,18 @@ func (s *session) resume(ctx context.Context) error {
 	}
 	st := s.readState()
 	s.file, s.saved, s.flushed, s.sha512 = f, -1, 0, st != nil && st.SHA512
-	if stat.ModTime().Before(s.d.restarted) {
-		if err = s.resumeChecked(ctx, st); err == nil {
+	good, sound, err := s.checkState(ctx, st)
+	switch {
+	case err != nil:
+	case sound && !stat.ModTime().Before(s.d.restarted):
+		err = s.resumeTrusted(ctx, st, stat.Size())
+	default:
+		if !sound {
+			s.d.countMended("upload")
+		}
+		if err = s.resumeChecked(ctx, good); err == nil {
 			s.d.give(stat.Size() - s.offset.Load())
 		}
-	} else {
-		err = s.resumeTrusted(ctx, st, stat.Size())
 	}
 	if err != nil {
 		s.sleep()
@@ -365,26 +382,42 @@ func (s *session) catchUp(ctx context.Context, size int64) error {
 	return nil
 }
 
-// resumeChecked keeps the chunks of the state that the file really has.
-func (s *session) resumeChecked(ctx context.Context, st *sessionState) error {
-	var good []chunk.Chunk
-	var size int64
-	if st != nil {
-		buf := chunkBuffers.get()
-		defer chunkBuffers.put(buf)
-		for _, c := range st.finished() {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			b := buf.b[:c.Plain]
-			if _, err := s.file.ReadAt(b, size); err != nil || digest.Sum(b) != c.ID {
-				break
-			}
-			good = append(good, c)
-			size += int64(c.Plain)
-		}
+// checkState reads back what the state vouches for; good are its finished chunks up to
+// the first that the file does not have, sound says that it has all, also what was
+// received of the unfinished one.
+func (s *session) checkState(ctx context.Context, st *sessionState) (good []chunk.Chunk, sound bool, err error) {
+	if st == nil {
+		return nil, true, nil
 	}
-	s.d.log.Info("an upload goes back to what survived the crash", "upload", s.id, "offset_bytes", size)
+	buf := chunkBuffers.get()
+	defer chunkBuffers.put(buf)
+	var size int64
+	for _, c := range st.finished() {
+		if err := ctx.Err(); err != nil {
+			return nil, false, err
+		}
+		b := buf.b[:c.Plain]
+		if _, err := s.file.ReadAt(b, size); err != nil || digest.Sum(b) != c.ID {
+			return good, false, nil
+		}
+		good = append(good, c)
+		size += int64(c.Plain)
+	}
+	if st.Tail.IsZero() {
+		return good, true, nil
+	}
+	tail := st.Offset - size
+	if tail <= 0 || tail > int64(len(buf.b)) {
+		return good, false, nil
+	}
+	_, err = s.file.ReadAt(buf.b[:tail], size)
+	return good, err == nil && digest.Sum(buf.b[:tail]) == st.Tail, nil
+}
+
+// resumeChecked cuts off all but the chunks that the file really has.
+func (s *session) resumeChecked(ctx context.Context, good []chunk.Chunk) error {
+	size := chunkEnd(good)
+	s.d.log.Warn("an upload goes back to what is sound of it", "upload", s.id, "offset_bytes", size)
 	if err := s.file.Truncate(size); err != nil {
 		return err
 	}
