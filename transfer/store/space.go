@@ -298,18 +298,10 @@ func (d *Disk) evictOne(ctx context.Context, info Info, removed *int) error {
 	}
 	e := d.hold(info.Root)
 	defer d.drop(e)
-	// Who has the lock uses the blob, and may be waiting for this very eviction.
-	if !e.life.TryLock() {
+	if !e.seize() {
 		return nil
 	}
 	defer e.unlock()
-	d.mu.Lock()
-	alone := e.refs-1 == e.yields
-	d.mu.Unlock()
-	// Who opens it from now on waits for life and then finds it absent.
-	if !alone || d.pins.has(info.Root) {
-		return nil
-	}
 	if err := e.removeFiles(d.files(info.Root)); err != nil {
 		return fmt.Errorf("evict %s: %w", info.Root, err)
 	}

@@ -117,7 +117,8 @@ type Upload interface {
 	Commit(ctx context.Context, want digest.Digest) (Ingested, error)
 	// Cancel ends the session and forgets its bytes.
 	Cancel(ctx context.Context) error
-	// Close releases the handle. It does not end the session.
+	// Close releases the handle. It does not end the session. Until then a Disk does not
+	// collect what Commit made.
 	Close() error
 }
 

@@ -538,6 +538,9 @@ func (s *session) erase() {
 type upload struct {
 	s      *session
 	closed atomic.Bool
+	// kept is the blob that a commit made, held until Close: who vouches for it does so
+	// meanwhile, and nobody collects it.
+	kept atomic.Pointer[entry]
 }
 
 func (u *upload) ID() string    { return u.s.id }
@@ -546,6 +549,9 @@ func (u *upload) Offset() int64 { return u.s.offset.Load() }
 func (u *upload) Close() error {
 	if !u.closed.Swap(true) {
 		u.s.d.leave(u.s)
+	}
+	if e := u.kept.Swap(nil); e != nil {
+		u.s.d.drop(e)
 	}
 	return nil
 }
@@ -779,14 +785,15 @@ func (u *upload) Commit(ctx context.Context, want digest.Digest) (Ingested, erro
 		return Ingested{}, fmt.Errorf("commit upload %s: %w", s.id, err)
 	}
 	defer s.busy.Unlock()
-	in, err := s.commit(want)
+	in, err := u.commit(want)
 	if err != nil {
 		return Ingested{}, fmt.Errorf("commit upload %s: %w", s.id, err)
 	}
 	return in, nil
 }
 
-func (s *session) commit(want digest.Digest) (Ingested, error) {
+func (u *upload) commit(want digest.Digest) (Ingested, error) {
+	s := u.s
 	d := s.d
 	if want != "" {
 		if err := s.hash.Check(want); err != nil {
@@ -807,13 +814,14 @@ func (s *session) commit(want digest.Digest) (Ingested, error) {
 		PlainBytes: m.PlainBytes, StoredBytes: m.StoredBytes,
 	}
 	e := d.hold(in.Root)
-	defer d.drop(e)
 	part, state := d.uploadPath(s.id)
 	existed, err := e.adopt(m, encoded, s.file, part)
 	if err != nil {
+		d.drop(e)
 		s.release()
 		return Ingested{}, err
 	}
+	u.kept.Store(e)
 	if existed {
 		d.metrics.countCommit("deduplicated")
 		if err := s.end(); err != nil {
