@@ -74,6 +74,9 @@ type Config struct {
 	Seeds  []meta.Node
 	Timing Timing // Profiles["site"]
 
+	// Level is the newest cluster level that this build knows; the others are told.
+	Level uint32
+
 	// Commit is how long a command may wait for a quorum; 5 s.
 	Commit time.Duration
 	// Stall is how long the log's disk may take over one write before Fatal; 10 s.

@@ -82,7 +82,10 @@ var (
 	_ autopilot.Promoter               = pilot{}
 )
 
-const regionKey = "region"
+const (
+	regionKey   = "region"
+	drainingKey = "draining"
+)
 
 // AutopilotConfig implements autopilot.ApplicationIntegration.
 func (p pilot) AutopilotConfig() *autopilot.Config {
@@ -105,6 +108,9 @@ func (p pilot) KnownServers() map[raft.ServerID]*autopilot.Server {
 			ID: id, Name: string(node.ID), Address: raft.ServerAddress(id), NodeStatus: autopilot.NodeAlive,
 			RaftVersion: raft.ProtocolVersionMax, IsLeader: node.ID == p.n.cfg.Self,
 			Meta: map[string]string{regionKey: string(node.Region)},
+		}
+		if node.Draining != nil {
+			out[id].Meta[drainingKey] = "true"
 		}
 	}
 	return out
@@ -171,11 +177,15 @@ func (p pilot) CalculatePromotionsAndDemotions(c *autopilot.Config, s *autopilot
 		servers = append(servers, voters.Server{
 			ID: meta.NodeID(id), Region: meta.RegionName(state.Server.Meta[regionKey]),
 			Voter: state.HasVotingRights(), Leader: state.State == autopilot.RaftLeader,
-			Ready: state.Health.IsStable(now, s.ServerStabilizationTime(c)),
-			Lost:  !state.Health.Healthy && now.Sub(state.Health.StableSince) > p.n.cfg.Timing.Lost,
+			Ready:   state.Health.IsStable(now, s.ServerStabilizationTime(c)),
+			Lost:    !state.Health.Healthy && now.Sub(state.Health.StableSince) > p.n.cfg.Timing.Lost,
+			Leaving: state.Server.Meta[drainingKey] != "",
 		})
 	}
 	plan := voters.Plan(servers)
+	if len(plan.Promote) > 0 {
+		plan.Demote = nil // autopilot would demote one that is lost first: there are never fewer voters meanwhile
+	}
 	ids := func(from []meta.NodeID) []raft.ServerID {
 		out := make([]raft.ServerID, len(from))
 		for i, id := range from {

@@ -208,6 +208,7 @@ func (n *Node) Run(ctx context.Context) error {
 		return ok
 	})
 	n.raft.RegisterObserver(observer)
+	n.standAlone(transport)
 	// Who waits for running asks at once; others are answered when it is closed.
 	n.commands.open()
 	n.questions.open()

@@ -41,6 +41,8 @@ type answer struct {
 	Contact  time.Duration `cbor:"5,keyasint,omitempty"`
 	Servers  []meta.Node   `cbor:"6,keyasint,omitempty"`
 	Sights   []Sight       `cbor:"7,keyasint,omitempty"`
+	// Level is the newest level that the server's build knows; with Health.
+	Level uint32 `cbor:"8,keyasint,omitempty"`
 }
 
 // peers is what this server knows of the others' lives.
@@ -252,6 +254,7 @@ func (n *Node) answerQuestion(ctx context.Context, from meta.NodeID, q *question
 		a.Last = n.raft.LastIndex()
 		a.LastTerm = n.lastTerm()
 		a.Contact = n.contact()
+		a.Level = n.cfg.Level
 	}
 	if q.Servers {
 		a.Servers = n.cfg.Roster.Servers()

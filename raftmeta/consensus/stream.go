@@ -22,7 +22,7 @@ type streamLayer struct {
 	protocol protocol.ID
 	admits   func(peer.ID) bool
 	refused  func(peer.ID)
-	accepted chan *raftConn
+	accepted chan net.Conn
 	closed   chan struct{}
 
 	mu      sync.Mutex
@@ -36,7 +36,7 @@ var _ raft.StreamLayer = (*streamLayer)(nil)
 func newStreamLayer(h host.Host, id protocol.ID, admits func(peer.ID) bool, refused func(peer.ID)) *streamLayer {
 	l := &streamLayer{
 		host: h, protocol: id, admits: admits, refused: refused,
-		accepted: make(chan *raftConn, 64), closed: make(chan struct{}),
+		accepted: make(chan net.Conn, 64), closed: make(chan struct{}),
 		conns: make(map[*raftConn]struct{}), inbound: make(map[peer.ID]int),
 	}
 	h.SetStreamHandler(id, l.handle)
@@ -144,6 +144,9 @@ func (l *streamLayer) Dial(address raft.ServerAddress, timeout time.Duration) (n
 	id, err := peer.Decode(string(address))
 	if err != nil {
 		return nil, fmt.Errorf("raft address %q is no peer id: %w", address, err)
+	}
+	if id == l.host.ID() {
+		return l.dialSelf()
 	}
 	c := &raftConn{layer: l, peer: id, timeout: timeout, used: time.Now()}
 	if c.stream, err = openStream(context.Background(), l.host, id, l.protocol, timeout); err != nil {
