@@ -161,6 +161,10 @@ func audit(v *View) error {
 			if err := auditWave(v, w, want); err != nil {
 				return err
 			}
+		case spaceIncidents:
+			if err := auditIncidents(v, []byte(k), value); err != nil {
+				return err
+			}
 		case spaceAudits:
 			if rest[0] != inLost {
 				break

@@ -43,7 +43,7 @@ func (c DemandBlobs) apply(t *tx) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	owing, err := t.regionsOf(repo)
+	owing, err := t.owedNow(repo)
 	if err != nil {
 		return nil, err
 	}

@@ -250,5 +250,5 @@ func (t *tx) needEmpty(n *meta.Node) error {
 		}
 		return fmt.Errorf(what+"; `shoal server list` says what is left: %w", root, meta.ErrConflict)
 	}
-	return nil
+	return t.needSure(n.ID)
 }

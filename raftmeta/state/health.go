@@ -46,13 +46,15 @@ func healthOf(r reader, region meta.RegionName) (*meta.RegionHealth, error) {
 	return h, err
 }
 
-// counts reports whether what is recorded of a server's copies can be relied on.
-func counts(r reader, n *meta.Node) (bool, error) {
-	h, err := healthOf(r, n.Region)
-	if err != nil {
+// counts reports whether what is recorded of a server's copies can be relied on: it is
+// in the roster, and nothing has made its records doubtful.
+func counts(r reader, server meta.NodeID) (bool, error) {
+	n, err := load[meta.Node](r, keyNode(server))
+	if err != nil || n == nil {
 		return false, err
 	}
-	return h.Server(n.ID).Counts(), nil
+	h, err := healthOf(r, n.Region)
+	return err == nil && h.Server(server).Counts(), err
 }
 
 // ofServer returns the entry of a server in h, a new one when there is none. It holds
@@ -153,6 +155,41 @@ func (t *tx) forgetHealth(region meta.RegionName) error {
 	return nil
 }
 
+// owedNow is regionsOf with the stand-ins of those that are out.
+func (t *tx) owedNow(repo *meta.Repository) ([]meta.RegionName, error) {
+	owing, err := t.regionsOf(repo)
+	if err != nil {
+		return nil, err
+	}
+	return t.standIns(owing)
+}
+
+// needSure refuses, for a server that is to go, while another one's records of copies
+// are doubtful: what the one has may be the last.
+func (t *tx) needSure(leaving meta.NodeID) error {
+	for p, err := range t.scan(within(key{spaceIncidents, inHealth})) {
+		if err != nil {
+			return err
+		}
+		h, err := decode[meta.RegionHealth](p.key, p.value)
+		if err != nil {
+			return err
+		}
+		region, err := t.region(h.Region)
+		if err != nil {
+			return err
+		}
+		for _, s := range h.Servers {
+			// What a server holds that is to go as well does not count anyway.
+			if s.Unchecked != 0 && s.Server != leaving && region != nil && !slices.Contains(region.Draining, s.Server) {
+				return fmt.Errorf("nobody knows whether server %s of region %s still has its copies, `shoal region status %s` says why: %w",
+					s.Server, h.Region, h.Region, meta.ErrConflict)
+			}
+		}
+	}
+	return nil
+}
+
 // standIns adds to the regions that owe a copy one for each of them that cannot take
 // it now: the first of its backups that can and does not owe it already. The region
 // that is out owes on, and pays when it is back.
@@ -172,7 +209,7 @@ func (t *tx) standIns(owing []meta.RegionName) ([]meta.RegionName, error) {
 			}
 			if r, err := t.region(backup); err != nil {
 				return nil, err
-			} else if r == nil || len(r.Servers) == 0 {
+			} else if r == nil || r.Region.Leaving != 0 || len(r.Servers) == 0 {
 				continue
 			}
 			if b, err := healthOf(t, backup); err != nil {

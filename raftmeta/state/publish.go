@@ -344,7 +344,7 @@ func (p *publication) use(d digest.Digest, what string) error {
 		}
 	}
 	if p.regions == nil {
-		if p.regions, err = p.regionsOf(p.repo); err != nil {
+		if p.regions, err = p.owedNow(p.repo); err != nil {
 			return err
 		}
 	}

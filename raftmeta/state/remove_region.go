@@ -75,5 +75,8 @@ func (c RemoveRegion) apply(t *tx) (any, error) {
 		t.dropNode(n)
 	}
 	t.delRegion(c.Name)
+	if err := t.forgetHealth(c.Name); err != nil {
+		return nil, err
+	}
 	return RemovedRegion{Servers: servers}, t.unsettle(meta.RepoRef{}, false)
 }
