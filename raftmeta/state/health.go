@@ -46,15 +46,10 @@ func healthOf(r reader, region meta.RegionName) (*meta.RegionHealth, error) {
 	return h, err
 }
 
-// counts reports whether what is recorded of a server's copies can be relied on: it is
-// in the roster, and nothing has made its records doubtful.
-func counts(r reader, server meta.NodeID) (bool, error) {
-	n, err := load[meta.Node](r, keyNode(server))
-	if err != nil || n == nil {
-		return false, err
-	}
+// counts reports whether what is recorded of a server's copies can be relied on.
+func counts(r reader, n *meta.Node) (bool, error) {
 	h, err := healthOf(r, n.Region)
-	return err == nil && h.Server(server).Counts(), err
+	return err == nil && h.Server(n.ID).Counts(), err
 }
 
 // ofServer returns the entry of a server in h, a new one when there is none. It holds

@@ -698,10 +698,14 @@ func (q LastCopies) Answer(v *View) (a LastCopiesAnswer, _ error) {
 		if r.Server != "" && r.State == meta.ReplicaVerified {
 			if slices.Contains(q.Leaving, r.Server) {
 				here = true
-			} else if sure, err := counts(v, r.Server); err != nil {
+			} else if n, err := load[meta.Node](v, keyNode(r.Server)); err != nil {
 				return a, err
-			} else if sure {
-				elsewhere = true
+			} else if n != nil {
+				sure, err := counts(v, n)
+				if err != nil {
+					return a, err
+				}
+				elsewhere = elsewhere || sure
 			}
 		}
 	}
