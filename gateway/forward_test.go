@@ -45,13 +45,17 @@ func TestAgentForwardsWrites(t *testing.T) {
 		c.W.WriteHeader(http.StatusAccepted)
 		return nil
 	}))
+	var wrote atomic.Pointer[meta.Token]
 	agent := c.start(meta.RoleAgent, upload(protocol.AnyServer, func(*protocol.Call) error {
 		t.Error("an agent served a write")
 		return nil
-	}))
+	}), func(_ *testNode, c *gateway.Config) { c.Wrote = func(t meta.Token) { wrote.Store(&t) } })
 	cl := client(t, nil, false)
 	url := "http://" + agent.addr + "/up/acme/app"
 	resp, _ := call(t, cl, "POST", url, strings.NewReader("x"), asAdmin()...)
+	if token := wrote.Load(); token == nil || *token != (meta.Token{Epoch: 1, Index: 9}) {
+		t.Errorf("the agent noted %v of the write", token)
+	}
 	if resp.StatusCode != http.StatusAccepted || resp.Header.Get("Location") != "/up/acme/app/here" || resp.Header.Get(protocol.HeaderToken) != "1.9" {
 		t.Errorf("%d %v", resp.StatusCode, resp.Header)
 	}

@@ -105,6 +105,10 @@ type Config struct {
 	// Forward is required on agents; on a server without it uploads of other nodes
 	// are unknown.
 	Forward Forwarder
+	// Wrote is told, before the client is, the point of the log of each write that was
+	// forwarded: reads here shall follow it. Nil on servers, which answer a write when
+	// they have applied it.
+	Wrote func(meta.Token)
 	// TLS serves the node certificate; nil takes plain HTTP only.
 	TLS *tls.Config
 	// Plain takes plain HTTP from everywhere, not only from loopback.

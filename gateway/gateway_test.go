@@ -747,6 +747,20 @@ func TestTraceAndToken(t *testing.T) {
 	if got.After != (meta.Token{Epoch: 1, Index: 77}) || origin.RequestID != resp.Header.Get(protocol.HeaderRequestID) || origin.RequestID == "" || origin.Principal != "admin:bootstrap" || origin.Source == "" {
 		t.Errorf("%+v %+v", got.After, origin)
 	}
+	for mode, want := range map[string]meta.Freshness{
+		"":              {Mode: meta.ModeBounded, MaxAge: 2 * time.Second, Own: true},
+		"strong":        {Mode: meta.ModeStrong, Exact: true},
+		"bounded=100ms": {Mode: meta.ModeBounded, MaxAge: 100 * time.Millisecond, Exact: true},
+		"local":         {Mode: meta.ModeLocal, Exact: true},
+	} {
+		call(t, cl, "GET", "http://"+n.addr+"/call", nil, append(asAdmin(), protocol.HeaderMode, mode)...)
+		if got := wait(t, "call", calls).Fresh(meta.Bounded); got != want {
+			t.Errorf("Shoal-Mode %q: %+v", mode, got)
+		}
+	}
+	if resp, _ := call(t, cl, "GET", "http://"+n.addr+"/call", nil, append(asAdmin(), protocol.HeaderMode, "eventual")...); resp.StatusCode != 400 {
+		t.Errorf("a bad mode: %d", resp.StatusCode)
+	}
 	if resp, _ := call(t, cl, "GET", "http://"+n.addr+"/call", nil, append(asAdmin(), protocol.HeaderToken, "soon")...); resp.StatusCode != 400 {
 		t.Errorf("a bad token: %d", resp.StatusCode)
 	}

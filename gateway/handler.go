@@ -115,6 +115,11 @@ func (g *Gateway) answer(e *exchange) error {
 	if call.After, err = meta.ParseToken(e.r.Header.Get(protocol.HeaderToken)); err != nil {
 		return err
 	}
+	if mode := e.r.Header.Get(protocol.HeaderMode); mode != "" && (e.r.Method == http.MethodGet || e.r.Method == http.MethodHead) {
+		if call.Asked, err = meta.ParseFreshness(mode); err != nil {
+			return err
+		}
+	}
 	if g.Role == meta.RoleAgent && match.Route.Place != protocol.Anywhere {
 		if err := g.Gate.CheckTransport(e.r, e.loopback); err != nil {
 			return g.challenge(e, call, match.Route, err)
@@ -207,7 +212,8 @@ func (g *Gateway) admit(e *exchange, call *protocol.Call, route *protocol.Route)
 // absent.
 func (g *Gateway) lookUp(e *exchange, call *protocol.Call, route *protocol.Route, judge func(*meta.Repository) error) error {
 	find := func(f meta.Freshness) error {
-		repo, err := g.Repositories.Repository(e.r.Context(), call.Repo, call.Fresh(f))
+		f.After = call.After
+		repo, err := g.Repositories.Repository(e.r.Context(), call.Repo, f)
 		switch {
 		case errors.Is(err, meta.ErrNotFound):
 			return nil
@@ -243,7 +249,11 @@ func (g *Gateway) forward(e *exchange, call *protocol.Call, route *protocol.Rout
 		}
 		return g.Forward.Node(e.stream, e.r, owner)
 	}
-	return g.Forward.Server(e.stream, e.r)
+	var w http.ResponseWriter = e.stream
+	if g.Wrote != nil {
+		w = &tokenNote{stream: e.stream, wrote: g.Wrote}
+	}
+	return g.Forward.Server(w, e.r)
 }
 
 // challenge lets the protocol ask for credentials.

@@ -141,7 +141,7 @@ func (n *Node) buildAgent(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := n.openGateway(gate, append(speaks, api), nil); err != nil {
+	if err := n.openGateway(gate, append(speaks, api), nil, mirror.Wrote); err != nil {
 		return err
 	}
 	waves, err := wave.NewAgent(wave.AgentConfig{

@@ -210,7 +210,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 			wavesHandler(c.Who).ServeHTTP(c.W, c.R)
 			return nil
 		}},
-	}); err != nil {
+	}, nil); err != nil {
 		return err
 	}
 	n.parts.Add("certificate", func(ctx context.Context) error { return n.cred.Run(ctx, n.reissue(admission, record), n.renewalFailed) })

@@ -106,14 +106,14 @@ func (n *Node) api(m raftmeta.Asker, c admin.Config) (*admin.API, error) {
 	return admin.New(c)
 }
 
-func (n *Node) openGateway(gate *access.Gate, speaks []protocol.Protocol, mounts []gateway.Mount) error {
+func (n *Node) openGateway(gate *access.Gate, speaks []protocol.Protocol, mounts []gateway.Mount, wrote func(meta.Token)) error {
 	forward, err := n.forwarder()
 	if err != nil {
 		return err
 	}
 	n.gateway, err = gateway.New(gateway.Config{
 		Self: n.ID(), Role: n.cfg.Role, Listen: n.cfg.Gateway, Protocols: speaks, Mounts: mounts,
-		Gate: gate, Repositories: access.Records{Asker: n.metadata}, Forward: forward,
+		Gate: gate, Repositories: access.Records{Asker: n.metadata}, Forward: forward, Wrote: wrote,
 		TLS: trust.ServerTLS(n.cred), Plain: n.cfg.Plain, Log: n.log, Metrics: n.metrics,
 	})
 	if err != nil {

@@ -60,11 +60,17 @@ const (
 	// resubscribeFull how often it takes the place of another.
 	resubscribeEvery = time.Second
 	resubscribeFull  = time.Minute
+	// rememberWrites is how long reads follow what was written through this agent;
+	// the feed and the bound of an answer's age are far quicker.
+	rememberWrites = time.Minute
 )
 
 // Mirror answers from a server, and for a while from what a server answered
 // before. When none is reachable it answers with what it last knew, labelled
-// Stale, unless the read is strong or must follow a token that it has not seen.
+// Stale, unless the read is strong, or bounded by its reader's own word, or must
+// follow a token that it has not seen. What was written through this agent (Wrote) is
+// followed by all reads here for a minute, as long as a server can be asked; who may
+// have written elsewhere (Freshness.Own) is given no kept answer.
 // It is safe for concurrent use.
 type Mirror struct {
 	config  MirrorConfig
@@ -83,6 +89,8 @@ type Mirror struct {
 	since   uint64
 	repos   map[meta.RepoRef]bool // that are followed
 	news    bool                  // there are answers of others
+	wrote   meta.Token            // the last write through this agent
+	wroteAt time.Time             // when it was
 	waves   chan uint64           // holds the index of the last change of waves
 	flights map[string]*flight
 
@@ -346,7 +354,14 @@ func (m *Mirror) Answer(ctx context.Context, f meta.Freshness, q Request) (meta.
 	if err != nil {
 		return meta.AsOf{}, fmt.Errorf("%s: %w: %w", q.Name(), err, meta.ErrInvalid)
 	}
-	a, err := m.answer(ctx, q.Name()+"\x00"+string(args), f, q)
+	key := q.Name() + "\x00" + string(args)
+	follow := f
+	follow.After = m.followed(f.After)
+	a, err := m.answer(ctx, key, follow, q)
+	if follow.After != f.After && ctx.Err() == nil && (errors.Is(err, meta.ErrUnavailable) || errors.Is(err, meta.ErrConflict)) {
+		// The reader named no such point: what can be had is served, and says what it is.
+		a, err = m.answer(ctx, key, f, q)
+	}
 	asOf := a.asOf
 	asOf.Mode = f.Mode
 	if asOf.Stale {
@@ -362,13 +377,34 @@ func (m *Mirror) Answer(ctx context.Context, f meta.Freshness, q Request) (meta.
 	return asOf, nil
 }
 
+// Wrote notes a write that went through this agent.
+func (m *Mirror) Wrote(t meta.Token) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.wroteAt = time.Now()
+	if m.wrote.Before(t) {
+		m.wrote = t
+	}
+}
+
+// followed returns the later of after and what was written here lately.
+func (m *Mirror) followed(after meta.Token) meta.Token {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if after.Before(m.wrote) && time.Since(m.wroteAt) < rememberWrites {
+		return m.wrote
+	}
+	return after
+}
+
 // answer returns what is kept, if it is fresh enough, or what the server says. One
-// of several equal questions asks, for all.
+// of several equal questions asks, for all, except for readers who may have written
+// elsewhere after it was asked.
 func (m *Mirror) answer(ctx context.Context, key string, f meta.Freshness, q Request) (answer, error) {
-	flightKey := fmt.Sprintf("%s\x00%s %d %s", key, f.Mode, f.MaxAge, f.After)
+	flightKey := fmt.Sprintf("%s\x00%s %d %t %s", key, f.Mode, f.MaxAge, f.Exact, f.After)
 	for {
 		m.mu.Lock()
-		if a, ok := m.answers.Get(key); ok && m.serves(a, f, time.Now()) {
+		if a, ok := m.answers.Get(key); ok && !f.Own && m.serves(a, f, time.Now()) {
 			m.mu.Unlock()
 			m.metrics.answers.WithLabelValues("kept").Inc()
 			return *a, nil
@@ -378,6 +414,10 @@ func (m *Mirror) answer(ctx context.Context, key string, f meta.Freshness, q Req
 				m.mu.Unlock()
 				return known, nil
 			}
+		}
+		if f.Own {
+			m.mu.Unlock()
+			return m.ask(ctx, key, f, q)
 		}
 		fl := m.flights[flightKey]
 		mine := fl == nil
@@ -424,7 +464,7 @@ func (m *Mirror) serves(a *answer, f meta.Freshness, now time.Time) bool {
 
 // follows reports whether the answer is of a state that includes t.
 func (a *answer) follows(t meta.Token) bool {
-	return t.Epoch < a.asOf.Epoch || (t.Epoch == a.asOf.Epoch && t.Index <= a.asOf.Index)
+	return !meta.Token{Epoch: a.asOf.Epoch, Index: a.asOf.Index}.Before(t)
 }
 
 // age bounds how far the answer lies behind; one that came in the future, before
@@ -481,11 +521,11 @@ func unreachable(err error) bool {
 	return ok && u.Reason == "no_server"
 }
 
-// stale returns what is known, labelled so, unless the read must follow something later.
-// It holds mu.
+// stale returns what is known, labelled so, unless the reader wants no older answer
+// than it said, or must follow something later. It holds mu.
 func (m *Mirror) stale(key string, f meta.Freshness) (answer, bool) {
 	known, ok := m.answers.Get(key)
-	if !ok || !known.follows(f.After) {
+	if !ok || f.Exact && f.Mode == meta.ModeBounded || !known.follows(f.After) {
 		return answer{}, false
 	}
 	a := *known

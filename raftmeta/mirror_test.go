@@ -122,6 +122,72 @@ func TestMirrorHonoursTokens(t *testing.T) {
 	}
 }
 
+// What was written through the agent is followed by every read there, without a
+// token; when that cannot be had, what is known is served and says so.
+func TestMirrorFollowsItsOwnWrites(t *testing.T) {
+	s := withApp(t)
+	push(s, "m1", "latest")
+	m := openMirror(t, t.TempDir(), s)
+	long := meta.Freshness{Mode: meta.ModeBounded, MaxAge: time.Hour}
+	resolve(t, m, long, "m1")
+	m.Wrote(push(s, "m2", "latest"))
+	if got, _ := resolve(t, m, long, "m1", "m2"); got != "m2" {
+		t.Errorf("after a write through this agent latest is %s", got)
+	}
+	if n := s.Asked("Resolve"); n != 2 {
+		t.Errorf("asked %d times", n)
+	}
+	resolve(t, m, long, "m2")
+	if n := s.Asked("Resolve"); n != 2 {
+		t.Errorf("an answer that has the write is asked for again, %d times", n)
+	}
+	token := push(s, "m3", "latest")
+	m.Wrote(token)
+	s.Break(noServer)
+	if got, asOf := resolve(t, m, long, "m2", "m3"); got != "m2" || asOf.Index >= token.Index {
+		t.Errorf("without a server latest is %s as of %+v", got, asOf)
+	}
+	after := long
+	after.After = token
+	if _, _, err := raftmeta.Ask(t.Context(), m, after, latest); !errors.Is(err, meta.ErrUnavailable) {
+		t.Errorf("with the token itself: %v", err)
+	}
+}
+
+// Who may have written elsewhere is given no kept answer while a server can be asked.
+func TestMirrorAsksForWhoMayHaveWritten(t *testing.T) {
+	s := withApp(t)
+	push(s, "m1", "latest")
+	m := openMirror(t, t.TempDir(), s)
+	own := meta.Freshness{Mode: meta.ModeBounded, MaxAge: time.Hour, Own: true}
+	resolve(t, m, own, "m1")
+	push(s, "m2", "latest")
+	if got, _ := resolve(t, m, own, "m1", "m2"); got != "m2" {
+		t.Errorf("latest is %s", got)
+	}
+	s.Break(noServer)
+	if got, asOf := resolve(t, m, own, "m1", "m2"); got != "m2" || !asOf.Stale {
+		t.Errorf("without a server latest is %s as of %+v", got, asOf)
+	}
+}
+
+// A bound that the reader named is kept, or nothing is served.
+func TestMirrorKeepsABoundThatWasNamed(t *testing.T) {
+	s := withApp(t)
+	push(s, "m1", "latest")
+	m := openMirror(t, t.TempDir(), s)
+	named := meta.Freshness{Mode: meta.ModeBounded, MaxAge: time.Nanosecond, Exact: true}
+	resolve(t, m, named, "m1")
+	s.Break(noServer)
+	if _, asOf, err := raftmeta.Ask(t.Context(), m, named, latest); !errors.Is(err, meta.ErrUnavailable) {
+		t.Errorf("bounded by name: %+v, %v", asOf, err)
+	}
+	local := meta.Freshness{Mode: meta.ModeLocal, Exact: true}
+	if _, asOf := resolve(t, m, local, "m1"); asOf.Mode != meta.ModeLocal {
+		t.Errorf("local is %+v", asOf)
+	}
+}
+
 // progressed waits until the mirror has followed up to what was done.
 type watched struct {
 	*metatest.Store

@@ -3,9 +3,9 @@
 //
 // It is a protocol like the others, so every endpoint passes the same gate:
 // what belongs to the cluster is for administrators, what belongs to a
-// repository for whom may read it. Start reading at API.Routes. Reads answer
-// bounded, and local (the Shoal-Mode header says so) while no quorum is there:
-// an operator needs them most then. Writes are commands, one a call. Refusals are
+// repository for whom may read it. Start reading at API.Routes. Reads answer as the
+// request's Shoal-Mode says, else bounded, and local (the header of the answer says
+// so) while no quorum is there: an operator needs them most then. Writes are commands, one a call. Refusals are
 // {"error": {"kind", "message"}}; listings are pages, {"items", "next"}, by
 // ?after= and ?limit=. The types live with their client (admin/client).
 //
@@ -161,14 +161,16 @@ func (a *API) Challenge(w http.ResponseWriter, r *http.Request, s protocol.Scope
 	_ = protocol.WriteJSON(w, http.StatusUnauthorized, client.ErrorBody{Error: client.ErrorDetail{Kind: "unauthorized", Message: text}})
 }
 
-// ask answers bounded, or local while that cannot be had and the caller named no
-// write to include, and writes what the answer is.
+// ask answers as the caller asked, else bounded, or local while that cannot be had
+// and the caller named no write to include, and writes what the answer is.
 func ask[A any](a *API, c *protocol.Call, q state.Question[A]) (A, error) {
-	answer, asOf, err := raftmeta.Ask(c.R.Context(), a.Metadata, c.Fresh(meta.Bounded), q)
-	if errors.Is(err, meta.ErrUnavailable) && c.After == (meta.Token{}) {
+	f := c.Fresh(meta.Bounded)
+	answer, asOf, err := raftmeta.Ask(c.R.Context(), a.Metadata, f, q)
+	if errors.Is(err, meta.ErrUnavailable) && !f.Exact && c.After == (meta.Token{}) && c.R.Context().Err() == nil {
 		answer, asOf, err = raftmeta.Ask(c.R.Context(), a.Metadata, meta.Local, q)
+		asOf.Stale = true
 	}
-	if err == nil {
+	if err == nil || errors.Is(err, meta.ErrNotFound) {
 		c.AsOf(asOf)
 	}
 	return answer, err

@@ -34,9 +34,10 @@ func (a *API) roster(c *protocol.Call, role meta.Role, region meta.RegionName) (
 	}
 }
 
-// status is read where the node is: it must answer when nothing else does.
+// status is read where the node is, unless the caller asks otherwise: it must answer
+// when nothing else does.
 func (a *API) status(c *protocol.Call) error {
-	cluster, asOf, err := raftmeta.Ask(c.R.Context(), a.Metadata, meta.Local, state.GetCluster{})
+	cluster, asOf, err := raftmeta.Ask(c.R.Context(), a.Metadata, c.Fresh(meta.Local), state.GetCluster{})
 	if err != nil {
 		return err
 	}

@@ -92,7 +92,9 @@ func confirmed[A any](a *API, c *protocol.Call, q state.Question[A]) (A, error) 
 	if !errors.Is(err, meta.ErrNotFound) {
 		return answer, err
 	}
-	answer, _, err = raftmeta.Ask(c.R.Context(), a.Metadata, c.Fresh(meta.Strong), q)
+	strong := meta.Strong
+	strong.After = c.After
+	answer, _, err = raftmeta.Ask(c.R.Context(), a.Metadata, strong, q)
 	return answer, err
 }
 

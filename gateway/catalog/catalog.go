@@ -16,7 +16,8 @@
 // something does not exist is said only after a strong round. When no bound can
 // be kept, because the quorum is away, what is known is served with AsOf.Stale
 // set, and what is not known is ErrUnavailable, never ErrNotFound. A Caller's
-// After token is always honoured.
+// After token is always honoured, and so is the mode that it asked for: then
+// nothing is confirmed and nothing else is served.
 //
 // Memory is bounded: documents (manifests and the like, up to 4 MiB each) pass
 // through a budget, those read often stay in a cache of bounded bytes, blobs
@@ -126,6 +127,19 @@ type Caller struct {
 	// Origin goes into commands; its RequestID must be unique to the call.
 	Origin state.Origin
 	After  meta.Token
+	// Asked is how fresh a read's answer has to be; the zero Mode leaves it to what is
+	// asked. It is exact: no other mode takes its place, and an absence is as fresh as
+	// the rest.
+	Asked meta.Freshness
+	// Absent, when set, is told what an answer is of which says that nothing is there.
+	Absent func(meta.AsOf)
+}
+
+// inside returns by without what it asked of the answer: for a look-up that only
+// helps the catalog.
+func (by Caller) inside() Caller {
+	by.Asked, by.Absent = meta.Freshness{}, nil
+	return by
 }
 
 // Package names a package of a repository.
@@ -157,20 +171,28 @@ func (c *Catalog) Reserve(ctx context.Context, bytes int64) (release func(), err
 // with a token: it asked not to be answered from before its write.
 func ask[A any](ctx context.Context, c *Catalog, by Caller, f meta.Freshness, q state.Question[A]) (A, meta.AsOf, error) {
 	a, asOf, err := askOnce(ctx, c, by, f, q)
-	if f.Mode != meta.ModeStrong && errors.Is(err, meta.ErrNotFound) {
+	if f.Mode != meta.ModeStrong && by.Asked.Mode == "" && errors.Is(err, meta.ErrNotFound) {
 		c.metrics.confirmed.Inc()
 		strong := meta.Strong
 		strong.After = by.After
-		return raftmeta.Ask(ctx, c.cfg.Metadata, strong, q)
+		a, asOf, err = raftmeta.Ask(ctx, c.cfg.Metadata, strong, q)
+	}
+	if by.Absent != nil && errors.Is(err, meta.ErrNotFound) {
+		by.Absent(asOf)
 	}
 	return a, asOf, err
 }
 
 // askOnce is ask without the confirmation.
 func askOnce[A any](ctx context.Context, c *Catalog, by Caller, f meta.Freshness, q state.Question[A]) (A, meta.AsOf, error) {
+	if by.Asked.Mode != "" {
+		f = by.Asked
+	} else if f.Mode == meta.ModeBounded {
+		f.Own = by.Who.MayHaveWritten()
+	}
 	f.After = by.After
 	a, asOf, err := raftmeta.Ask(ctx, c.cfg.Metadata, f, q)
-	if f.Mode == meta.ModeBounded && by.After == (meta.Token{}) && errors.Is(err, meta.ErrUnavailable) && ctx.Err() == nil {
+	if f.Mode == meta.ModeBounded && !f.Exact && by.After == (meta.Token{}) && errors.Is(err, meta.ErrUnavailable) && ctx.Err() == nil {
 		c.metrics.stale.Inc()
 		a, asOf, err = raftmeta.Ask(ctx, c.cfg.Metadata, meta.Local, q)
 		asOf.Stale = true

@@ -414,6 +414,42 @@ func TestFreshness(t *testing.T) {
 	if _, err := w.Publish(t.Context(), w.by, app, d); !errors.Is(err, meta.ErrUnavailable) {
 		t.Errorf("a publish: %v", err)
 	}
+	// A mode that the caller named is served, or nothing is.
+	asks := func(mode string) catalog.Caller {
+		by := w.by
+		var err error
+		by.Asked, err = meta.ParseFreshness(mode)
+		w.must(err)
+		return by
+	}
+	for _, mode := range []string{"strong", "bounded", "bounded=1h"} {
+		if _, _, err := w.Resolve(t.Context(), asks(mode), api, "1.0"); !errors.Is(err, meta.ErrUnavailable) {
+			t.Errorf("%s without a quorum: %v", mode, err)
+		}
+	}
+	if _, asOf, err := w.Resolve(t.Context(), asks("local"), api, "1.0"); err != nil || asOf.Stale || asOf.Mode != meta.ModeLocal {
+		t.Errorf("local: %+v, %v", asOf, err)
+	}
+	w.meta.Break(nil)
+	for _, mode := range []string{"strong", "bounded", "local"} {
+		by := asks(mode)
+		var absent meta.AsOf
+		by.Absent = func(a meta.AsOf) { absent = a }
+		before := w.meta.Asked(meta.ModeStrong)
+		if _, _, err := w.Resolve(t.Context(), by, api, "none"); !errors.Is(err, meta.ErrNotFound) || string(absent.Mode) != mode {
+			t.Errorf("%s: the absence is %+v, %v", mode, absent, err)
+		}
+		want := 0
+		if mode == "strong" {
+			want = 1
+		}
+		if n := w.meta.Asked(meta.ModeStrong) - before; n != want {
+			t.Errorf("%s: %d strong rounds", mode, n)
+		}
+		if _, asOf, err := w.Version(t.Context(), by, api, p.Version.Name); err != nil || string(asOf.Mode) != mode {
+			t.Errorf("%s: a version is %+v, %v", mode, asOf, err)
+		}
+	}
 }
 
 // One load serves all that wait for a document; wrong bytes are never served.

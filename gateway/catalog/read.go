@@ -42,6 +42,7 @@ func (c *Catalog) Resolve(ctx context.Context, by Caller, pkg Package, alias str
 // refused once anything in the package has changed. found is false, with
 // revision 0, for a package or alias that is not there.
 func (c *Catalog) Head(ctx context.Context, by Caller, pkg Package, alias string) (a state.ResolveAnswer, revision uint64, found bool, err error) {
+	by = by.inside()
 	p, asOf, err := ask(ctx, c, by, meta.Strong, state.GetPackage{Repo: pkg.Repo, Package: pkg.Name})
 	if errors.Is(err, meta.ErrNotFound) {
 		return a, 0, false, nil
@@ -92,6 +93,7 @@ func (c *Catalog) Package(ctx context.Context, by Caller, pkg Package) (meta.Pac
 // to explain a miss, which has had its strong round, without another one. When it
 // cannot tell, it says yes.
 func (c *Catalog) Known(ctx context.Context, by Caller, pkg Package, at meta.AsOf) bool {
+	by = by.inside()
 	by.After = meta.Token{Epoch: at.Epoch, Index: at.Index}
 	_, _, err := askOnce(ctx, c, by, meta.Local, state.GetPackage{Repo: pkg.Repo, Package: pkg.Name})
 	return !errors.Is(err, meta.ErrNotFound)

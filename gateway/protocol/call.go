@@ -15,22 +15,35 @@ import (
 // with the token that a later read may ask to include.
 const (
 	HeaderIndex = "Shoal-Index" // log index that the answer is of
+	HeaderEpoch = "Shoal-Epoch" // epoch of that log: it changes when a cluster is recovered
 	HeaderAge   = "Shoal-Age"   // seconds that it may lie behind, or "unknown"
-	HeaderMode  = "Shoal-Mode"  // strong, bounded, local
+	// HeaderMode is what the answer was: strong, bounded, local; on a read's request
+	// what it has to be, see meta.ParseFreshness.
+	HeaderMode  = "Shoal-Mode"
 	HeaderStale = "Shoal-Stale" // "1": last known answer, no server was reachable
 	HeaderToken = "Shoal-Token" // EPOCH.INDEX
 	// HeaderRequestID is unique to the request; logs carry it.
 	HeaderRequestID = "Shoal-Request-Id"
 )
 
-// AsOf writes what the answer is: Shoal-Index, -Age, -Mode and, when so, -Stale.
+// AsOf writes what the answer is: Shoal-Index, -Epoch, -Age, -Mode and, when so, -Stale.
 // Call it before the status is written. Of several reads in one call the
 // oldest is what the answer is; the last call wins.
 func (c *Call) AsOf(a meta.AsOf) { WriteAsOf(c.W.Header(), a) }
 
+// Absent returns what writes what the answer of a read is that finds nothing; nil for
+// a write, which answers otherwise.
+func (c *Call) Absent() func(meta.AsOf) {
+	if c.R.Method != http.MethodGet && c.R.Method != http.MethodHead {
+		return nil
+	}
+	return c.AsOf
+}
+
 // WriteAsOf is AsOf for code without a Call.
 func WriteAsOf(h http.Header, a meta.AsOf) {
 	h.Set(HeaderIndex, strconv.FormatUint(a.Index, 10))
+	h.Set(HeaderEpoch, strconv.FormatUint(a.Epoch, 10))
 	h.Set(HeaderMode, string(a.Mode))
 	if a.Age == meta.UnknownAge {
 		h.Set(HeaderAge, "unknown")
@@ -51,12 +64,19 @@ func (c *Call) Committed(t meta.Token) {
 	h := c.W.Header()
 	h.Set(HeaderToken, t.String())
 	h.Set(HeaderIndex, strconv.FormatUint(t.Index, 10))
+	h.Set(HeaderEpoch, strconv.FormatUint(t.Epoch, 10))
 	h.Set(HeaderAge, "0.000")
 	h.Set(HeaderMode, string(meta.ModeStrong))
 }
 
-// Fresh returns f with the point that the client asked to include.
+// Fresh returns how fresh the answer has to be: as the client asked, else f, and
+// including the point that it named.
 func (c *Call) Fresh(f meta.Freshness) meta.Freshness {
+	if c.Asked.Mode != "" {
+		f = c.Asked
+	} else if f.Mode == meta.ModeBounded {
+		f.Own = c.Who.MayHaveWritten()
+	}
 	f.After = c.After
 	return f
 }

@@ -95,6 +95,9 @@ type Call struct {
 	Repository *meta.Repository
 	// After is the point that reads must include: the Shoal-Token of the request.
 	After meta.Token
+	// Asked is how fresh the client wants the answer of a read: its Shoal-Mode. The
+	// zero Mode leaves it to the route.
+	Asked meta.Freshness
 	// RequestID is unique to the request (also across the forwarding of it);
 	// Trace is its W3C traceparent.
 	RequestID, Trace string

@@ -99,15 +99,20 @@ type Config struct {
 
 // Bounds that are not configuration.
 const (
-	maxAppendEntries   = 1024     // of one message; hashicorp's ceiling
-	logCacheEntries    = 1024     // recent entries in memory, for the followers
-	maxProposalBytes   = 32 << 20 // of commands waiting for their commit on the leader
-	keptResults        = 4096     // results by index, for the server that forwarded
-	maxStreamsPerPeer  = 256      // accepted, a protocol
-	idleStream         = 30 * time.Second
-	roundAgain         = 250 * time.Millisecond
-	roundLimit         = 2 * time.Second
-	freshEvery         = time.Second // a background round, so that bounded reads do not wait
+	maxAppendEntries  = 1024     // of one message; hashicorp's ceiling
+	logCacheEntries   = 1024     // recent entries in memory, for the followers
+	maxProposalBytes  = 32 << 20 // of commands waiting for their commit on the leader
+	keptResults       = 4096     // results by index, for the server that forwarded
+	maxStreamsPerPeer = 256      // accepted, a protocol
+	idleStream        = 30 * time.Second
+	roundAgain        = 250 * time.Millisecond
+	roundLimit        = 2 * time.Second
+	// A background round keeps the state's age low, so that bounded reads do not wait.
+	freshEvery = 200 * time.Millisecond
+	quietEvery = time.Second // whom no round asks is asked whether it lives
+	// ownWithin is the age up to which a state has seen whatever was acknowledged after
+	// waiting out visibleLimit: the round began before that wait was over.
+	ownWithin          = visibleLimit - 100*time.Millisecond
 	heardWithin        = 5 * time.Second
 	visibleLimit       = 500 * time.Millisecond
 	transportTimeout   = 10 * time.Second

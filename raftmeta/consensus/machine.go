@@ -24,7 +24,9 @@ type Machine interface {
 	Flush() error
 	// Freeze returns the state as it is now, for another server.
 	Freeze() (Frozen, error)
-	// Restore replaces the state by what Frozen.WriteTo wrote: whole or not at all.
+	// Restore replaces the state by what Frozen.WriteTo wrote: whole or not at all. A
+	// state at an index that the machine has reached changes nothing: both are of one
+	// log, and readers were told of the later one.
 	Restore(io.Reader) error
 	// Stamp returns the command with the leader's time in it, StampOf the time that is
 	// in it. Errors: the command is not one that may enter the log.

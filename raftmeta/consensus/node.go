@@ -46,7 +46,10 @@ type Node struct {
 
 	stamp   sync.Mutex // held from the choice of a time until the command is in Raft's queue
 	stamped meta.Time  // the last one
-	futures sync.WaitGroup
+	// stampTerm is the term that stamped is good for. Leadership may be lost and won
+	// again before lead hears of it, and the log of the new term may hold later times.
+	stampTerm uint64
+	futures   sync.WaitGroup
 
 	running  chan struct{} // closes when Run has Raft
 	stopping chan struct{} // closes when Run ends
@@ -74,6 +77,7 @@ func New(cfg Config) (*Node, error) {
 		running:   make(chan struct{}), stopping: make(chan struct{}),
 	}
 	n.rounds.n = n
+	n.rounds.inquiries.ask, n.rounds.inquiries.spawn = n.ask, n.spawn
 	n.commands = &exchange[forward, forwarded]{
 		host: cfg.Host, protocol: n.protocol("command"), admits: n.admits, refused: n.refused, answer: n.answerForward, log: cfg.Log,
 	}
@@ -349,6 +353,7 @@ func (n *Node) beginTerm(ctx context.Context) (finish func()) {
 func (n *Node) term(ctx context.Context) {
 	// A leader's log holds all that was ever stamped and may still be committed.
 	n.stamp.Lock()
+	n.stampTerm = n.raft.CurrentTerm()
 	n.stamped = max(n.stamped, n.lastStamp())
 	n.stamp.Unlock()
 	// The Tick is the first command that this leader commits: once it is applied the

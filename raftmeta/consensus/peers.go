@@ -270,8 +270,18 @@ func (n *Node) answerQuestion(ctx context.Context, from meta.NodeID, q *question
 func (n *Node) freshen(ctx context.Context) error {
 	tick := time.NewTicker(freshEvery)
 	defer tick.Stop()
+	var last time.Time
 	for {
 		_, _ = n.rounds.join(ctx) // no quorum shows in the age
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if time.Since(last) < quietEvery {
+			continue
+		}
+		last = time.Now()
 		var ids []meta.NodeID
 		known := map[meta.NodeID]bool{}
 		for _, s := range n.servers() {
@@ -281,17 +291,12 @@ func (n *Node) freshen(ctx context.Context) error {
 			}
 		}
 		n.peers.keep(known)
-		for _, id := range n.peers.quiet(ids, 2*freshEvery) {
+		for _, id := range n.peers.quiet(ids, 2*quietEvery) {
 			n.spawn(func(ctx context.Context) {
-				ctx, cancel := context.WithTimeout(ctx, 2*freshEvery)
+				ctx, cancel := context.WithTimeout(ctx, 2*quietEvery)
 				defer cancel()
 				_, _ = n.ask(ctx, id, question{}) // who does not answer stays quiet
 			})
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
 		}
 	}
 }

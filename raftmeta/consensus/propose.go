@@ -194,6 +194,10 @@ func (n *Node) commitStamped(ctx context.Context, command []byte) (Outcome, erro
 		return Outcome{}, errStopping
 	default:
 	}
+	if n.raft.CurrentTerm() != n.stampTerm {
+		n.stamp.Unlock()
+		return Outcome{}, &meta.NotLeaderError{Leader: n.Leader()}
+	}
 	at := max(meta.TimeOf(time.Now()), n.stamped)
 	stamped, err := n.cfg.Machine.Stamp(command, at)
 	if err != nil {

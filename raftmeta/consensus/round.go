@@ -27,6 +27,10 @@ type rounds struct {
 	asking bool
 	open   int
 	best   freshness
+	// failing says that the last round to end found no quorum.
+	failing bool
+
+	inquiries inquiries
 }
 
 // freshness says that the state has seen all that was acknowledged before began.
@@ -111,6 +115,7 @@ func (r *rounds) run(ctx context.Context, rd *round) {
 	r.n.m.rounds.WithLabelValues(outcome).Inc()
 	r.n.m.round.Observe(time.Since(rd.began).Seconds())
 	r.mu.Lock()
+	r.failing = err != nil && ctx.Err() == nil
 	if err == nil && rd.began.After(r.best.began) {
 		r.best = freshness{began: rd.began, index: index}
 	}
@@ -122,9 +127,15 @@ func (r *rounds) run(ctx context.Context, rd *round) {
 }
 
 func (r *rounds) freshest() freshness {
+	best, _ := r.known()
+	return best
+}
+
+// known returns the freshest round, and whether the last one found no quorum.
+func (r *rounds) known() (best freshness, failing bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.best
+	return r.best, r.failing
 }
 
 // heardIndex is a voter's answer within a round.
@@ -153,11 +164,16 @@ func (n *Node) quorumIndex(ctx context.Context, asked func()) (uint64, error) {
 				continue
 			}
 			out[id] = true
+			inquiry := n.rounds.inquiries.join(id, again)
 			if !n.spawn(func(context.Context) {
-				h := heardIndex{from: id}
-				var a *answer
-				if a, h.err = n.ask(ctx, id, question{Voters: true, Nudge: again}); h.err == nil {
-					h.last, h.voters = a.Last, a.Voters
+				select {
+				case <-inquiry.done:
+				case <-ctx.Done():
+					return
+				}
+				h := heardIndex{from: id, err: inquiry.err}
+				if h.err == nil {
+					h.last, h.voters = inquiry.answer.Last, inquiry.answer.Voters
 				}
 				select {
 				case answers <- h:
@@ -256,7 +272,7 @@ func (n *Node) Read(ctx context.Context, f meta.Freshness) (meta.AsOf, error) {
 			return meta.AsOf{}, err
 		}
 	}
-	best := n.rounds.freshest()
+	best, failing := n.rounds.known()
 	mode := f.Mode
 	switch mode {
 	case meta.ModeLocal:
@@ -265,12 +281,26 @@ func (n *Node) Read(ctx context.Context, f meta.Freshness) (meta.AsOf, error) {
 		if limit <= 0 {
 			limit = meta.Bounded.MaxAge
 		}
-		if best.age() > limit {
+		wanted := limit
+		if f.Own {
+			wanted = min(limit, ownWithin)
+		}
+		switch age := best.age(); {
+		case age <= wanted:
+		case failing && age <= limit:
+			// Within its bound, and a round is not to be had.
+		case failing && !f.Exact:
+			// The rounds in the background find out when there is a quorum again; a reader
+			// that can do with less shall not wait for each of them.
+			return meta.AsOf{}, noQuorum()
+		default:
 			began, err := n.rounds.join(ctx)
-			if err != nil {
+			switch {
+			case err == nil:
+				best.began = began
+			case best.age() > limit || ctx.Err() != nil:
 				return meta.AsOf{}, err
 			}
-			best.began = began
 		}
 	default:
 		mode = meta.ModeStrong

@@ -373,5 +373,9 @@ type Principal struct {
 	Token string
 }
 
+// MayHaveWritten reports whether the principal can be one that published through
+// another gateway: it showed a credential, or may write without one (dev).
+func (p Principal) MayHaveWritten() bool { return p.Token != "" || len(p.Write) > 0 }
+
 // Anonymous is the principal of a call without credentials.
 var Anonymous = Principal{Name: "anonymous"}

@@ -35,6 +35,20 @@ func TestNames(t *testing.T) {
 	}
 }
 
+func TestParseFreshness(t *testing.T) {
+	for text, want := range map[string]meta.Freshness{
+		"strong": {Mode: meta.ModeStrong, Exact: true}, "local": {Mode: meta.ModeLocal, Exact: true},
+		"bounded":       {Mode: meta.ModeBounded, MaxAge: 2 * time.Second, Exact: true},
+		"bounded=250ms": {Mode: meta.ModeBounded, MaxAge: 250 * time.Millisecond, Exact: true},
+		"":              {}, "Strong": {}, "strong=1s": {}, "local=": {}, "bounded=": {}, "bounded=0s": {}, "bounded=-1s": {}, "bounded=2": {}, "eventual": {},
+	} {
+		got, err := meta.ParseFreshness(text)
+		if got != want || (err == nil) != (want.Mode != "") || err != nil && !errors.Is(err, meta.ErrInvalid) {
+			t.Errorf("%q: %+v, %v", text, got, err)
+		}
+	}
+}
+
 func TestPaths(t *testing.T) {
 	for path, ok := range map[string]bool{
 		"a": true, "a/b.c": true, "ä/ö": true, "a b": true,

@@ -24,6 +24,37 @@ type Freshness struct {
 	MaxAge time.Duration `cbor:"2,keyasint,omitempty"` // of Bounded
 	// After makes the read wait until the state includes this token.
 	After Token `cbor:"3,keyasint,omitempty"`
+	// Exact says that the reader named the mode: what cannot be had so is an error, and
+	// no last known answer takes its place.
+	Exact bool `cbor:"4,keyasint,omitempty"`
+	// Own says that the reader may have written through another gateway a moment ago:
+	// a bounded answer then is, wherever a round can be had, of a state that has seen
+	// all that was acknowledged before the call (raftmeta/DESIGN.md, Read your writes).
+	Own bool `cbor:"5,keyasint,omitempty"`
+}
+
+// ParseFreshness reads what a client asks for: `strong`, `local`, `bounded` (2 s) or
+// `bounded=DURATION`. The mode is Exact.
+//
+// Errors: ErrInvalid.
+func ParseFreshness(s string) (Freshness, error) {
+	mode, limit, bounded := strings.Cut(s, "=")
+	f := Freshness{Mode: Mode(mode), Exact: true}
+	switch {
+	case f.Mode == ModeBounded && !bounded:
+		f.MaxAge = Bounded.MaxAge
+		return f, nil
+	case f.Mode == ModeBounded:
+		d, err := time.ParseDuration(limit)
+		if err != nil || d <= 0 {
+			return Freshness{}, fmt.Errorf("read mode %q: the bound is a duration above 0, like 500ms or 2s: %w", s, ErrInvalid)
+		}
+		f.MaxAge = d
+		return f, nil
+	case (f.Mode == ModeStrong || f.Mode == ModeLocal) && !bounded:
+		return f, nil
+	}
+	return Freshness{}, fmt.Errorf("read mode %q: use strong, bounded, bounded=DURATION or local: %w", s, ErrInvalid)
 }
 
 // Freshness values in common use.
@@ -52,6 +83,11 @@ const UnknownAge = time.Duration(1<<63 - 1)
 type Token struct {
 	Epoch uint64 `cbor:"1,keyasint,omitempty"`
 	Index uint64 `cbor:"2,keyasint,omitempty"`
+}
+
+// Before reports whether u lies behind t.
+func (t Token) Before(u Token) bool {
+	return t.Epoch < u.Epoch || t.Epoch == u.Epoch && t.Index < u.Index
 }
 
 // String returns `epoch.index`, the form of the Shoal-Token header.

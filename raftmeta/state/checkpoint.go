@@ -171,9 +171,9 @@ func (c *countingWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// Restore replaces the state by what Checkpoint.WriteTo wrote. It lasts when it
-// returns; before that, a crash leaves the state as it was. Open Views keep the
-// old state.
+// Restore replaces the state by what Checkpoint.WriteTo wrote, if that is later than
+// what is applied here. It lasts when it returns; before that, a crash leaves the
+// state as it was. Open Views keep the old state.
 //
 // Errors: *StorageError; meta.ErrInvalid for a stream of another format,
 // meta.ErrCorrupt for one that is cut off or is no snapshot; ErrClosed.
@@ -181,10 +181,18 @@ func (m *Machine) Restore(r io.Reader) error {
 	m.apply.Lock()
 	defer m.apply.Unlock()
 	m.mu.Lock()
-	old := m.db
+	old, applied := m.db, m.index
 	m.mu.Unlock()
 	if old == nil {
 		return ErrClosed
+	}
+	tr := tar.NewReader(r)
+	want, err := readHead(tr)
+	if err != nil {
+		return fmt.Errorf("restore metadata: %w", err)
+	}
+	if want.Index <= applied {
+		return nil
 	}
 	n, err := generation(filepath.Base(old.dir))
 	if err != nil {
@@ -192,7 +200,7 @@ func (m *Machine) Restore(r io.Reader) error {
 	}
 	name := databasePrefix + strconv.FormatUint(n+1, 10)
 	dir := filepath.Join(m.dir, name)
-	db, err := m.unpack(r, dir)
+	db, err := m.unpack(tr, want, dir)
 	if err != nil {
 		return fmt.Errorf("restore metadata: %w", errors.Join(err, os.RemoveAll(dir)))
 	}
@@ -203,18 +211,14 @@ func (m *Machine) Restore(r io.Reader) error {
 	return m.install(db)
 }
 
-// unpack writes the stream's files to dir and opens the database they make.
-func (m *Machine) unpack(r io.Reader, dir string) (*database, error) {
+// unpack writes the stream's files, behind its head, to dir and opens the database
+// they make.
+func (m *Machine) unpack(tr *tar.Reader, want head, dir string) (*database, error) {
 	if err := os.RemoveAll(dir); err != nil {
 		return nil, &StorageError{Cause: err}
 	}
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, &StorageError{Cause: err}
-	}
-	tr := tar.NewReader(r)
-	want, err := readHead(tr)
-	if err != nil {
-		return nil, err
 	}
 	for range want.Files {
 		h, err := tr.Next()

@@ -64,7 +64,7 @@ func (p *Protocol) Routes() []protocol.Route {
 }
 
 func caller(c *protocol.Call) catalog.Caller {
-	return catalog.Caller{Who: c.Who, Origin: c.Origin(), After: c.After}
+	return catalog.Caller{Who: c.Who, Origin: c.Origin(), After: c.After, Asked: c.Asked, Absent: c.Absent()}
 }
 
 // file returns the package of a file's path.

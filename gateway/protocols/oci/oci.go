@@ -121,7 +121,7 @@ const versionHeader = "Docker-Distribution-Api-Version"
 var versionValue = []string{"registry/2.0"}
 
 func caller(c *protocol.Call) catalog.Caller {
-	return catalog.Caller{Who: c.Who, Origin: c.Origin(), After: c.After}
+	return catalog.Caller{Who: c.Who, Origin: c.Origin(), After: c.After, Asked: c.Asked, Absent: c.Absent()}
 }
 
 // public reports whether shared caches may keep what the call answers.
