@@ -82,8 +82,9 @@ func (w *world) create(refs ...meta.RepoRef) {
 
 func (w *world) blob(repo meta.RepoRef, body string) meta.Reference {
 	w.Helper()
-	s, err := w.Ingest(w.Context(), w.by, repo, bytes.NewReader([]byte(body)), "")
+	s, up, err := w.Ingest(w.Context(), w.by, repo, bytes.NewReader([]byte(body)), "")
 	w.must(err)
+	defer up.Close()
 	_, err = w.Link(w.Context(), w.by, repo, s)
 	w.must(err)
 	return meta.Reference{Digest: s.Name, Size: int64(len(body))}

@@ -20,12 +20,17 @@ func (c *Catalog) Mount(ctx context.Context, by Caller, to meta.RepoRef, from *m
 	if _, err := digest.Parse(string(d)); err != nil {
 		return meta.Token{}, fmt.Errorf("mount: %w: %w", meta.ErrInvalid, err)
 	}
-	source, err := c.source(ctx, by, to, from, d)
+	// A hint only, which is not worth a strong round.
+	b, _, err := askOnce(ctx, c, by, meta.Local, state.GetBlob{Repo: to, Digest: d})
+	source := to // that is about to expire begins its time anew
+	switch {
+	case err == nil && !waning(b):
+		return meta.Token{}, nil
+	case errors.Is(err, meta.ErrNotFound):
+		source, err = c.source(ctx, by, to, from, d)
+	}
 	if err != nil {
 		return meta.Token{}, fmt.Errorf("mount %s into %s: %w", d, to, err)
-	}
-	if source == to {
-		return meta.Token{}, nil
 	}
 	receipt, err := c.do(ctx, by, stepMount, state.MountBlob{From: source, To: to, Digest: d})
 	if err != nil {
@@ -34,18 +39,10 @@ func (c *Catalog) Mount(ctx context.Context, by Caller, to meta.RepoRef, from *m
 	return receipt.Token, nil
 }
 
-// source returns a repository of to's tenant that the caller may read and that
-// links d; to itself when it does already.
+// source returns another repository of to's tenant that the caller may read and that
+// links d.
 func (c *Catalog) source(ctx context.Context, by Caller, to meta.RepoRef, from *meta.RepoRef, d digest.Digest) (meta.RepoRef, error) {
-	// A hint only, which is not worth a strong round.
 	fresh := meta.Bounded
-	_, _, err := askOnce(ctx, c, by, meta.Local, state.GetBlob{Repo: to, Digest: d})
-	switch {
-	case err == nil:
-		return to, nil
-	case !errors.Is(err, meta.ErrNotFound):
-		return to, err
-	}
 	if from == nil {
 		patterns := by.Who.Read
 		if by.Who.Admin {

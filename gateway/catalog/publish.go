@@ -140,24 +140,32 @@ func (c *Catalog) publish(ctx context.Context, by Caller, repo meta.RepoRef, d D
 	}
 	v.Verdict = verdict
 
-	var blobs []state.LinkBlob
+	var stored []*Stored
 	for _, doc := range d.Documents {
-		s, err := c.Ingest(ctx, by, repo, bytes.NewReader(doc.Body), doc.Name)
+		s, up, err := c.Ingest(ctx, by, repo, bytes.NewReader(doc.Body), doc.Name)
 		if err != nil {
 			return Published{}, err
 		}
-		s.Name = s.Blob.Digest // files are bound by sha256
-		blobs = append(blobs, c.link(repo, s))
+		defer up.Close()
+		stored = append(stored, &s)
 	}
-	for _, f := range d.Content {
-		s := f.Stored
-		s.Name = s.Blob.Digest
-		blobs = append(blobs, c.link(repo, s))
+	for i := range d.Content {
+		s := d.Content[i].Stored
+		stored = append(stored, &s)
+	}
+	for _, s := range stored {
+		s.Name = s.Blob.Digest // files are bound by sha256
 	}
 	if v, err = c.stage(ctx, by, v); err != nil {
 		return Published{}, err
 	}
-	receipt, err := c.do(ctx, by, stepPublish, state.Publish{Version: v, Files: files, Blobs: blobs, Aliases: d.Aliases, Base: d.Base})
+	receipt, err := c.again(ctx, by, stored, func(by Caller) (raftmeta.Receipt, error) {
+		blobs := make([]state.LinkBlob, len(stored))
+		for i, s := range stored {
+			blobs[i] = c.link(repo, *s)
+		}
+		return c.do(ctx, by, stepPublish, state.Publish{Version: v, Files: files, Blobs: blobs, Aliases: d.Aliases, Base: d.Base})
+	})
 	if err != nil {
 		return Published{}, err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/shoal-registry/shoal/raftmeta"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/raftmeta/state"
 	"github.com/shoal-registry/shoal/transfer/store"
@@ -78,7 +79,7 @@ func (u *Upload) Append(ctx context.Context, r io.Reader) (int64, error) {
 
 // Store ends the session: its bytes, checked against want ("" takes what came),
 // are durable on this node, but visible to nobody until a Link or a Draft
-// carries them.
+// carries them. That has to happen before Close, after which they may be collected.
 //
 // Errors: *digest.MismatchError, after which the session is over.
 func (u *Upload) Store(ctx context.Context, want digest.Digest) (Stored, error) {
@@ -92,6 +93,9 @@ func (u *Upload) Store(ctx context.Context, want digest.Digest) (Stored, error) 
 		return Stored{}, fmt.Errorf("close upload %s: %w", u.id, err)
 	}
 	u.ended = true
+	if s.seen, err = u.catalog.vouch(ctx, s.Blob.Root); err != nil {
+		return Stored{}, fmt.Errorf("close upload %s: %w", u.id, err)
+	}
 	return s, nil
 }
 
@@ -170,17 +174,26 @@ func (u *Upload) Close() error { return u.session.Close() }
 type Stored struct {
 	Name digest.Digest // what the client calls it, sha256 or sha512
 	Blob meta.Blob
+	seen uint64 // vouch
 }
 
-// Ingest stores what r has, in one go.
+// Ingest stores what r has, in one go. The Upload is to be closed once the content is
+// linked; it is nil after an error.
 //
 // Errors: as Append and Store have them.
-func (c *Catalog) Ingest(ctx context.Context, by Caller, repo meta.RepoRef, r io.Reader, want digest.Digest) (Stored, error) {
+func (c *Catalog) Ingest(ctx context.Context, by Caller, repo meta.RepoRef, r io.Reader, want digest.Digest) (Stored, *Upload, error) {
 	u, err := c.Begin(ctx, by, repo, isSHA512(want))
 	if err != nil {
-		return Stored{}, err
+		return Stored{}, nil, err
 	}
-	defer u.Close()
+	s, err := u.ingest(ctx, r, want)
+	if err != nil {
+		return Stored{}, nil, errors.Join(err, u.Close())
+	}
+	return s, u, nil
+}
+
+func (u *Upload) ingest(ctx context.Context, r io.Reader, want digest.Digest) (Stored, error) {
 	if _, err := u.Append(ctx, r); err != nil {
 		// The client cannot resume what it has no id of.
 		return Stored{}, errors.Join(err, u.Cancel(context.WithoutCancel(ctx)))
@@ -190,7 +203,9 @@ func (c *Catalog) Ingest(ctx context.Context, by Caller, repo meta.RepoRef, r io
 
 // Link makes stored content visible in a repository.
 func (c *Catalog) Link(ctx context.Context, by Caller, repo meta.RepoRef, s Stored) (meta.Token, error) {
-	receipt, err := c.do(ctx, by, stepLink, c.link(repo, s))
+	receipt, err := c.again(ctx, by, []*Stored{&s}, func(by Caller) (raftmeta.Receipt, error) {
+		return c.do(ctx, by, stepLink, c.link(repo, s))
+	})
 	if err != nil {
 		return meta.Token{}, fmt.Errorf("link %s into %s: %w", s.Name, repo, err)
 	}
@@ -198,5 +213,5 @@ func (c *Catalog) Link(ctx context.Context, by Caller, repo meta.RepoRef, s Stor
 }
 
 func (c *Catalog) link(repo meta.RepoRef, s Stored) state.LinkBlob {
-	return state.LinkBlob{Repo: repo, Digest: s.Name, Blob: s.Blob, Server: c.cfg.Node}
+	return state.LinkBlob{Repo: repo, Digest: s.Name, Blob: s.Blob, Server: c.cfg.Node, Seen: s.seen}
 }

@@ -286,6 +286,9 @@ type GetOrder struct {
 type OrderAnswer struct {
 	Index uint64 `cbor:"1,keyasint,omitempty"`
 	Level uint32 `cbor:"2,keyasint,omitempty"`
+	// Collected is the index of the command that collected the root last, 0 when that
+	// is not remembered.
+	Collected uint64 `cbor:"3,keyasint,omitempty"`
 }
 
 // Fenced reports whether commands of the cluster's level may say what was seen.
@@ -297,8 +300,15 @@ func (q GetOrder) Answer(v *View) (a OrderAnswer, err error) {
 		return a, err
 	}
 	o, err := load[orderRecord](v, keyOrder(q.Server, q.Root))
-	if err == nil && o != nil {
+	if err != nil {
+		return a, err
+	}
+	if o != nil {
 		a.Index = o.Index
+	}
+	c, err := load[collectedRecord](v, keyCollected(q.Root))
+	if err == nil && c != nil {
+		a.Collected = c.Index
 	}
 	return a, err
 }

@@ -155,7 +155,12 @@ func (p *Protocol) put(c *protocol.Call) error {
 	if err != nil {
 		return err
 	}
-	content, err := p.receive(ctx, c, by, sums)
+	up, err := p.catalog.Begin(ctx, by, c.Repo, sums.sha512 != "")
+	if err != nil {
+		return err
+	}
+	defer up.Close()
+	content, err := receive(ctx, c, up, sums)
 	if err != nil {
 		return err
 	}
@@ -208,12 +213,7 @@ func (p *Protocol) base(ctx context.Context, by catalog.Caller, pkg catalog.Pack
 }
 
 // receive stores the body and checks it against every checksum that was given.
-func (p *Protocol) receive(ctx context.Context, c *protocol.Call, by catalog.Caller, sums sums) (catalog.Stored, error) {
-	up, err := p.catalog.Begin(ctx, by, c.Repo, sums.sha512 != "")
-	if err != nil {
-		return catalog.Stored{}, err
-	}
-	defer up.Close()
+func receive(ctx context.Context, c *protocol.Call, up *catalog.Upload, sums sums) (catalog.Stored, error) {
 	cancel := func(err error) error { return errors.Join(err, up.Cancel(context.WithoutCancel(ctx))) }
 	if _, err := up.Append(ctx, protocolBody{c.R.Body}); err != nil {
 		return catalog.Stored{}, cancel(err)

@@ -28,7 +28,11 @@ func (p *Protocol) getBlob(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	b, asOf, err := p.catalog.Blob(ctx, c.by, c.Repo, d)
+	look := p.catalog.Blob
+	if c.R.Method == http.MethodHead {
+		look = p.catalog.Offer // who asks may leave out the upload
+	}
+	b, asOf, err := look(ctx, c.by, c.Repo, d)
 	if err != nil {
 		return c.blobUnknown(err, d)
 	}
