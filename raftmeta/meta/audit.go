@@ -59,12 +59,9 @@ type AuditReport struct {
 	Repaired      uint64 `cbor:"7,keyasint,omitempty" json:"repaired"`
 	// Open are failed copies that are not whole again, as far as they are watched.
 	Open uint64 `cbor:"8,keyasint,omitempty" json:"open"`
-	// Unrecorded are blobs here of which the metadata knows nothing: garbage
-	// collection decides.
-	Unrecorded uint64 `cbor:"9,keyasint,omitempty" json:"unrecorded"`
 	// SetAside are damaged pieces kept for inspection, Bytes what they take.
-	SetAside      uint64 `cbor:"10,keyasint,omitempty" json:"set_aside"`
-	SetAsideBytes int64  `cbor:"11,keyasint,omitempty" json:"set_aside_bytes"`
+	SetAside      uint64 `cbor:"9,keyasint,omitempty" json:"set_aside"`
+	SetAsideBytes int64  `cbor:"10,keyasint,omitempty" json:"set_aside_bytes"`
 }
 
 // AuditPass is one walk over all that a server keeps: the one under way, else the last.

@@ -7,7 +7,6 @@ import (
 	"hash"
 	"io/fs"
 	"os"
-	"time"
 
 	godigest "github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
@@ -269,14 +268,5 @@ func (e *entry) uncache(i int) {
 	}
 }
 
-// Written returns when anything of the blob was last written or used, zero when it is
-// not here.
-func (d *Disk) Written(root digest.CID) time.Time {
-	fl := d.files(root)
-	for _, path := range []string{fl.whole, fl.part} {
-		if stat, err := os.Stat(path); err == nil {
-			return stat.ModTime()
-		}
-	}
-	return time.Time{}
-}
+// Stored returns the bytes that files take.
+func (d *Disk) Stored() int64 { return d.used.Load() }
