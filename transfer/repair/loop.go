@@ -45,7 +45,7 @@ type Loop struct {
 	log     *slog.Logger
 	metrics *metrics
 	wake    chan struct{}
-	damaged chan digest.CID
+	damaged chan damage
 	reports chan meta.Replica
 	results chan result
 	backlog atomic.Int64
@@ -93,7 +93,7 @@ func New(cfg Config) (*Loop, error) {
 	}
 	l := &Loop{
 		cfg: cfg, log: log,
-		wake: make(chan struct{}, 1), damaged: make(chan digest.CID, damageQueue),
+		wake: make(chan struct{}, 1), damaged: make(chan damage, damageQueue),
 		reports: make(chan meta.Replica, reportQueue), results: make(chan result),
 		running: map[digest.CID]bool{},
 	}
@@ -110,7 +110,7 @@ func New(cfg Config) (*Loop, error) {
 // dropped, and found again by the next reader.
 func (l *Loop) Damaged(root digest.CID) {
 	select {
-	case l.damaged <- root:
+	case l.damaged <- damage{root, "the copy was found damaged"}:
 	default:
 		l.metrics.dropped.Inc()
 	}
@@ -207,12 +207,13 @@ func (l *Loop) plan(ctx context.Context) error {
 			if again := l.conclude(ctx, r); !again.IsZero() {
 				bringTo(again)
 			}
-		case root := <-l.damaged:
+		case d := <-l.damaged:
+			root := d.root
 			if _, making := l.running[root]; making {
 				l.running[root] = false
 			}
 			l.known.Remove(root)
-			l.tell(meta.Replica{Root: root, State: meta.ReplicaFailed, Reason: "the copy was found damaged"})
+			l.tell(meta.Replica{Root: root, State: meta.ReplicaFailed, Reason: d.reason})
 		case <-l.wake:
 			bringTo(time.Now().Add(pause))
 		case <-due.C:
@@ -380,11 +381,14 @@ func (l *Loop) conclude(ctx context.Context, r result) (again time.Time) {
 	l.known.Add(root, o)
 	if report {
 		l.log.Warn("a copy cannot be made, trying on", "root", root.String(), "digest", r.demand.Digest, "error", r.err)
-		reason := r.err.Error()
-		reason = strings.ToValidUTF8(reason[:min(len(reason), reasonBytes)], "")
-		l.tell(meta.Replica{Root: root, State: meta.ReplicaFailed, Reason: reason})
+		l.tell(meta.Replica{Root: root, State: meta.ReplicaFailed, Reason: cut(r.err.Error())})
 	}
 	return o.again
+}
+
+// cut makes a reason fit its report.
+func cut(reason string) string {
+	return strings.ToValidUTF8(reason[:min(len(reason), reasonBytes)], "")
 }
 
 // tell queues a report. What does not fit is not lost: the demand stays pending and
