@@ -202,6 +202,7 @@ func newRepoRemove() *cobra.Command {
 
 func newRegion() *cobra.Command {
 	root := group("region", "Regions: failure and latency domains")
+	root.AddCommand(newRegionStatus())
 	list := &cobra.Command{Use: "list", Short: "List the regions, and which loss the cluster survives", Args: cobra.NoArgs, Example: "  shoal region list"}
 	remove := &cobra.Command{
 		Use: "remove NAME", Short: "Take all nodes of a region out of the cluster", Args: cobra.ExactArgs(1),
@@ -243,9 +244,10 @@ func regionTable(cmd *cobra.Command, regions []client.Region, quorum bool) {
 		}
 		rows = append(rows, []string{
 			string(r.Name), strconv.FormatBool(r.Primary), strconv.Itoa(r.Servers), voters, strconv.Itoa(r.Agents), loss,
+			string(cmp.Or(r.Health, "?")),
 		})
 	}
-	table(cmd, []string{"region", "primary", "servers", "voters", "agents", "its loss"}, rows)
+	table(cmd, []string{"region", "primary", "servers", "voters", "agents", "its loss", "health"}, rows)
 }
 
 func newTrust() *cobra.Command {

@@ -127,6 +127,9 @@ func (a *API) Routes() []protocol.Route {
 		// What hosts said lately is known to servers: agents send the question on.
 		write("wave_status", http.MethodGet, base+"waves/{wave}", access.Login, a.waveStatus),
 
+		read("health", base+"health", access.Admin, a.health),
+		read("region_health", base+"regions/{region}/health", access.Admin, a.health),
+		read("incident_list", base+"incidents", access.Admin, a.incidents),
 		read("node_list", base+"nodes", access.Admin, a.nodes),
 		write("node_remove", http.MethodDelete, base+"nodes/{node}", access.Admin, a.removeNode),
 		// What the loss of a region does is seen by servers: agents send the question on.

@@ -88,10 +88,14 @@ func (a *API) regionsOf(c *protocol.Call, nodes []meta.Node) ([]client.Region, e
 	if err != nil {
 		return nil, err
 	}
+	fares, err := a.healthByRegion(c)
+	if err != nil {
+		return nil, err
+	}
 	voters := a.voters()
 	regions := make([]client.Region, 0, len(known))
 	for _, r := range known {
-		region := client.Region{Region: r}
+		region := client.Region{Region: r, Health: fares[r.Name].State, Why: fares[r.Name].Why}
 		for _, n := range nodes {
 			switch {
 			case n.Region != r.Name:

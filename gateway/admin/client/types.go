@@ -60,6 +60,9 @@ type Region struct {
 	// SafeToLose says that the other regions keep a majority of the voters; losing
 	// one that is not needs `shoal recover`.
 	SafeToLose bool `json:"safe_to_lose"`
+	// Health is how it fares, and Why when it is not healthy; Client.Health says more.
+	Health meta.HealthState `json:"health,omitempty"`
+	Why    string           `json:"why,omitempty"`
 }
 
 // RegionChange is the body of PUT /api/v1/regions/NAME.
