@@ -12,7 +12,9 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -26,11 +28,40 @@ import (
 // patience is against hangs only.
 const patience = 2 * time.Minute
 
+// diary keeps the last lines of a cluster's log, for a test that fails: what failed is
+// to be read before them.
+type diary struct {
+	mu    sync.Mutex
+	lines [][]byte
+}
+
+// Write implements io.Writer, a line a call.
+func (d *diary) Write(line []byte) (int, error) {
+	const most = 1000
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.lines) == most {
+		d.lines = slices.Delete(d.lines, 0, most/10)
+	}
+	d.lines = append(d.lines, bytes.Clone(line))
+	return len(line), nil
+}
+
+func (d *diary) show(t *testing.T) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if t.Failed() {
+		_, _ = t.Output().Write(bytes.Join(d.lines, nil))
+	}
+}
+
 // start runs the cluster of dir until the returned stop, which waits for its end.
 func start(t *testing.T, opts local.Options) (*local.Cluster, func()) {
 	t.Helper()
 	opts.Gateway = "127.0.0.1:0"
-	opts.Log = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
+	log := &diary{}
+	t.Cleanup(func() { log.show(t) })
+	opts.Log = slog.New(slog.NewTextHandler(log, nil))
 	cluster, err := local.Open(opts)
 	if err != nil {
 		t.Fatal(err)

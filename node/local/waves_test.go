@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"net/http"
 	"path/filepath"
+	"runtime/pprof"
 	"strconv"
 	"strings"
 	"testing"
@@ -42,10 +43,23 @@ func until(t *testing.T, c *client.Client, id string, done func(client.WaveStatu
 			return s
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("the wave does not get there: %+v, %v", s, err)
+			hosts, listed := collect(c.WaveHosts(t.Context(), id, ""))
+			t.Fatalf("the wave does not get there: %+v, %v\nits hosts: %+v, %v\n%s", s, err, hosts, listed, busy())
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
+}
+
+// busy shows what the hosts of waves and their fetches wait for.
+func busy() string {
+	var all, some strings.Builder
+	_ = pprof.Lookup("goroutine").WriteTo(&all, 2)
+	for stack := range strings.SplitSeq(all.String(), "\n\n") {
+		if strings.Contains(stack, "transfer/wave.") || strings.Contains(stack, "shoal/transfer.") || strings.Contains(stack, "raftmeta/remote.") {
+			some.WriteString(stack + "\n\n")
+		}
+	}
+	return some.String()
 }
 
 func over(s client.WaveStatus) bool { return s.Over() }
