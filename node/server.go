@@ -29,6 +29,7 @@ import (
 	"github.com/shoal-registry/shoal/raftmeta/state"
 	"github.com/shoal-registry/shoal/transfer"
 	"github.com/shoal-registry/shoal/transfer/repair"
+	"github.com/shoal-registry/shoal/transfer/scrub"
 	"github.com/shoal-registry/shoal/transfer/store"
 	"github.com/shoal-registry/shoal/transfer/swarm"
 	"github.com/shoal-registry/shoal/verify/digest"
@@ -93,10 +94,16 @@ func (n *Node) buildServer(ctx context.Context) error {
 	n.parts.Add("identity", func(ctx context.Context) error { return n.keepServers(ctx, roster) })
 
 	// Bytes.
-	var replicas *repair.Loop // made below; nothing is read before Run
+	var (
+		replicas *repair.Loop // made below; nothing is read before Run
+		audit    *scrub.Scrubber
+	)
 	disk, err := store.OpenDisk(store.DiskConfig{
-		OnCorrupt: func(root digest.CID, _ int) { replicas.Damaged(root) },
-		Dir:       n.blobsDir(), Fsync: true, HotBytes: int64(n.cfg.HotBytes), Reserve: int64(n.cfg.Reserve),
+		OnCorrupt: func(root digest.CID, _ int) {
+			replicas.Damaged(root)
+			audit.Damaged(root)
+		},
+		Dir: n.blobsDir(), Fsync: true, HotBytes: int64(n.cfg.HotBytes), Reserve: int64(n.cfg.Reserve),
 		Log: log, Metrics: n.metrics,
 	})
 	if err != nil {
@@ -150,7 +157,9 @@ func (n *Node) buildServer(ctx context.Context) error {
 		return err
 	}
 	n.parts.Add("swarm", swarms.Run)
-	bytes, err := transfer.New(transfer.Config{Store: disk, Fetcher: transfer.Swarm(swarms), Log: log, Metrics: n.metrics})
+	bytes, err := transfer.New(transfer.Config{
+		Store: disk, Fetcher: transfer.Swarm(swarms), Missed: func(root digest.CID) { audit.Missed(root) }, Log: log, Metrics: n.metrics,
+	})
 	if err != nil {
 		return err
 	}
@@ -215,7 +224,11 @@ func (n *Node) buildServer(ctx context.Context) error {
 	}
 	n.parts.Add("certificate", func(ctx context.Context) error { return n.cred.Run(ctx, n.reissue(admission, record), n.renewalFailed) })
 	n.parts.Add("expiry of uploads", n.expireUploads)
-	if _, err := n.watchHealth(records, disk); err != nil {
+	fares, err := n.watchHealth(records, disk)
+	if err != nil {
+		return err
+	}
+	if audit, err = n.newScrub(records, disk, replicas, func() { fares.Lost(errBlobsRemoved) }); err != nil {
 		return err
 	}
 	n.parts.Add("settlement", settler{

@@ -65,6 +65,9 @@ func (s *source) open(ctx context.Context) error {
 		return err
 	}
 	if s.blob == nil || !s.blob.Complete() {
+		if s.c.cfg.Missed != nil {
+			s.c.cfg.Missed(s.b.Root)
+		}
 		if err := s.join(ctx); err != nil {
 			return err
 		}

@@ -58,6 +58,9 @@ type Config struct {
 	// the process compare sha256 too, as for one that was fetched. Agents set it:
 	// nobody checked their cache since. Servers compare when they ingest or fetch.
 	CheckLocal bool
+	// Missed is told of a blob that is opened and not here, or not whole; it must not
+	// block. Nil is nobody.
+	Missed func(root digest.CID)
 	// ReadBytes bounds the chunks that all Readers hold; 0 is 96 MiB. A Reader that
 	// would exceed it waits.
 	ReadBytes int64

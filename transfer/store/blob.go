@@ -878,6 +878,7 @@ func (h *handle) ReadChunk(ctx context.Context, i int, dst []byte) ([]byte, erro
 	}
 	length := int(m.Chunks[i].Stored)
 	defer e.passed(i)
+	e.d.traffic.Add(int64(length))
 	data, keep := e.d.hot.get(e.root, i, length, dst)
 	if data != nil {
 		return data, nil
@@ -918,6 +919,7 @@ func (h *handle) write(ctx context.Context, i int, b []byte) error {
 		return nil
 	}
 	c := m.Chunks[i]
+	e.d.traffic.Add(int64(len(b)))
 	if !e.has(i) {
 		if len(b) != int(c.Stored) || digest.Sum(b) != c.ID {
 			return fmt.Errorf("%d bytes are not those of the map: %w", len(b), meta.ErrCorrupt)

@@ -117,6 +117,7 @@ type Disk struct {
 	copying     chan struct{} // one a chunk that is copied for Reuse
 	cannotClone atomic.Bool
 	reused      atomic.Int64 // bytes
+	traffic     atomic.Int64 // bytes that were read and written, but by a scrub
 	// sound are blobs that this process has received or verified whole.
 	sound *lru.Cache[digest.CID, struct{}]
 

@@ -268,5 +268,9 @@ func (e *entry) uncache(i int) {
 	}
 }
 
+// Traffic returns how many bytes have been read and written since the start, but for
+// those that a scrub read.
+func (d *Disk) Traffic() int64 { return d.traffic.Load() }
+
 // Stored returns the bytes that files take.
 func (d *Disk) Stored() int64 { return d.used.Load() }

@@ -702,6 +702,7 @@ func (s *session) writeAt(b []byte, at int64) error {
 		return diskError("write upload", err)
 	}
 	s.offset.Store(at + int64(len(b)))
+	s.d.traffic.Add(int64(len(b)))
 	return nil
 }
 
