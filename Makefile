@@ -20,6 +20,10 @@ LAB     ?=
 # make sim: SCENARIO empty is all but the big ones, SEED 0 the scenario's own
 SCENARIO ?=
 SEED    ?= 0
+# make faults: how long, timings, seed of the schedule (else the clock's); FAULTS= has further flags
+DURATION ?= 1m
+PROFILE ?= site
+FAULTS  ?=
 # make bench
 SCALE   ?= 1
 BENCH   ?=
@@ -87,6 +91,11 @@ lab-all: build ## every scenario of the lab in turn, figures against goals in on
 .PHONY: lab-list
 lab-list: ## name the scenarios of `make lab SCENARIO=`
 	@$(GO) run ./deploy/lab --list
+
+.PHONY: faults
+faults: build ## kills, pauses, partitions, disks under load, and is anything lost? (root): DURATION=1h PROFILE=site|wan SEED=7 FAULTS="--only kill,power-all" (--list)
+	$(GO) build -o bin/faults ./deploy/lab/faults
+	bin/faults --bin $(BIN) --duration $(DURATION) --profile $(PROFILE) $(if $(filter-out 0,$(SEED)),--seed $(SEED)) $(FAULTS)
 
 .PHONY: sim
 sim: ## waves of 100 to 100,000 hosts in virtual time: SCENARIO=wave-2600 (go run ./deploy/sim --list) SEED=7

@@ -165,35 +165,67 @@ func FindToken(output string) (string, error) {
 }
 
 func (c *Cluster) addServer(ctx context.Context, group, number int) error {
-	region := fmt.Sprintf("r%d", group)
-	name := "server " + region
+	name := fmt.Sprintf("server r%d", group)
 	if number > 1 {
 		name = fmt.Sprintf("%s-%d", name, number)
 	}
+	_, err := c.AddServer(ctx, group, name)
+	return err
+}
+
+// AddServer starts one more server in a region and returns it when it is ready. The
+// first one of the cluster bootstraps it, all others join at the first.
+func (c *Cluster) AddServer(ctx context.Context, group int, name string) (*Member, error) {
+	region := fmt.Sprintf("r%d", group)
 	m, err := c.member("server", name, region, netns.Place{Group: group})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	m.Node.Region = region
 	m.Node.Extra = c.plan.ServerArgs
-	first := len(c.Servers) == 0
-	if first {
+	if len(c.Servers) == 0 {
 		m.Node.Bootstrap = true
-	} else {
-		if m.Node.Token, err = c.JoinToken(ctx, "server", region, 1); err != nil {
-			return err
-		}
-		m.Node.Join = c.joinURL(c.Origin())
+	} else if err := c.Rejoin(ctx, m); err != nil {
+		return nil, err
 	}
 	c.Servers = append(c.Servers, m)
 	c.plan.Say("starting %s at %s", m.Name(), m.Host.Addr)
 	if err := c.launch(ctx, m); err != nil {
-		return err
+		return nil, err
 	}
-	if first {
+	if m.Node.Bootstrap {
 		c.AdminToken, err = proc.AdminToken(m.Node.Data)
 	}
-	return err
+	return m, err
+}
+
+// Rejoin lets a server whose folder is empty join the cluster when it starts next, with
+// a new token and at a server that answers.
+func (c *Cluster) Rejoin(ctx context.Context, m *Member) error {
+	var errs []error
+	for _, at := range c.Servers {
+		if at == m || at.Ended() {
+			continue
+		}
+		out, err := c.ShoalOn(ctx, at, "token", "join", "--role", "server", "--region", m.Region, "--ttl", "30m")
+		if err == nil {
+			m.Node.Bootstrap, m.Node.Join = false, c.joinURL(at)
+			m.Node.Token, err = FindToken(out)
+			return err
+		}
+		errs = append(errs, err)
+	}
+	return fmt.Errorf("no server gives a token to %s: %w", m.Name(), errors.Join(errs...))
+}
+
+// Drop lets go of a server, which is killed, and of its folder. Its host stays.
+func (c *Cluster) Drop(m *Member) error {
+	m.http.CloseIdleConnections()
+	if process := m.Process(); process != nil {
+		process.Kill()
+	}
+	c.Servers = Members(c.Servers, func(other *Member) bool { return other != m })
+	return errors.Join(os.RemoveAll(m.Node.Data), os.Remove(m.Node.Data+".log"))
 }
 
 func (c *Cluster) addAgents(ctx context.Context) error {
@@ -286,6 +318,14 @@ func (c *Cluster) member(role, name, region string, place netns.Place) (*Member,
 
 // launch starts a member's process and waits until it says that it is ready.
 func (c *Cluster) launch(ctx context.Context, m *Member) error {
+	if err := c.Begin(m); err != nil {
+		return err
+	}
+	return c.AwaitReady(ctx, m)
+}
+
+// Begin starts a member's process as its Node says and returns at once.
+func (c *Cluster) Begin(m *Member) error {
 	process, err := proc.Start(proc.Spec{
 		Name: m.Name(), Path: c.plan.Bin, Args: m.Node.Args(), Enter: m.Host.Enter,
 		Log: m.Node.Data + ".log", Env: []string{"HOME=" + c.plan.Dir},
@@ -296,7 +336,7 @@ func (c *Cluster) launch(ctx context.Context, m *Member) error {
 	m.mu.Lock()
 	m.process = process
 	m.mu.Unlock()
-	return c.AwaitReady(ctx, m)
+	return nil
 }
 
 // AwaitReady waits until the member answers /readyz.
@@ -317,9 +357,15 @@ func (c *Cluster) AwaitReady(ctx context.Context, m *Member) error {
 // but for what only a first start needs.
 func (c *Cluster) Restart(ctx context.Context, m *Member) error {
 	<-m.Process().Done()
+	m.Again()
+	return c.launch(ctx, m)
+}
+
+// Again makes a member start as one that has started before: what only a first start
+// needs is gone.
+func (m *Member) Again() {
 	m.http.CloseIdleConnections()
 	m.Node.Bootstrap, m.Node.Join, m.Node.Token = false, "", ""
-	return c.launch(ctx, m)
 }
 
 // Registry returns a client of the member's own gateway, on its loopback. token is
