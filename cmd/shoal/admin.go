@@ -347,6 +347,9 @@ func newStatus() *cobra.Command {
 				rows = append(rows, []string{string(n.ID), string(n.Region), n.Zone, n.Gateway, part})
 			}
 			table(cmd, []string{"server", "region", "zone", "gateway", "raft"}, rows)
+			if s.Unrepairable > 0 {
+				fmt.Fprintf(cmd.OutOrStdout(), "\nWARNING: %s in use with no sound copy anywhere: shoal scrub list --unrepairable\n", blobs(s.Unrepairable))
+			}
 			if len(s.Reported) == 0 {
 				return
 			}

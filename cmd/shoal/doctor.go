@@ -36,6 +36,7 @@ func newDoctor() *cobra.Command {
 			for _, addr := range opsAddresses(ops, data) {
 				ctx, cancel := context.WithTimeout(cmd.Context(), requestTimeout)
 				findings = append(findings, doctor.Ready(ctx, http.DefaultClient, addr)...)
+				findings = append(findings, doctor.Scrub(ctx, http.DefaultClient, addr)...)
 				cancel()
 			}
 			if err := out.print(cmd, findings, func() {

@@ -44,7 +44,7 @@ Try it:
 	}
 	root.AddCommand(
 		newDev(), newServer(), newAgent(),
-		newToken(), newTenant(), newRepo(), newWave(), newRegion(), newTrust(), newLimit(), newCache(),
+		newToken(), newTenant(), newRepo(), newWave(), newRegion(), newTrust(), newLimit(), newCache(), newScrub(),
 		newStatus(), newTop(), newDoctor(), newConfig(), newLogin(), newVersion(),
 	)
 	return root

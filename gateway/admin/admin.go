@@ -130,6 +130,11 @@ func (a *API) Routes() []protocol.Route {
 		read("health", base+"health", access.Admin, a.health),
 		read("region_health", base+"regions/{region}/health", access.Admin, a.health),
 		read("incident_list", base+"incidents", access.Admin, a.incidents),
+		read("scrub_status", base+"scrub", access.Admin, a.scrub),
+		write("scrub_run", http.MethodPost, base+"scrub", access.Admin, a.runScrub),
+		read("scrub_failed", base+"scrub/failed", access.Admin, a.failedCopies),
+		read("scrub_unrepairable", base+"scrub/unrepairable", access.Admin, a.unrepairable),
+
 		read("node_list", base+"nodes", access.Admin, a.nodes),
 		write("node_remove", http.MethodDelete, base+"nodes/{node}", access.Admin, a.removeNode),
 		// What the loss of a region does is seen by servers: agents send the question on.

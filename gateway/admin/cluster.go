@@ -60,6 +60,9 @@ func (a *API) status(c *protocol.Call) error {
 	if s.Regions, err = a.regionsOf(c, nodes); err != nil {
 		return err
 	}
+	if s.Unrepairable, err = a.lost(c); err != nil {
+		return err
+	}
 	voters := a.voters()
 	for _, n := range nodes {
 		if n.Role == meta.RoleServer {

@@ -101,6 +101,8 @@ type Status struct {
 	// Reported are peers of the answering server's region that sent wrong chunks
 	// within the last ten minutes.
 	Reported []ReportedPeer `json:"reported,omitempty"`
+	// Unrepairable counts blobs in use of which no server has a sound copy, up to 1,000.
+	Unrepairable int `json:"unrepairable"`
 }
 
 // ReportedPeer is a node that others say sent them wrong chunks: its memory or disk
