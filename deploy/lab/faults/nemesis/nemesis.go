@@ -23,6 +23,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -52,6 +53,9 @@ type Config struct {
 	Load    Load
 	// AtLeast operations a second must be acknowledged for two seconds before a fault counts.
 	AtLeast int
+	// Regions is how many there are; MakeDisk makes a disk for a server of that folder name.
+	Regions  int
+	MakeDisk func(name string) (*disk.Disk, error)
 	// Patience is how long the cluster may take to work again after a fault.
 	Patience time.Duration
 	Say      func(format string, args ...any)
@@ -64,12 +68,20 @@ type Nemesis struct {
 	// Restarts counts servers that ended by themselves, by what they said last.
 	Restarts map[string]int
 
+	// Rejoined counts servers that had to join anew since their metadata was damaged.
+	Rejoined int
+
 	heal []func(ctx context.Context) error // of the faults that are on
+	// damaged are blobs of which one copy was damaged, suspect servers whose metadata was.
+	damaged map[string]bool
+	suspect map[*wave.Member]bool
+	joined  int // servers that joined for a while
 }
 
 // New returns a nemesis that has done nothing yet.
 func New(c Config) *Nemesis {
-	return &Nemesis{Config: c, Counts: make(map[string]int), Restarts: make(map[string]int)}
+	return &Nemesis{Config: c, Counts: make(map[string]int), Restarts: make(map[string]int),
+		damaged: make(map[string]bool), suspect: make(map[*wave.Member]bool)}
 }
 
 // Run does steps until done is closed or ctx ends, then heals everything. Its error says
@@ -92,10 +104,13 @@ func (n *Nemesis) Run(ctx context.Context, done <-chan struct{}, steps func(yiel
 		}
 		n.Say("%v", step)
 		k := kindOf(step.Kind)
-		if err := k.do(n, ctx, step, rand.New(rand.NewPCG(step.Seed, 2))); err != nil {
+		err := k.do(n, ctx, step, rand.New(rand.NewPCG(step.Seed, 2)))
+		switch {
+		case err == nil:
+			n.Counts[step.Kind]++
+		case !errors.Is(err, errNothing):
 			return fmt.Errorf("%v: %w", step, err)
 		}
-		n.Counts[step.Kind]++
 		if second = step.Overlap; second {
 			continue
 		}
@@ -178,10 +193,15 @@ func (n *Nemesis) awaitReady(ctx context.Context, m *wave.Member) error {
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
-		if ended++; ended > 5 {
-			return fmt.Errorf("%s ended five times in a row: %w", m.Name(), err)
-		}
 		n.ended(m)
+		ended++
+		if ended > 1 && n.suspect[m] {
+			delete(n.suspect, m)
+			return n.rejoin(ctx, m)
+		}
+		if ended > 5 {
+			return fmt.Errorf("%s ended %d times in a row: %w", m.Name(), ended, err)
+		}
 		if err := n.start(m); err != nil {
 			return err
 		}
@@ -191,9 +211,13 @@ func (n *Nemesis) awaitReady(ctx context.Context, m *wave.Member) error {
 // ended notes why a member ended that nobody killed.
 func (n *Nemesis) ended(m *wave.Member) {
 	why := fmt.Sprintf("%v: %s", m.Process().Err(), lastWords(m.Process().LogTail(16384)))
-	n.Restarts[why]++
 	n.Say("%s has ended by itself: %s", m.Name(), why)
+	why = numbers.ReplaceAllString(strings.ReplaceAll(why, m.Node.Data, "DATA"), "N")
+	n.Restarts[why[:min(len(why), 160)]]++
 }
+
+// numbers are left out where ends are counted, so that like comes to like.
+var numbers = regexp.MustCompile(`[0-9]{2,}`)
 
 // lastWords returns what a log says about the end: what the program printed without a
 // level, such as a panic, else its last error.

@@ -23,9 +23,10 @@ type Report struct {
 	LoadAfter    string               `json:"load_after"`
 	DurationSec  float64              `json:"duration_sec"`
 	Availability clients.Availability `json:"availability"`
-	Faults       map[string]int       `json:"faults"` // by kind
-	Groups       map[string]int       `json:"groups"` // kills, pauses, partitions ...
-	Ended        map[string]int       `json:"ended"`  // servers that ended by themselves, by their last words
+	Faults       map[string]int       `json:"faults"`   // by kind
+	Groups       map[string]int       `json:"groups"`   // kills, pauses, partitions ...
+	Ended        map[string]int       `json:"ended"`    // servers that ended by themselves, by their last words
+	Rejoined     int                  `json:"rejoined"` // servers that joined anew, their metadata being damaged
 	History      history.Totals       `json:"history"`
 	Findings     []history.Finding    `json:"findings,omitempty"`
 	Audit        *clients.Audit       `json:"audit"`
@@ -96,6 +97,9 @@ func (r *Report) Print(w io.Writer) {
 	fmt.Fprintf(w, "            %s\n", counts(r.Faults))
 	for _, why := range slices.Sorted(maps.Keys(r.Ended)) {
 		fmt.Fprintf(w, "ended by itself %d x: %s\n", r.Ended[why], why)
+	}
+	if r.Rejoined > 0 {
+		fmt.Fprintf(w, "joined anew %d servers with damaged metadata\n", r.Rejoined)
 	}
 	a := r.Availability
 	fmt.Fprintf(w, "available   %.2f %% of 100 ms, %.2f %% of seconds had an acknowledged operation; longest gap %.1f s; %d acknowledged, %.0f a second\n",

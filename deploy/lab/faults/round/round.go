@@ -8,7 +8,6 @@ package round
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -116,7 +115,7 @@ func Run(ctx context.Context, c Config) (_ *Report, err error) {
 		}
 		err = errors.Join(err, cluster.Close())
 	}()
-	if err := errors.Join(awaitVoters(ctx, cluster), repositories(ctx, cluster)); err != nil {
+	if err := errors.Join(nemesis.AwaitVoters(ctx, cluster), repositories(ctx, cluster)); err != nil {
 		return nil, err
 	}
 	record, err := history.Create(filepath.Join(c.Dir, "history.jsonl.gz"), judging)
@@ -127,7 +126,8 @@ func Run(ctx context.Context, c Config) (_ *Report, err error) {
 		Seed: c.Seed, Token: cluster.AdminToken, LargeBytes: c.Large}, record)
 	l := load{work}
 	l.SetMembers(cluster.Members())
-	bad := nemesis.New(nemesis.Config{Cluster: cluster, Disks: bind(cluster, disks), Load: l, AtLeast: c.AtLeast, Patience: c.Profile.Patience, Say: c.Say})
+	bad := nemesis.New(nemesis.Config{Cluster: cluster, Disks: bind(cluster, disks), Load: l, AtLeast: c.AtLeast, Patience: c.Profile.Patience, Say: c.Say,
+		Regions: c.Servers, MakeDisk: func(name string) (*disk.Disk, error) { return makeDisk(dir, name, c.DiskSize) }})
 	steps, err := nemesis.Steps(c.Seed, c.Only, c.Profile.Scale)
 	if err != nil {
 		return nil, err
@@ -159,6 +159,7 @@ func Run(ctx context.Context, c Config) (_ *Report, err error) {
 	running.Wait()
 	r.DurationSec = ended.Sub(began).Seconds()
 	r.Availability = work.Pulse.Availability(began, ended)
+	r.Rejoined = bad.Rejoined
 	r.Faults, r.Groups, r.Ended = maps.Clone(bad.Counts), bad.Groups(), maps.Clone(bad.Restarts)
 	if err != nil {
 		_, _, late := record.Close()
@@ -209,7 +210,7 @@ func (c Config) makeDisks(dir string) (map[string]*disk.Disk, error) {
 	disks := make(map[string]*disk.Disk)
 	for i := 1; i <= c.Servers; i++ {
 		name := fmt.Sprintf("server-r%d", i)
-		d, err := MakeDisk(dir, name, c.DiskSize)
+		d, err := makeDisk(dir, name, c.DiskSize)
 		if err != nil {
 			return disks, err
 		}
@@ -218,9 +219,9 @@ func (c Config) makeDisks(dir string) (map[string]*disk.Disk, error) {
 	return disks, nil
 }
 
-// MakeDisk makes a disk and lets a node's folder of that name lie on it. The node's log
+// makeDisk makes a disk and lets a node's folder of that name lie on it. The node's log
 // stays outside: it would hang with a frozen disk.
-func MakeDisk(dir, name string, bytes int64) (*disk.Disk, error) {
+func makeDisk(dir, name string, bytes int64) (*disk.Disk, error) {
 	d, err := disk.Make(filepath.Join(dir, name+".img"), filepath.Join(dir, "disk-"+name), bytes)
 	if err != nil {
 		return nil, err
@@ -235,34 +236,6 @@ func bind(cluster *wave.Cluster, disks map[string]*disk.Disk) map[*wave.Member]*
 		bound[m] = disks[filepath.Base(m.Node.Data)]
 	}
 	return bound
-}
-
-// awaitVoters waits until all servers vote that shall; before that the cluster does not
-// survive what comes.
-func awaitVoters(ctx context.Context, cluster *wave.Cluster) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
-	defer cancel()
-	want := min(5, (len(cluster.Servers)+1)/2*2-1)
-	return proc.Await(ctx, "votes for all servers", func(ctx context.Context) error {
-		out, err := cluster.Shoal(ctx, "status", "--json")
-		if err != nil {
-			return err
-		}
-		var status struct{ Servers []struct{ Voter bool } }
-		if err := json.Unmarshal([]byte(out), &status); err != nil {
-			return fmt.Errorf("status: %w in %s", err, out)
-		}
-		voters := 0
-		for _, s := range status.Servers {
-			if s.Voter {
-				voters++
-			}
-		}
-		if voters != want {
-			return fmt.Errorf("%d of %d servers vote, not %d", voters, len(status.Servers), want)
-		}
-		return nil
-	}, cluster.Origin().Process())
 }
 
 // repositories creates what the clients use.

@@ -1,0 +1,167 @@
+package nemesis
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/shoal-registry/shoal/deploy/lab/wave"
+)
+
+// errNothing says that there is nothing yet that a fault could be done to; it does not count.
+var errNothing = errors.New("nothing to do it to")
+
+// filesOf lists the files beneath a directory of a member that keep accepts, by their
+// paths in it. Files come and go while a node runs.
+func filesOf(m *wave.Member, dir string, keep func(name string) bool) []string {
+	root := filepath.Join(m.Node.Data, dir)
+	var names []string
+	_ = filepath.WalkDir(root, func(name string, entry fs.DirEntry, err error) error {
+		if err == nil && entry.Type().IsRegular() && keep(entry.Name()) {
+			if relative, err := filepath.Rel(root, name); err == nil {
+				names = append(names, relative)
+			}
+		}
+		return nil
+	})
+	slices.Sort(names)
+	return names
+}
+
+// flip turns a byte of a file that is not 0 into another one and returns where. Space that
+// was reserved and never written holds nothing to damage.
+func flip(name string, rng *rand.Rand) (int64, error) {
+	f, err := os.OpenFile(name, os.O_RDWR, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	var b [1]byte
+	for range 10_000 {
+		if info.Size() == 0 {
+			break
+		}
+		at := rng.Int64N(info.Size())
+		if _, err := f.ReadAt(b[:], at); err != nil {
+			return 0, err
+		}
+		if b[0] == 0 {
+			continue
+		}
+		b[0] ^= byte(1 + rng.IntN(255))
+		_, err := f.WriteAt(b[:], at)
+		return at, errors.Join(err, f.Sync())
+	}
+	return 0, fmt.Errorf("%s holds nothing: %w", name, errNothing)
+}
+
+// flipOne damages one of a member's files and says which.
+func (n *Nemesis) flipOne(m *wave.Member, dir string, names []string, rng *rand.Rand) error {
+	for len(names) > 0 {
+		i := rng.IntN(len(names))
+		at, err := flip(filepath.Join(m.Node.Data, dir, names[i]), rng)
+		if err == nil {
+			n.Say("%s: byte %d of %s is another one now", m.Name(), at, filepath.Join(dir, names[i]))
+			return nil
+		}
+		if !errors.Is(err, errNothing) && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		names = slices.Delete(names, i, i+1)
+	}
+	return errNothing
+}
+
+const blobs = "blobs/blobs"
+
+// flipBlob damages a blob of a running server, of which other servers have copies that
+// were not damaged: what is the only one cannot be got back by anybody.
+func flipBlob(n *Nemesis, _ context.Context, s Step, rng *rand.Rand) error {
+	m := n.server(s)
+	whole := func(name string) bool { return !strings.Contains(name, ".part") && !strings.Contains(name, ".tmp") }
+	copies := make(map[string]int)
+	for _, other := range n.others(m) {
+		for _, name := range filesOf(other, blobs, whole) {
+			copies[name]++
+		}
+	}
+	names := slices.DeleteFunc(filesOf(m, blobs, whole), func(name string) bool {
+		return copies[name] < 2 || n.damaged[strings.TrimSuffix(name, filepath.Ext(name))]
+	})
+	if len(names) == 0 {
+		return errNothing
+	}
+	name := names[rng.IntN(len(names))]
+	n.damaged[strings.TrimSuffix(name, filepath.Ext(name))] = true
+	return n.flipOne(m, blobs, []string{name}, rng)
+}
+
+// flipStopped damages a file of a server that does not run, which starts again then.
+func (n *Nemesis) flipStopped(m *wave.Member, dir string, keep func(string) bool, rng *rand.Rand) error {
+	names := filesOf(m, dir, keep)
+	if len(names) == 0 {
+		return errNothing
+	}
+	if err := killNow(m); err != nil {
+		return err
+	}
+	n.suspect[m] = true
+	return n.flipOne(m, dir, names, rng)
+}
+
+func flipLog(n *Nemesis, _ context.Context, s Step, rng *rand.Rand) error {
+	return n.flipStopped(n.server(s), "raft/wal", func(name string) bool { return strings.HasSuffix(name, ".wal") }, rng)
+}
+
+func flipState(n *Nemesis, _ context.Context, s Step, rng *rand.Rand) error {
+	return n.flipStopped(n.server(s), "state", func(name string) bool { return strings.HasSuffix(name, ".sst") || strings.HasSuffix(name, ".log") }, rng)
+}
+
+func flipSnapshot(n *Nemesis, _ context.Context, s Step, rng *rand.Rand) error {
+	return n.flipStopped(n.server(s), "raft/snapshots", func(string) bool { return true }, rng)
+}
+
+// rejoin does what an operator does with a server whose metadata is damaged: take it
+// away, but for its blobs, and let it join the cluster anew under another name.
+func (n *Nemesis) rejoin(ctx context.Context, m *wave.Member) error {
+	n.Say("%s is damaged: it joins anew", m.Name())
+	n.Rejoined++
+	old, err := n.identity(ctx, m)
+	if err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(m.Node.Data)
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		if entry.Name() != "blobs" {
+			if err := os.RemoveAll(filepath.Join(m.Node.Data, entry.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	if err := n.Cluster.Rejoin(ctx, m); err != nil {
+		return err
+	}
+	if err := n.Cluster.Begin(m); err != nil {
+		return err
+	}
+	if err := n.awaitReady(ctx, m); err != nil {
+		return err
+	}
+	if err := n.remove(ctx, m, old, true); err != nil {
+		return err
+	}
+	return AwaitVoters(ctx, n.Cluster)
+}
