@@ -204,7 +204,10 @@ func (d demands) Pending(ctx context.Context, region meta.RegionName, after *met
 	if after != nil {
 		page.After = state.PendingAfter(*after)
 	}
-	r, _, err := raftmeta.Ask(ctx, d.store, meta.Local, state.PendingReplicas{Region: region, Page: page})
+	r, asOf, err := raftmeta.Ask(ctx, d.store, meta.Local, state.PendingReplicas{Region: region, Page: page})
+	for i := range r {
+		r[i].Seen = asOf.Index
+	}
 	return r, err
 }
 
@@ -232,19 +235,38 @@ func (d demands) Watch(ctx context.Context, region meta.RegionName, changed func
 
 // reporter tells the metadata of this server's copies.
 type reporter struct {
-	doer raftmeta.Doer
-	self meta.NodeID
+	metadata raftmeta.Asker
+	doer     raftmeta.Doer
+	self     meta.NodeID
 }
 
-// Report halves what is too large for a command: a report repeated changes nothing.
+// Report says for each copy what this server had seen when it began to look, or else
+// now: the word on one that was collected since does not count.
 func (r reporter) Report(ctx context.Context, replicas []meta.Replica) error {
+	level, asOf, err := raftmeta.Ask(ctx, r.metadata, meta.Local, state.GetLevel{})
+	if err != nil {
+		return err
+	}
+	for i := range replicas {
+		switch seen := &replicas[i].Seen; {
+		case level < state.GCLevel:
+			*seen = 0
+		case *seen == 0:
+			*seen = asOf.Index
+		}
+	}
+	return r.report(ctx, replicas)
+}
+
+// report halves what is too large for a command: a report repeated changes nothing.
+func (r reporter) report(ctx context.Context, replicas []meta.Replica) error {
 	_, err := r.doer.Do(ctx, state.Origin{Principal: "node:" + string(r.self)}, state.ReportReplicas{Replicas: replicas})
 	half := len(replicas) / 2
 	if half == 0 || !errors.Is(err, meta.ErrTooLarge) {
 		return err
 	}
-	if err := r.Report(ctx, replicas[:half]); err != nil {
+	if err := r.report(ctx, replicas[:half]); err != nil {
 		return err
 	}
-	return r.Report(ctx, replicas[half:])
+	return r.report(ctx, replicas[half:])
 }

@@ -103,7 +103,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 			replicas.Damaged(root)
 			audit.Damaged(root)
 		},
-		Dir: n.blobsDir(), Fsync: true, HotBytes: int64(n.cfg.HotBytes), Reserve: int64(n.cfg.Reserve),
+		Dir: n.blobsDir(), Fsync: true, HotBytes: int64(n.cfg.HotBytes), Reserve: int64(n.cfg.Reserve), UploadTTL: n.uploadTTL(),
 		Log: log, Metrics: n.metrics,
 	})
 	if err != nil {
@@ -166,8 +166,8 @@ func (n *Node) buildServer(ctx context.Context) error {
 	n.parts.Add("background fetches", func(ctx context.Context) error { return background.run(ctx, bytes.Ensure) })
 	replicas, err = repair.New(repair.Config{
 		Self: me.ID, Region: me.Region,
-		Demands: demands{records}, Reporter: reporter{records, me.ID}, Content: bytes,
-		Servers: func() []meta.NodeID { return n.regionServers(me.Region) },
+		Demands: demands{records}, Reporter: reporter{records, records, me.ID}, Content: bytes,
+		Servers: func() []meta.NodeID { return n.holders(me.Region) },
 		Log:     log, Metrics: n.metrics,
 	})
 	if err != nil {
@@ -189,7 +189,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 	n.views["swarm"] = n.view(swarms, seen, nil, registrar)
 	names, err := catalog.New(catalog.Config{
 		Metadata: records, Commands: records, Content: catalog.FromTransfer(bytes), Readable: readable(policy),
-		IDs: minter, Node: me.ID, Region: me.Region, AutoCreate: n.cfg.Dev, Second: n.second(distance), Asked: seen.note,
+		IDs: minter, UploadTTL: n.uploadTTL(), Node: me.ID, Region: me.Region, AutoCreate: n.cfg.Dev, Second: n.second(distance), Asked: seen.note,
 		Metrics: n.metrics, Log: log,
 	})
 	if err != nil {
@@ -223,7 +223,9 @@ func (n *Node) buildServer(ctx context.Context) error {
 		return err
 	}
 	n.parts.Add("certificate", func(ctx context.Context) error { return n.cred.Run(ctx, n.reissue(admission, record), n.renewalFailed) })
-	n.parts.Add("expiry of uploads", n.expireUploads)
+	if err := n.buildCollection(records, disk, me, log); err != nil {
+		return err
+	}
 	fares, err := n.watchHealth(records, disk)
 	if err != nil {
 		return err
@@ -378,36 +380,6 @@ func (n *Node) tellAddresses(ctx context.Context, record meta.Node) error {
 func sameAddresses(a, b meta.Node) bool {
 	return a.Gateway == b.Gateway && a.Zone == b.Zone && a.Rack == b.Rack &&
 		slices.Equal(a.Swarm, b.Swarm) && slices.Equal(a.Raft, b.Raft)
-}
-
-// uploadLife is how long a blob that no version claims stays readable.
-const uploadLife = 24 * time.Hour
-
-// expireUploads drops, each hour, the links that uploads made and no version
-// claims; the store expires its sessions itself.
-func (n *Node) expireUploads(ctx context.Context) error {
-	const atOnce = 1000
-	tick := time.NewTicker(time.Hour)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-		before := time.Now().Add(-uploadLife)
-		for {
-			receipt, err := n.doer.Do(ctx, state.Origin{Principal: "node:" + string(n.ID())},
-				state.ExpireUploads{Before: meta.TimeOf(before), Limit: atOnce})
-			if err != nil {
-				n.log.Warn("unclaimed uploads did not expire", "error", err)
-				break
-			}
-			if result, ok := receipt.Value.(state.ExpireResult); !ok || result.Links+result.Drafts < atOnce {
-				break
-			}
-		}
-	}
 }
 
 // fetches runs fetches that go on after the call that caused them.

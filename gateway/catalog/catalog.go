@@ -30,6 +30,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strconv"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/semaphore"
@@ -56,6 +57,8 @@ type Config struct {
 	Readable func(meta.Principal, *meta.Repository) bool
 	// IDs makes upload ids; nil on an agent.
 	IDs UploadIDs
+	// UploadTTL is how long a blob stays that no version uses; 0 means DefaultUploadTTL.
+	UploadTTL time.Duration
 	// Node and Region are where content comes in: its first verified copy, and the
 	// home of a repository that a push creates.
 	Node   meta.NodeID
@@ -78,6 +81,10 @@ type Config struct {
 	Metrics prometheus.Registerer // nil registers nothing
 	Log     *slog.Logger
 }
+
+// DefaultUploadTTL is how long an upload rests, and what it brought stays without a
+// version that uses it.
+const DefaultUploadTTL = 24 * time.Hour
 
 // Catalog is the use-case layer. It is safe for concurrent use, has no Run and
 // nothing to close.
@@ -106,6 +113,9 @@ func New(cfg Config) (*Catalog, error) {
 	}
 	if cfg.WorkingBytes == 0 {
 		cfg.WorkingBytes = 64 << 20
+	}
+	if cfg.UploadTTL == 0 {
+		cfg.UploadTTL = DefaultUploadTTL
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)

@@ -74,14 +74,10 @@ func (c *Catalog) again(ctx context.Context, by Caller, stored []*Stored, run fu
 	}
 }
 
-// renewAfter is how long an unclaimed link was without use when who asks for the blob
-// makes it begin its time anew: a quarter of what it has.
-const renewAfter = 6 * time.Hour
-
 // waning reports whether a blob may be gone before a client that was told of it has
 // published what uses it.
-func waning(b state.BlobAnswer) bool {
-	return b.Since != 0 && (b.Released || time.Since(b.Since.Std()) > renewAfter)
+func (c *Catalog) waning(b state.BlobAnswer) bool {
+	return b.Since != 0 && (b.Released || time.Since(b.Since.Std()) > c.cfg.UploadTTL/4)
 }
 
 // Offer is Blob for a client that leaves out the upload when the blob is there. One
@@ -91,7 +87,7 @@ func waning(b state.BlobAnswer) bool {
 // Errors: as Blob.
 func (c *Catalog) Offer(ctx context.Context, by Caller, repo meta.RepoRef, d digest.Digest) (state.BlobAnswer, meta.AsOf, error) {
 	b, asOf, err := c.Blob(ctx, by, repo, d)
-	if err != nil || !waning(b) {
+	if err != nil || !c.waning(b) {
 		return b, asOf, err
 	}
 	if c.cfg.Commands != nil {

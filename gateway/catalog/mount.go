@@ -24,7 +24,7 @@ func (c *Catalog) Mount(ctx context.Context, by Caller, to meta.RepoRef, from *m
 	b, _, err := askOnce(ctx, c, by, meta.Local, state.GetBlob{Repo: to, Digest: d})
 	source := to // that is about to expire begins its time anew
 	switch {
-	case err == nil && !waning(b):
+	case err == nil && !c.waning(b):
 		return meta.Token{}, nil
 	case errors.Is(err, meta.ErrNotFound):
 		source, err = c.source(ctx, by, to, from, d)

@@ -53,6 +53,10 @@ type Config struct {
 	HotBytes   Bytes
 	Reserve    Bytes
 
+	// UploadTTL is how long an upload rests, and what was uploaded stays without a
+	// version that uses it.
+	UploadTTL time.Duration
+
 	// Limits are the bandwidth budgets until somebody changes them at run time. Yield
 	// makes pre-warming give way to other traffic.
 	Limits limit.Limits
@@ -279,6 +283,7 @@ var Settings = []Setting{
 	size("cache-size", "50GiB", "most that the cache may hold on disk", func(c *Config) *Bytes { return &c.CacheBytes }, meta.RoleAgent),
 	size("hot-size", "0", "chunks kept in memory for peers and clients; 0 is 64MiB on a server, 6MiB on an agent", func(c *Config) *Bytes { return &c.HotBytes }),
 	size("reserve", "0", "free disk space below which new content is refused; 0 is 1 % of the disk, at most 512MiB", func(c *Config) *Bytes { return &c.Reserve }),
+	duration("uploads-ttl", "24h", "how long an unfinished upload is kept, and a blob that was uploaded and that no version uses; for the latter the leader's own setting counts", func(c *Config) *time.Duration { return &c.UploadTTL }, meta.RoleServer),
 	rate("limits.up", "up", "most that is sent to peers, like 100MB/s or 800mbit; shoal limit set changes limits at run time", func(c *Config) *int64 { return &c.Limits.Up }),
 	rate("limits.down", "down", "most that is received from peers", func(c *Config) *int64 { return &c.Limits.Down }),
 	rate("limits.zone-up", "zone-up", "most that is sent to other zones of the region", func(c *Config) *int64 { return &c.Limits.ZoneUp }),

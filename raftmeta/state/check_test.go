@@ -287,7 +287,7 @@ func auditGarbage(v *View, k, value []byte, want map[string]bool) error {
 func auditCounts(v *View, have map[string][]byte) error {
 	level, err := levelOf(v)
 	g, gcErr := loadGC(v)
-	if err = errors.Join(err, gcErr); err != nil || level < gcLevel || g.Walk {
+	if err = errors.Join(err, gcErr); err != nil || level < GCLevel || g.Walk {
 		return err
 	}
 	contexts, servers := map[string]ContextCount{}, map[meta.NodeID]ReclaimCount{}

@@ -191,10 +191,10 @@ var kinds = map[uint16]kind{
 	typeSetRegionHealth:  kindOf[SetRegionHealth, meta.RegionHealth](healthLevel),
 	typeReportBlobs:      kindOf[ReportBlobs, none](healthLevel),
 	typeReportChecked:    kindOf[ReportChecked, none](healthLevel),
-	typeCollectBlobs:     kindOf[CollectBlobs, CollectResult](gcLevel),
-	typeSettleCollected:  kindOf[SettleCollected, none](gcLevel),
-	typeCollectStrays:    kindOf[CollectStrays, StraysResult](gcLevel),
-	typeSetGC:            kindOf[SetGC, GCSettings](gcLevel),
+	typeCollectBlobs:     kindOf[CollectBlobs, CollectResult](GCLevel),
+	typeSettleCollected:  kindOf[SettleCollected, none](GCLevel),
+	typeCollectStrays:    kindOf[CollectStrays, StraysResult](GCLevel),
+	typeSetGC:            kindOf[SetGC, GCSettings](GCLevel),
 }
 
 // Name returns the name of c's type, for messages.

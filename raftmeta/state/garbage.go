@@ -16,8 +16,8 @@ import (
 // had a copy, and a mark of when the root was collected: who vouches for a copy of
 // such a root must have looked after that (DESIGN.md, Garbage).
 
-// gcLevel is the level from which garbage is collected.
-const gcLevel = 4
+// GCLevel is the level from which garbage is collected.
+const GCLevel = 4
 
 // DefaultGrace is how long what was deleted is kept while nothing else is set.
 const DefaultGrace = 24 * time.Hour
@@ -175,7 +175,7 @@ func loadGC(r reader) (*gcRecord, error) {
 // collects reports whether garbage is collected at this level.
 func (t *tx) collects() (bool, error) {
 	level, err := levelOf(t)
-	return level >= gcLevel, err
+	return level >= GCLevel, err
 }
 
 // countContext changes what is counted of a context.

@@ -292,7 +292,7 @@ type OrderAnswer struct {
 }
 
 // Fenced reports whether commands of the cluster's level may say what was seen.
-func (a OrderAnswer) Fenced() bool { return a.Level >= gcLevel }
+func (a OrderAnswer) Fenced() bool { return a.Level >= GCLevel }
 
 // Answer implements Question.
 func (q GetOrder) Answer(v *View) (a OrderAnswer, err error) {

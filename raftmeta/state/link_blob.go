@@ -32,7 +32,7 @@ func (LinkBlob) Type() uint16 { return typeLinkBlob }
 
 func (c LinkBlob) since() uint32 {
 	if c.Seen != 0 {
-		return gcLevel
+		return GCLevel
 	}
 	return 0
 }

@@ -26,7 +26,7 @@ func (ReportReplicas) Type() uint16 { return typeReportReplicas }
 func (c ReportReplicas) since() uint32 {
 	for _, r := range c.Replicas {
 		if r.Seen != 0 {
-			return gcLevel
+			return GCLevel
 		}
 	}
 	return 0

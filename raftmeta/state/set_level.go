@@ -44,7 +44,7 @@ func (c SetLevel) apply(t *tx) (any, error) {
 	t.put(keyCluster, cluster)
 	t.setNumber(keyLevel, uint64(c.Level))
 	t.emit(feed.Change{Kind: feed.KindCluster})
-	if before < gcLevel && c.Level >= gcLevel {
+	if before < GCLevel && c.Level >= GCLevel {
 		// What nobody links was not written down.
 		t.put(inGarbage(ofSettings), gcRecord{Walk: true})
 	}

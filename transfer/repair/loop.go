@@ -360,7 +360,7 @@ func (l *Loop) conclude(ctx context.Context, r result) (again time.Time) {
 		l.known.Add(root, outcome{demand: r.demand.Demand, again: now.Add(trust)})
 		if !r.idle {
 			l.metrics.outcomes.WithLabelValues("verified").Inc()
-			l.tell(meta.Replica{Root: root, State: meta.ReplicaVerified})
+			l.tell(meta.Replica{Root: root, State: meta.ReplicaVerified, Seen: r.demand.Seen})
 		}
 		return time.Time{}
 	}

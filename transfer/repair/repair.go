@@ -35,7 +35,7 @@ type Demands interface {
 
 // Reporter tells the metadata of this server's copies.
 type Reporter interface {
-	// Report records 1 to 1,000 replicas, of which Root, Server, State and Reason are set.
+	// Report records 1 to 1,000 replicas, of which Root, Server, State, Reason and Seen are set.
 	Report(ctx context.Context, replicas []meta.Replica) error
 }
 
