@@ -155,8 +155,8 @@ func (c *Client) Answer(ctx context.Context, f meta.Freshness, q raftmeta.Reques
 	}
 	request := askRequest{Name: q.Name(), Args: args, Freshness: f}
 	timeout := c.config.Timeout
-	if f.Mode == meta.ModeStrong {
-		timeout += strongRound
+	if f.Mode == meta.ModeStrong || f.Exact {
+		timeout += strongRound // a bound that was named waits for a round too
 	}
 	// A silent server is asked last for a while, but the question at hand waits for it:
 	// after hedgeAfter the next is asked beside it. Not in a strong read, which takes a
