@@ -154,6 +154,7 @@ func (n *Node) buildAgent(ctx context.Context) error {
 	}
 	n.parts.Add("waves", waves.Run)
 	n.parts.Add("certificate", func(ctx context.Context) error { return n.cred.Run(ctx, n.renew(record), n.renewalFailed) })
+	n.parts.Add("standing", n.watchStanding(30*time.Second))
 	n.parts.Add("readiness", func(ctx context.Context) error {
 		// What was known last is enough to serve what is here.
 		if err := n.awaitMetadata(ctx, meta.Local); err != nil {

@@ -97,6 +97,9 @@ func New(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *Node, err
 	if n.id, err = loadIdentity(cfg.Data); err != nil {
 		return nil, err
 	}
+	if err := checkRemoved(cfg.Data); err != nil {
+		return nil, err
+	}
 	switch {
 	case n.id != nil && n.id.Node.ID != n.key.ID():
 		return nil, fmt.Errorf("%s: the key is of node %s, the identity of %s: %w", cfg.Data, n.key.ID(), n.id.Node.ID, meta.ErrCorrupt)
@@ -216,7 +219,7 @@ func (n *Node) enter(ctx context.Context, record meta.Node) error {
 	if err != nil {
 		return err
 	}
-	request := join.Request{Node: record, Hosts: join.HostsOf(record.Gateway, n.cfg.Gateway)}
+	request := join.Request{Node: record, Hosts: join.HostsOf(record.Gateway, n.cfg.Gateway), Level: state.Level}
 	pause := 100 * time.Millisecond
 	for {
 		reply, err := join.Enter(ctx, n.cfg.Join, token, n.key, request)

@@ -213,6 +213,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 	}
 	if err := n.openGateway(gate, append(speaks, api), []gateway.Mount{
 		{Name: "join_enter", Pattern: join.EnterPath, Methods: []string{http.MethodPost}, Action: access.Public, Serve: gateway.HTTP(http.HandlerFunc(admission.Enter))},
+		{Name: "join_standing", Pattern: join.StandingPath, Methods: []string{http.MethodPost}, Action: access.Public, Serve: gateway.HTTP(http.HandlerFunc(admission.Standing))},
 		{Name: "join_renew", Pattern: join.RenewPath, Methods: []string{http.MethodPost}, Action: access.NodeOnly, Serve: gateway.HTTP(http.HandlerFunc(admission.Renew))},
 		{Name: "metadata", Pattern: remotePattern + "{rest...}", Methods: []string{http.MethodPost}, Action: access.NodeOnly, Long: true, Serve: gateway.HTTP(remoteHandler)},
 		{Name: "waves", Pattern: wavesPattern + "{rest...}", Methods: []string{http.MethodPost}, Action: access.NodeOnly, Long: true, Serve: func(c *protocol.Call) error {
@@ -237,6 +238,12 @@ func (n *Node) buildServer(ctx context.Context) error {
 		metadata: records, doer: records, self: me.ID, limit: settleLimit, log: log,
 		leads: func() bool { return records.Leader() == me.ID },
 	}.run)
+	n.parts.Add("autopilot", (&autopilot{
+		metadata: records, doer: records, self: me.ID, log: log, deadAfter: n.cfg.DeadAfter,
+		leads:  func() bool { return records.Leader() == me.ID },
+		survey: records.Survey, voters: func() []meta.NodeID { return records.Status().Voters },
+	}).run)
+	n.parts.Add("standing", n.watchStanding(5*time.Second))
 	n.parts.Add("readiness", func(ctx context.Context) error {
 		// A server that restarts has caught up when it answers a strong read.
 		if err := n.awaitMetadata(ctx, meta.Strong); err != nil {
@@ -301,6 +308,18 @@ func (n *Node) begin(record meta.Node) error {
 		},
 	}
 	return n.id.save(n.cfg.Data)
+}
+
+// holders lists the servers of a region that keep its copies: those that do not drain.
+func (n *Node) holders(region meta.RegionName) []meta.NodeID {
+	var ids []meta.NodeID
+	for _, s := range n.swarmHost.Nodes(region, meta.RoleServer) {
+		if s.Draining == nil {
+			ids = append(ids, s.ID)
+		}
+	}
+	slices.Sort(ids)
+	return ids
 }
 
 // regionServers lists the servers of a region, in the order of their ids.

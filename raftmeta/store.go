@@ -92,7 +92,8 @@ func OpenStore(cfg StoreConfig) (*Store, error) {
 	if s.node, err = consensus.New(consensus.Config{
 		Dir: filepath.Join(cfg.Dir, "raft"), Self: cfg.Self, Cluster: cfg.Cluster, Host: cfg.Host,
 		Machine: &s.view, Roster: &s.view, Seeds: cfg.Servers, Timing: timing, Snapshots: cfg.Snapshots, Fatal: cfg.Fatal, Learned: cfg.Learned,
-		Log: cfg.Log, Metrics: cfg.Metrics,
+		Level: state.Level,
+		Log:   cfg.Log, Metrics: cfg.Metrics,
 	}); err != nil {
 		return nil, errors.Join(err, machine.Close())
 	}

@@ -63,8 +63,10 @@ type Config struct {
 	Yield  bool
 
 	RaftProfile string
-	LogLevel    string
-	LogFormat   string
+	// DeadAfter is how long a server is away before the leader drains it; 0 is never.
+	DeadAfter time.Duration
+	LogLevel  string
+	LogFormat string
 
 	// Version is the build's, for people to read.
 	Version string
@@ -213,6 +215,19 @@ func size(key, def, usage string, field func(*Config) *Bytes, roles ...meta.Role
 		set: func(c *Config, s string) (err error) { *field(c), err = ParseBytes(s); return err }}
 }
 
+func duration(key, def, usage string, field func(*Config) *time.Duration, roles ...meta.Role) Setting {
+	return Setting{Key: key, Default: def, Usage: usage, Roles: roles,
+		get: func(c *Config) string { return field(c).String() },
+		set: func(c *Config, s string) error {
+			d, err := time.ParseDuration(s)
+			if err != nil || d < 0 {
+				return fmt.Errorf("duration %q: write it like 24h or 90m, 0 for never", s)
+			}
+			*field(c) = d
+			return nil
+		}}
+}
+
 func rate(key, flag, usage string, field func(*Config) *int64) Setting {
 	return Setting{Key: key, flag: flag, Default: "none", Usage: usage,
 		get: func(c *Config) string { return Rate(*field(c)).String() },
@@ -294,6 +309,7 @@ var Settings = []Setting{
 	rates("limits.tenants", "tenant-limits", "most for a tenant's blobs, each way: acme=50MB/s,beta=1gbit"),
 	rates("limits.classes", "class-limits", "most for a class, each way: prewarm=20MB/s; classes are urgent, bulk and prewarm"),
 	text("raft.profile", "wan", "timings of consensus: wan for regions far apart, site for one site", func(c *Config) *string { return &c.RaftProfile }, meta.RoleServer),
+	duration("dead-after", "24h", "how long a server may be away until the leader empties it and, when nothing is left there, removes it; 0 is never; the leader's own setting counts", func(c *Config) *time.Duration { return &c.DeadAfter }, meta.RoleServer),
 	text("log.level", "info", "debug, info, warn or error", func(c *Config) *string { return &c.LogLevel }),
 	text("log.format", "text", "text or json", func(c *Config) *string { return &c.LogFormat }),
 }

@@ -82,6 +82,7 @@ func bad(level Level, advice, format string, args ...any) Finding {
 func Local(dir string) []Check {
 	return []Check{
 		{"data directory", func(context.Context) Finding { return dataDirectory(dir) }},
+		{"membership", func(context.Context) Finding { return membership(dir) }},
 		{"free space", func(context.Context) Finding { return freeSpace(dir) }},
 		{"open files", func(context.Context) Finding { return openFiles() }},
 		{"loopback", func(context.Context) Finding { return loopback() }},

@@ -37,8 +37,9 @@ import (
 
 // Paths of the two calls on a server's gateway.
 const (
-	EnterPath = "/shoal.join.v1/Enter" // by token and proof of possession
-	RenewPath = "/shoal.join.v1/Renew" // by the node's present certificate
+	EnterPath    = "/shoal.join.v1/Enter"    // by token and proof of possession
+	RenewPath    = "/shoal.join.v1/Renew"    // by the node's present certificate
+	StandingPath = "/shoal.join.v1/Standing" // by proof of possession
 )
 
 const maxBodyBytes = 256 << 10
@@ -52,6 +53,9 @@ type Request struct {
 	Node meta.Node `cbor:"2,keyasint,omitempty"`
 	// Hosts are the names and addresses that the gateway's certificate is for.
 	Hosts []string `cbor:"3,keyasint,omitempty"`
+	// Level is the newest cluster level that the build of a server knows; one that does
+	// not say is of before they did.
+	Level uint32 `cbor:"4,keyasint,omitempty"`
 }
 
 // signed carries a Request with the proof that its sender holds the node's key.
@@ -229,6 +233,9 @@ func (s *Server) enter(ctx context.Context, message signed) (Reply, error) {
 	}
 	if req.Node.Region != "" && req.Node.Region != token.Region {
 		return Reply{}, fmt.Errorf("the join token is for region %s, the node says %s: %w", token.Region, req.Node.Region, meta.ErrDenied)
+	}
+	if token.Role == meta.RoleServer && max(req.Level, raftmeta.SilentLevel) < cluster.Level {
+		return Reply{}, fmt.Errorf("its build knows cluster level %d, the cluster is at %d; update it: %w", max(req.Level, raftmeta.SilentLevel), cluster.Level, meta.ErrDenied)
 	}
 	node := req.Node
 	node.Region, node.Read = token.Region, token.Read

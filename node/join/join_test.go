@@ -95,6 +95,7 @@ func begin(t *testing.T, issued time.Time) *cluster {
 	mux := http.NewServeMux()
 	mux.HandleFunc(join.EnterPath, c.server.Enter)
 	mux.HandleFunc(join.RenewPath, c.server.Renew)
+	mux.HandleFunc(join.StandingPath, c.server.Standing)
 	ts := httptest.NewUnstartedServer(mux)
 	// Through GetConfigForClient, since httptest adds a certificate of its own.
 	config := trust.ServerTLS(c.cred)

@@ -37,7 +37,10 @@ var (
 )
 
 // New returns a Store of a cluster with the region eu and its server s1.
-func New(t testing.TB) *Store {
+func New(t testing.TB) *Store { return NewAt(t, state.Level) }
+
+// NewAt is New of a cluster that older builds began.
+func NewAt(t testing.TB, level uint32) *Store {
 	t.Helper()
 	m, err := state.Open(t.TempDir(), state.Options{})
 	if err != nil {
@@ -50,7 +53,7 @@ func New(t testing.TB) *Store {
 	})
 	s := &Store{Machine: m, t: t, asked: make(map[string]int)}
 	s.Must(state.Bootstrap{
-		Cluster: meta.Cluster{ID: "test", Epoch: 1, Level: state.Level},
+		Cluster: meta.Cluster{ID: "test", Epoch: 1, Level: level},
 		Node:    meta.Node{ID: "s1", Role: meta.RoleServer, Region: "eu", Gateway: "127.0.0.1:5000"},
 		Region:  meta.Region{Name: "eu", Primary: true},
 	})

@@ -204,6 +204,10 @@ func (m *Machine) Restore(r io.Reader) error {
 	if err != nil {
 		return fmt.Errorf("restore metadata: %w", errors.Join(err, os.RemoveAll(dir)))
 	}
+	if err := knownLevel(db); err != nil {
+		db.gone.Store(true) // The state that this build can use stays.
+		return fmt.Errorf("restore metadata: %w", errors.Join(err, db.release()))
+	}
 	if err := m.setLive(name); err != nil {
 		return errors.Join(err, db.release())
 	}

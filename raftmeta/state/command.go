@@ -281,6 +281,14 @@ func (e *UnknownTypeError) Error() string {
 	return fmt.Sprintf("command of format %d and type %d is unknown to this build; update it", e.Format, e.Type)
 }
 
+// UnknownLevelError says that the cluster is, or is to be, at a level that this build
+// does not know: the node must stop, as with an unknown type.
+type UnknownLevelError struct{ Level uint32 }
+
+func (e *UnknownLevelError) Error() string {
+	return fmt.Sprintf("the cluster is at level %d and this build knows levels up to %d; update it", e.Level, Level)
+}
+
 // Decode reads what Encode wrote. An ignorable command of an unknown type is nil.
 //
 // Errors: *UnknownTypeError; meta.ErrInvalid for bytes that are no command.

@@ -1,12 +1,16 @@
 package state
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/cockroachdb/pebble/v2"
 
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 )
@@ -254,4 +258,53 @@ func TestEncodeBounds(t *testing.T) {
 			t.Errorf("a long origin: %v", err)
 		}
 	}
+}
+
+// TestOlderBuildsStop: a build stops at a level that it does not know, in the log, on
+// disk and in a snapshot, rather than go on as if it were not there.
+func TestOlderBuildsStop(t *testing.T) {
+	b := newBench(t)
+	command, err := Encode(Origin{Time: meta.TimeOf(b.now)}, SetLevel{Level: Level})
+	if err != nil {
+		t.Fatal(err)
+	}
+	newer := append(slices.Clone(command[:len(command)-1]), byte(Level+1)) // the body is {1: level}
+	if _, c, err := Decode(newer); err != nil || c.(SetLevel).Level != Level+1 {
+		t.Fatalf("%+v, %v", c, err)
+	}
+	index, _ := b.Applied()
+	var unknown *UnknownLevelError
+	if _, err := b.Apply(index+1, 1, newer); !errors.As(err, &unknown) || unknown.Level != Level+1 {
+		t.Errorf("applying level %d: %v", Level+1, err)
+	}
+	if now, _ := b.Applied(); now != index {
+		t.Errorf("it went on to %d", now)
+	}
+
+	dir := t.TempDir()
+	m := openMachine(t, dir)
+	if _, err := m.Apply(index+100, 1, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.db.Set(keyLevel, binary.BigEndian.AppendUint64(nil, uint64(Level+1)), pebble.Sync); err != nil {
+		t.Fatal(err)
+	}
+	snapshot, err := m.Snapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stream bytes.Buffer
+	if _, err := snapshot.WriteTo(&stream); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(snapshot.Close(), m.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(dir, Options{}); !errors.As(err, &unknown) {
+		t.Errorf("opening: %v", err)
+	}
+	if err := b.Restore(&stream); !errors.As(err, &unknown) {
+		t.Errorf("restoring: %v", err)
+	}
+	b.must(CreateTenant{Name: "after"}) // What it had is there.
 }

@@ -95,6 +95,9 @@ func (m *Machine) install(db *database) error {
 	if err != nil {
 		return err
 	}
+	if err := knownLevel(db); err != nil {
+		return err
+	}
 	m.mu.Lock()
 	old := m.db
 	m.db = db
@@ -104,6 +107,17 @@ func (m *Machine) install(db *database) error {
 		return old.release()
 	}
 	return nil
+}
+
+// knownLevel refuses a state that a newer build may have written into.
+//
+// Errors: *UnknownLevelError, *StorageError.
+func knownLevel(db *database) error {
+	level, err := levelOf(stored{db})
+	if err == nil && level > Level {
+		err = &UnknownLevelError{Level: level}
+	}
+	return err
 }
 
 // advance records what is applied and wakes all that wait. It holds mu.
@@ -274,6 +288,9 @@ func (b *batch) apply(e Entry) (Result, error) {
 	r := Result{Index: e.Index}
 	if command == nil {
 		return r, nil
+	}
+	if c, ok := command.(SetLevel); ok && c.Level > Level {
+		return r, &UnknownLevelError{Level: c.Level} // To refuse what others do is to diverge.
 	}
 	r.Type = command.Type()
 	if origin.RequestID != "" {
