@@ -141,6 +141,11 @@ func (a *API) Routes() []protocol.Route {
 		write("region_list", http.MethodGet, base+"regions", access.Admin, a.regions),
 		write("region_put", http.MethodPut, base+"regions/{region}", access.Admin, a.putRegion),
 		write("region_remove", http.MethodDelete, base+"regions/{region}", access.Admin, a.removeRegion),
+		read("gc_status", base+"gc", access.Admin, a.gc),
+		read("gc_garbage", base+"gc/garbage", access.Admin, a.garbage),
+		write("gc_set", http.MethodPut, base+"gc", access.Admin, a.setGC),
+		write("gc_run", http.MethodPost, base+"gc/run", access.Admin, a.runGC),
+
 		write("join_token_create", http.MethodPost, base+"join-tokens", access.Admin, a.createJoinToken),
 	}
 }
