@@ -35,8 +35,9 @@ type ServerFinderConfig struct {
 	Roster    Roster
 	Granter   Granter
 	Holders   Holders
-	// DHT is that of all servers.
-	DHT *DHT
+	// DHT is that of all servers, Region that of the own region: its agents are asked for
+	// what no server has any more.
+	DHT, Region *DHT
 	// RTT is the round-trip time to a region, 0 when unknown.
 	RTT func(meta.RegionName) time.Duration
 	// Held says whether the server still has some of a root (FinderConfig.Held).
@@ -96,6 +97,9 @@ func (f *ServerFinder) Join(ctx context.Context, want Want) (Introduction, error
 	servers, source := f.holders(ctx, want)
 	f.metrics.joins.WithLabelValues(source).Inc()
 	in.Peers = f.near(want.Root, servers)
+	if source == "nobody" && !want.Complete {
+		in.Peers = append(in.Peers, f.cached(ctx, want.Root)...)
+	}
 	members, count := f.cfg.Registrar.local(want.Root, progress{uint64(max(0, want.Have)), want.Complete}, MaxPeers-len(in.Peers))
 	in.Members = count
 	for _, m := range members {
@@ -144,6 +148,26 @@ func (f *ServerFinder) holders(ctx context.Context, want Want) (servers []meta.N
 		return nil, "nobody"
 	}
 	return servers, "dht"
+}
+
+// cached returns agents of the region that announced to have some of root: a copy in a
+// cache is as good as any other, since each chunk is checked.
+func (f *ServerFinder) cached(ctx context.Context, root digest.CID) (peers []Peer) {
+	if f.cfg.Region == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookupTime)
+	defer cancel()
+	ids, err := f.cfg.Region.FindProviders(ctx, root, maxHolders)
+	if err != nil {
+		f.log.Debug("the DHT of the region does not answer", "root", root, "error", err)
+	}
+	for _, id := range ids {
+		if n, ok := f.cfg.Roster.Node(id); ok && n.Role == meta.RoleAgent && n.Region == f.cfg.Self.Region {
+			peers = append(peers, peerOf(n, false))
+		}
+	}
+	return peers
 }
 
 // near sorts the holders: of the own region, of regions with a known round-trip

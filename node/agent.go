@@ -108,6 +108,9 @@ func (n *Node) buildAgent(ctx context.Context) error {
 		return err
 	}
 	n.parts.Add("swarm", swarms.Run)
+	n.parts.Add("rescue", rescue{
+		metadata: mirror, store: disk, finder: discovery, lost: mirror.Lost(), spread: rescueSpread, log: log,
+	}.run)
 	bytes, err := transfer.New(transfer.Config{Store: disk, Fetcher: transfer.Swarm(swarms), CheckLocal: true, ReadBytes: agentReadBytes, Log: log, Metrics: n.metrics})
 	if err != nil {
 		return err

@@ -130,7 +130,8 @@ func (n *Node) buildServer(ctx context.Context) error {
 	n.parts.Add("registrar", registrar.Run)
 	// A server is in the DHT of its region for the agents' sake, and in that of all
 	// servers for its own.
-	if _, err := n.kademlia(me.Region); err != nil {
+	regional, err := n.kademlia(me.Region)
+	if err != nil {
 		return err
 	}
 	servers, err := n.kademlia("")
@@ -139,7 +140,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 	}
 	discovery, err := dht.NewServerFinder(dht.ServerFinderConfig{
 		Registrar: registrar, Self: me, Roster: n.swarmHost, Granter: grants,
-		Holders: holders{metadata: records, self: me.ID}, DHT: servers,
+		Holders: holders{metadata: records, self: me.ID}, DHT: servers, Region: regional,
 		RTT: distance, Held: held(disk), Log: log, Metrics: n.metrics,
 	})
 	if err != nil {

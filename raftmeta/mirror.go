@@ -92,6 +92,7 @@ type Mirror struct {
 	wrote   meta.Token            // the last write through this agent
 	wroteAt time.Time             // when it was
 	waves   chan uint64           // holds the index of the last change of waves
+	lost    chan struct{}         // has a signal when blobs may have been lost
 	flights map[string]*flight
 
 	// alone is set while nothing is heard of any server, neither an answer nor the feed,
@@ -138,7 +139,7 @@ func OpenMirror(c MirrorConfig) (*Mirror, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	m := &Mirror{config: c, metrics: newMirrorMetrics(c.Metrics), repos: make(map[meta.RepoRef]bool), flights: make(map[string]*flight), waves: make(chan uint64, 1)}
+	m := &Mirror{config: c, metrics: newMirrorMetrics(c.Metrics), repos: make(map[meta.RepoRef]bool), flights: make(map[string]*flight), waves: make(chan uint64, 1), lost: make(chan struct{}, 1)}
 	var err error
 	if m.answers, err = simplelru.NewLRU(maxAnswers, m.evicted); err != nil {
 		return nil, err
@@ -171,6 +172,17 @@ func (m *Mirror) Roster() *Roster { return m.roster }
 // Waves has a log index to read up to which waves may have been planned, done or
 // over since the last one. It has one reader.
 func (m *Mirror) Waves() <-chan uint64 { return m.waves }
+
+// Lost has a signal when blobs may have been lost since the last one: no server has
+// them any more. It has one reader.
+func (m *Mirror) Lost() <-chan struct{} { return m.lost }
+
+func (m *Mirror) mayBeLost() {
+	select {
+	case m.lost <- struct{}{}:
+	default:
+	}
+}
 
 // wavesChanged is called by Run only: of one writer the channel always has room
 // after it was emptied.
@@ -245,7 +257,7 @@ func (m *Mirror) Run(ctx context.Context) error {
 
 var followed = []feed.Kind{
 	feed.KindCluster, feed.KindNode, feed.KindRegion, feed.KindRepository,
-	feed.KindAlias, feed.KindVersion, feed.KindPackage, feed.KindBlob, feed.KindWave,
+	feed.KindAlias, feed.KindVersion, feed.KindPackage, feed.KindBlob, feed.KindWave, feed.KindLost,
 }
 
 // changes follows what the mirror depends on, forgets what changed, and passes it
@@ -253,6 +265,7 @@ var followed = []feed.Kind{
 func (m *Mirror) changes(ctx context.Context, after uint64) iter.Seq2[feed.Change, error] {
 	return func(yield func(feed.Change, error) bool) {
 		m.wavesChanged(after) // what came before was not heard
+		m.mayBeLost()
 		for {
 			filter, began := m.subscribe(after), time.Now()
 			again := false
@@ -297,7 +310,7 @@ func (m *Mirror) subscribe(after uint64) feed.Filter {
 	}
 	f := feed.Filter{Kinds: followed, Region: m.config.Region, Repos: slices.Collect(maps.Keys(m.repos))}
 	if len(f.Repos) == 0 {
-		f.Kinds = []feed.Kind{feed.KindCluster, feed.KindNode, feed.KindRegion, feed.KindWave}
+		f.Kinds = []feed.Kind{feed.KindCluster, feed.KindNode, feed.KindRegion, feed.KindWave, feed.KindLost}
 	}
 	return f
 }
@@ -315,8 +328,11 @@ func (m *Mirror) outgrown(age time.Duration) bool {
 // observe notes what changed, so that older answers are not given again, and
 // forgets what is gone.
 func (m *Mirror) observe(c feed.Change) {
-	if c.Kind == feed.KindWave {
+	switch {
+	case c.Kind == feed.KindWave:
 		m.wavesChanged(c.Index)
+	case c.Kind == feed.KindLost && !c.Deleted:
+		m.mayBeLost()
 	}
 	if c.Repo == (meta.RepoRef{}) {
 		return

@@ -110,7 +110,7 @@ func New(cfg Config) (*Loop, error) {
 // dropped, and found again by the next reader.
 func (l *Loop) Damaged(root digest.CID) {
 	select {
-	case l.damaged <- damage{root, "the copy was found damaged"}:
+	case l.damaged <- damage{root, "a chunk of it did not have its hash"}:
 	default:
 		l.metrics.dropped.Inc()
 	}

@@ -415,7 +415,7 @@ func TestDamaged(t *testing.T) {
 		a.Damaged(root)
 		after(time.Second)
 		got := slices.DeleteFunc(c.reported(root), func(s string) bool { return strings.HasPrefix(s, "b") })
-		if want := []string{"a verified", "a failed the copy was found damaged", "a verified"}; !slices.Equal(got, want) {
+		if want := []string{"a verified", "a failed a chunk of it did not have its hash", "a verified"}; !slices.Equal(got, want) {
 			t.Errorf("reported %v, want %v", got, want)
 		}
 

@@ -44,6 +44,7 @@ const (
 	watchEvery   = 2 * time.Second  // for failed copies that are whole again
 	watchAtOnce  = 500
 	openMost     = 1 << 16
+	unheardFor   = 30 * time.Second // until a failed copy that is believed in is reported again
 	missedQueue  = 256
 	lookPerSec   = 2000 // files that a pass compares in a second
 	lookBusy     = 250  // beside clients
@@ -114,8 +115,8 @@ type Scrubber struct {
 	chunks, failed, repaired atomic.Uint64
 
 	mu   sync.Mutex
-	open map[digest.CID]struct{} // failed copies that are not whole again
-	last meta.AuditReport        // as Status tells it
+	open map[digest.CID]time.Time // failed copies that are not whole again, since when
+	last meta.AuditReport         // as Status tells it
 
 	// Of the goroutine of Run.
 	state              State
@@ -163,7 +164,7 @@ func New(cfg Config) (*Scrubber, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	s := &Scrubber{cfg: cfg, log: log, missed: make(chan digest.CID, missedQueue), open: map[digest.CID]struct{}{}}
+	s := &Scrubber{cfg: cfg, log: log, missed: make(chan digest.CID, missedQueue), open: map[digest.CID]time.Time{}}
 	s.load()
 	s.metrics = newMetrics(cfg.Metrics, s)
 	s.publish()
@@ -211,8 +212,8 @@ func (s *Scrubber) Damaged(root digest.CID) {
 func (s *Scrubber) track(root digest.CID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.open) < openMost {
-		s.open[root] = struct{}{}
+	if _, known := s.open[root]; !known && len(s.open) < openMost {
+		s.open[root] = time.Now()
 	}
 }
 
@@ -358,14 +359,32 @@ func (s *Scrubber) look(ctx context.Context) {
 			continue
 		default:
 			l, err := s.cfg.Store.Look(ctx, root)
-			if err != nil || !l.Whole {
-				continue // not reported yet
+			if err != nil {
+				continue
+			}
+			if !l.Whole {
+				s.unheard(ctx, root)
+				continue
 			}
 			s.repaired.Add(1)
 		}
 		s.mu.Lock()
 		delete(s.open, root)
 		s.mu.Unlock()
+	}
+}
+
+// unheard sees to a copy that is not whole and that the metadata still believes in: the
+// news is under way, or was dropped.
+func (s *Scrubber) unheard(ctx context.Context, root digest.CID) {
+	s.mu.Lock()
+	late := time.Since(s.open[root]) > unheardFor
+	if late {
+		s.open[root] = time.Now()
+	}
+	s.mu.Unlock()
+	if late {
+		_ = s.cfg.Repair.Fail(ctx, root, "a part of its file is gone or wrong") // ctx's error: we are being stopped
 	}
 }
 
@@ -487,7 +506,10 @@ func (s *Scrubber) read(ctx context.Context, root digest.CID, asked bool, w *Wal
 	case err != nil:
 		return found.Damaged > 0, found.Bytes, err
 	case found.Damaged > 0:
-		reason = fmt.Sprintf("%d of its chunks did not have their hash", found.Damaged)
+		// The store has told of each; its repair may have begun.
+		s.failed.Add(1)
+		s.track(root)
+		return true, found.Bytes, nil
 	case !found.Whole:
 		reason = "chunks of it are missing"
 	case found.SHA256 != "":
@@ -499,10 +521,10 @@ func (s *Scrubber) read(ctx context.Context, root digest.CID, asked bool, w *Wal
 		return false, found.Bytes, nil
 	}
 	// What is here beyond what this server owes is no copy that anybody counts on.
-	if r, err := s.cfg.Records.Copy(ctx, root); err == nil && (r.State == meta.ReplicaVerified || found.Damaged > 0) {
+	if r, err := s.cfg.Records.Copy(ctx, root); err == nil && r.State == meta.ReplicaVerified {
 		return true, found.Bytes, s.fail(ctx, root, reason)
 	}
-	return found.Damaged > 0, found.Bytes, nil
+	return false, found.Bytes, nil
 }
 
 // named reads the blobs of a request.
@@ -577,20 +599,20 @@ func sleep(ctx context.Context, d time.Duration) bool {
 // tell reports to the metadata: now, or when it is time and something has changed.
 func (s *Scrubber) tell(ctx context.Context, now bool) {
 	at := time.Now()
-	every := reportEvery
-	if s.toldReport.Open != 0 || s.state.Answered < s.wanted.ID {
-		every = watchEvery // somebody may be waiting
+	if !now && at.Sub(s.told) < watchEvery {
+		return
 	}
-	if !now && at.Sub(s.told) < every {
+	r := s.publish()
+	before := s.toldReport
+	same := r
+	same.At = before.At
+	found := r.FailedCopies != before.FailedCopies || r.DamagedChunks != before.DamagedChunks || r.Open != before.Open ||
+		r.Existence.Last != before.Existence.Last || r.Full.Last != before.Full.Last
+	news := now || found || s.state.Answered < s.wanted.ID
+	if same == before || !news && at.Sub(s.told) < reportEvery {
 		return
 	}
 	s.told = at
-	r := s.publish()
-	same := r
-	same.At = s.toldReport.At
-	if same == s.toldReport {
-		return
-	}
 	limited, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	if err := s.cfg.Records.Report(limited, r); err != nil {

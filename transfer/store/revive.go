@@ -100,7 +100,10 @@ func (d *Disk) rebuild() error {
 	d.aside.files, d.aside.bytes, d.aside.loaded = nil, 0, false
 	d.aside.mu.Unlock()
 	d.lives.Add(1)
-	return d.countAll(context.Background())
+	if err := d.countAll(context.Background()); err != nil {
+		d.log.Debug("what files take is not known yet", "error", err)
+	}
+	return nil
 }
 
 // makeDirs makes the directories that are not there.

@@ -1,0 +1,111 @@
+package node
+
+import (
+	"context"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"github.com/shoal-registry/shoal/dht"
+	"github.com/shoal-registry/shoal/raftmeta"
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/raftmeta/state"
+	"github.com/shoal-registry/shoal/transfer/store"
+	"github.com/shoal-registry/shoal/verify/digest"
+)
+
+// rescue offers what this agent has in its cache of blobs that no server has any more:
+// it joins their swarms, so that the region's servers find it, until they have them.
+type rescue struct {
+	metadata raftmeta.Asker
+	store    store.Store
+	finder   interface {
+		Join(context.Context, dht.Want) (dht.Introduction, error)
+	}
+	// lost has a signal when blobs may have been lost.
+	lost <-chan struct{}
+	log  *slog.Logger
+	// spread is how long agents wait at most before they ask, each as long as chance
+	// says; they hear of a loss at the same time.
+	spread time.Duration
+}
+
+const (
+	rescueSpread = 2 * time.Second
+	rescueMost   = 10_000           // lost blobs looked at
+	rescueAgain  = 10 * time.Second // a membership lasts a little longer
+	rescueFor    = 10 * time.Minute // after which it waits for the next signal
+)
+
+func (r rescue) run(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-r.lost:
+		}
+		for until := time.Now().Add(rescueFor); time.Now().Before(until); {
+			if !rest(ctx, rand.N(r.spread+1)) {
+				return nil
+			}
+			if offered := r.offer(ctx); offered == 0 {
+				break
+			}
+			if !rest(ctx, rescueAgain) {
+				return nil
+			}
+		}
+	}
+}
+
+func rest(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// offer joins the swarm of each lost blob that is here, also in part, and returns how
+// many there are.
+func (r rescue) offer(ctx context.Context) (offered int) {
+	page := state.Page{Limit: 1000}
+	for seen := 0; seen < rescueMost; {
+		lost, _, err := raftmeta.Ask(ctx, r.metadata, meta.Bounded, state.ListLost{Page: page})
+		if err != nil {
+			r.log.Debug("the servers do not say what is lost", "error", err)
+			return offered
+		}
+		for _, l := range lost {
+			want, ok := r.have(ctx, l.Root)
+			if !ok {
+				continue
+			}
+			if _, err := r.finder.Join(ctx, want); err != nil {
+				r.log.Debug("a lost blob was not offered", "root", l.Root.String(), "error", err)
+				continue
+			}
+			r.log.Info("offering a blob that no server has any more", "root", l.Root.String(), "complete", want.Complete)
+			offered++
+		}
+		if seen += len(lost); len(lost) < page.Limit {
+			return offered
+		}
+		page.After = lost[len(lost)-1].Root.String()
+	}
+	return offered
+}
+
+// have says what is here of a blob.
+func (r rescue) have(ctx context.Context, root digest.CID) (dht.Want, bool) {
+	b, err := r.store.Open(ctx, root)
+	if err != nil {
+		return dht.Want{}, false
+	}
+	defer b.Close()
+	want := dht.Want{Root: root, Have: b.Have().Count(), Complete: b.Complete()}
+	return want, want.Have > 0
+}
