@@ -197,18 +197,7 @@ type demands struct {
 		raftmeta.Asker
 		raftmeta.Watcher
 	}
-}
-
-func (d demands) Pending(ctx context.Context, region meta.RegionName, after *meta.Replica, limit int) ([]meta.Replica, error) {
-	page := state.Page{Limit: limit}
-	if after != nil {
-		page.After = state.PendingAfter(*after)
-	}
-	r, asOf, err := raftmeta.Ask(ctx, d.store, meta.Local, state.PendingReplicas{Region: region, Page: page})
-	for i := range r {
-		r[i].Seen = asOf.Index
-	}
-	return r, err
+	incidents *incidents
 }
 
 func (d demands) Copies(ctx context.Context, root digest.CID) ([]meta.Replica, error) {
@@ -221,12 +210,19 @@ func (d demands) Watch(ctx context.Context, region meta.RegionName, changed func
 	if err != nil && !errors.Is(err, meta.ErrNotFound) {
 		return err
 	}
+	if err := d.incidents.list(ctx, d.store); err != nil {
+		return err
+	}
 	changed()
 	for change, err := range d.store.Watch(ctx, asOf.Index) {
 		if err != nil {
 			return err
 		}
-		if change.Region == region && (change.Kind == feed.KindDemand || change.Kind == feed.KindReplica && change.Deleted) {
+		switch {
+		case change.Kind == feed.KindHealth:
+			d.incidents.note(change)
+			changed()
+		case change.Region == region && (change.Kind == feed.KindDemand || change.Kind == feed.KindReplica && change.Deleted):
 			changed()
 		}
 	}

@@ -165,11 +165,12 @@ func (n *Node) buildServer(ctx context.Context) error {
 		return err
 	}
 	n.parts.Add("background fetches", func(ctx context.Context) error { return background.run(ctx, bytes.Ensure) })
+	outages := &incidents{}
 	replicas, err = repair.New(repair.Config{
 		Self: me.ID, Region: me.Region,
-		Demands: demands{records}, Reporter: reporter{records, records, me.ID}, Content: bytes,
-		Servers: func() []meta.NodeID { return n.holders(me.Region) },
-		Log:     log, Metrics: n.metrics,
+		Demands: demands{records, outages}, Reporter: reporter{records, records, me.ID}, Content: bytes,
+		Servers: func() []meta.NodeID { return n.holders(me.Region) }, Incident: outages.latest,
+		Log: log, Metrics: n.metrics,
 	})
 	if err != nil {
 		return err

@@ -2,17 +2,16 @@
 //
 // Within a region the holders of a blob are the first servers of Rank: rendezvous
 // hashing, so that all servers agree without talking and a change of servers moves
-// no more than it must. Plan turns what a region owes into the copies that one
-// server makes, in order; Sources orders the regions that it can come from.
+// no more than it must. Question.Due says which of what a region owes a server copies
+// itself, and when; Fair orders those copies so that classes and tenants get their
+// parts; Sources orders the regions that they can come from.
 //
-// The package is pure: no clock, no network, no state.
+// The package is pure: no clock, no network, no goroutines.
 package place
 
 import (
 	"bytes"
 	"cmp"
-	"container/heap"
-	"iter"
 	"slices"
 	"time"
 
@@ -75,10 +74,10 @@ func Holders(root digest.CID, servers []meta.NodeID, copies int) []meta.NodeID {
 	return ranked[:min(max(copies, 0), len(ranked))]
 }
 
-// Question is what Plan is asked.
+// Question is what Due is asked.
 type Question struct {
 	Self meta.NodeID
-	// Servers are those of Self's region.
+	// Servers are those of Self's region, sorted and each once.
 	Servers []meta.NodeID
 	// Copies is how many of them keep a blob; 0 is DefaultCopies.
 	Copies int
@@ -86,8 +85,8 @@ type Question struct {
 	// StandIn is how long the holders may take: after it, and again after each
 	// further StandIn, one more server of the ranking makes a copy too. 0 is never.
 	StandIn time.Duration
-	// Limit is the most copies to answer; none are answered below 1.
-	Limit int
+
+	buf []byte // scratch memory
 }
 
 // Copy is a copy for Self to make.
@@ -95,75 +94,28 @@ type Copy struct {
 	Demand meta.Replica
 	// Rank is Self's place among the servers; from Copies on it stands in.
 	Rank int
+	// Lane is whose turn it is.
+	Lane Lane
 }
 
-// Plan returns the copies that q.Self should make of what its region owes: the most
-// critical class first, then the oldest demand. wake is when a demand that is not
-// Self's yet may become so, zero when none is.
-//
-// demands are the region's pending ones, in any order; Plan keeps no more than
-// q.Limit of them.
-func Plan(q Question, demands iter.Seq[meta.Replica]) (copies []Copy, wake time.Time) {
+// Due says whether Self makes a copy of d now. If not, wake is when it may become
+// Self's, zero when it never does.
+func (q *Question) Due(d meta.Replica) (c Copy, due bool, wake time.Time) {
 	want := q.Copies
 	if want == 0 {
 		want = DefaultCopies
 	}
-	servers := slices.Compact(slices.Sorted(slices.Values(q.Servers)))
-	var buf []byte
-	var h leastUrgent
-	for d := range demands {
-		rank := rankOf(q.Self, d.Root, servers, &buf)
-		if rank < 0 {
-			continue
-		}
-		if rank >= want {
-			if q.StandIn <= 0 {
-				continue
-			}
-			from := d.Demand.Std().Add(time.Duration(rank-want+1) * q.StandIn)
-			if q.Now.Before(from) {
-				if wake.IsZero() || from.Before(wake) {
-					wake = from
-				}
-				continue
-			}
-		}
-		c := Copy{Demand: d, Rank: rank}
-		if len(h) < q.Limit {
-			heap.Push(&h, c)
-		} else if len(h) > 0 && urgency(c, h[0]) < 0 {
-			h[0] = c
-			heap.Fix(&h, 0)
+	rank := rankOf(q.Self, d.Root, q.Servers, &q.buf)
+	switch {
+	case rank < 0 || rank >= want && q.StandIn <= 0:
+		return c, false, wake
+	case rank >= want:
+		from := d.Demand.Std().Add(time.Duration(rank-want+1) * q.StandIn)
+		if q.Now.Before(from) {
+			return c, false, from
 		}
 	}
-	slices.SortFunc(h, urgency)
-	return h, wake
-}
-
-var classOrder = map[meta.Class]int{meta.ClassCritical: 0, meta.ClassStandard: 1, meta.ClassCold: 2}
-
-// urgency is negative when a comes before b.
-func urgency(a, b Copy) int {
-	class := func(c Copy) int {
-		if order, ok := classOrder[c.Demand.Class]; ok {
-			return order
-		}
-		return len(classOrder)
-	}
-	return cmp.Or(cmp.Compare(class(a), class(b)), cmp.Compare(a.Demand.Demand, b.Demand.Demand),
-		bytes.Compare(a.Demand.Root[:], b.Demand.Root[:]))
-}
-
-type leastUrgent []Copy
-
-func (h leastUrgent) Len() int           { return len(h) }
-func (h leastUrgent) Less(i, j int) bool { return urgency(h[i], h[j]) > 0 }
-func (h leastUrgent) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
-func (h *leastUrgent) Push(x any)        { *h = append(*h, x.(Copy)) }
-func (h *leastUrgent) Pop() any {
-	last := (*h)[len(*h)-1]
-	*h = (*h)[:len(*h)-1]
-	return last
+	return Copy{Demand: d, Rank: rank}, true, wake
 }
 
 // Sources returns the regions with a verified copy in the order to ask them: self

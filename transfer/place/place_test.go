@@ -75,35 +75,9 @@ func demand(i int, class meta.Class, age time.Duration) meta.Replica {
 	return meta.Replica{Root: root(i), Region: "eu", Class: class, Demand: meta.TimeOf(epoch.Add(-age)), State: meta.ReplicaPending}
 }
 
-func TestPlanOrder(t *testing.T) {
-	demands := []meta.Replica{
-		demand(1, meta.ClassCold, time.Hour),
-		demand(2, meta.ClassStandard, time.Minute),
-		demand(3, meta.ClassCritical, time.Second),
-		demand(4, meta.ClassStandard, time.Hour),
-		demand(5, "unheard of", 2*time.Hour),
-		demand(6, meta.ClassCritical, time.Minute),
-	}
-	want := []int{6, 3, 4, 2, 1, 5}
-	for limit := range len(demands) + 2 {
-		got, _ := Plan(Question{Self: "a", Servers: []meta.NodeID{"a"}, Now: epoch, Limit: limit}, slices.Values(demands))
-		if len(got) != min(limit, len(want)) {
-			t.Fatalf("limit %d: %d copies", limit, len(got))
-		}
-		for k, c := range got {
-			if c.Demand.Root != root(want[k]) {
-				t.Errorf("limit %d: copy %d is not of %d", limit, k, want[k])
-			}
-		}
-	}
-	if got, _ := Plan(Question{Self: "b", Servers: []meta.NodeID{"a"}, Now: epoch, Limit: 9}, slices.Values(demands)); len(got) != 0 {
-		t.Errorf("a server of no region plans %v", got)
-	}
-}
-
-// Each demand is planned by exactly its holders; when they do not come, by one more
+// Each demand is due at exactly its holders; when they do not come, by one more
 // server after each stand-in time, in the order of the ranking.
-func TestPlanProperties(t *testing.T) {
+func TestDueProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		all := servers(rapid.IntRange(1, 6).Draw(t, "servers"))
 		copies := rapid.IntRange(1, 3).Draw(t, "copies")
@@ -113,14 +87,14 @@ func TestPlanProperties(t *testing.T) {
 		ranked := Rank(d.Root, all)
 		due := min(copies+int(age/standIn), len(all))
 		for rank, s := range ranked {
-			q := Question{Self: s, Servers: all, Copies: copies, Now: epoch, StandIn: standIn, Limit: 10}
-			got, wake := Plan(q, slices.Values([]meta.Replica{d}))
-			if (len(got) == 1) != (rank < due) {
-				t.Fatalf("rank %d of %d plans %d copies at age %v", rank, len(all), len(got), age)
+			q := Question{Self: s, Servers: all, Copies: copies, Now: epoch, StandIn: standIn}
+			got, is, wake := q.Due(d)
+			if is != (rank < due) {
+				t.Fatalf("rank %d of %d is due: %v, at age %v", rank, len(all), is, age)
 			}
-			if len(got) == 1 {
-				if got[0].Rank != rank || !wake.IsZero() {
-					t.Fatalf("rank %d, want %d; wake %v", got[0].Rank, rank, wake)
+			if is {
+				if got.Rank != rank || got.Demand.Root != d.Root || !wake.IsZero() {
+					t.Fatalf("rank %d, want %d; wake %v", got.Rank, rank, wake)
 				}
 				continue
 			}
@@ -128,12 +102,16 @@ func TestPlanProperties(t *testing.T) {
 				t.Fatalf("wake %v", wake)
 			}
 			q.Now = wake
-			if got, _ := Plan(q, slices.Values([]meta.Replica{d})); len(got) != 1 {
+			if _, is, _ := q.Due(d); !is {
 				t.Fatal("not due when it said so")
 			}
 			q.StandIn = 0
-			if got, wake := Plan(q, slices.Values([]meta.Replica{d})); len(got) != 0 || !wake.IsZero() {
+			if _, is, wake := q.Due(d); is || !wake.IsZero() {
 				t.Fatal("stands in though it never should")
+			}
+			q.Self = "of another region"
+			if _, is, wake := q.Due(d); is || !wake.IsZero() {
+				t.Fatal("a server of no region makes copies")
 			}
 		}
 	})
@@ -156,18 +134,5 @@ func TestSources(t *testing.T) {
 	}
 	if got := Sources("eu", nil, nil); len(got) != 0 {
 		t.Errorf("Sources of nothing = %v", got)
-	}
-}
-
-// BenchmarkPlan is the claim that a backlog of 100,000 demands is planned in well
-// under a second.
-func BenchmarkPlan(b *testing.B) {
-	demands := make([]meta.Replica, 100_000)
-	for i := range demands {
-		demands[i] = demand(i, meta.ClassStandard, time.Duration(i)*time.Millisecond)
-	}
-	all := servers(3)
-	for b.Loop() {
-		Plan(Question{Self: all[0], Servers: all, Now: epoch, StandIn: time.Minute, Limit: 1024}, slices.Values(demands))
 	}
 }

@@ -1,11 +1,14 @@
 package repair
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"iter"
 	"log/slog"
+	"maps"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -22,8 +25,9 @@ import (
 )
 
 const (
-	pageDemands  = 1000                  // asked of the metadata at once
-	planMost     = 1024                  // copies planned ahead
+	pageFirst    = 64                    // demands asked of a lane at first
+	pageDemands  = 1000                  // and then at once
+	planMost     = 512                   // copies planned ahead
 	rememberMost = 1 << 16               // outcomes remembered; a forgotten one is found out again
 	relistEvery  = 30 * time.Second      // without news, in case news were lost
 	settleDelay  = 20 * time.Millisecond // demands come in bursts: one listing for all of a push
@@ -32,7 +36,8 @@ const (
 	trustCopy    = 5 * time.Minute       // and one that was made and reported
 	retryFirst   = 250 * time.Millisecond
 	retryMost    = 5 * time.Minute
-	failAfter    = 3 // attempts after which a copy is reported failed
+	activeHalf   = 20 * time.Second // half-life of what was lately copied for a tenant
+	failAfter    = 3                // attempts after which a copy is reported failed
 	reportMost   = 1000
 	reportQueue  = 10_000
 	damageQueue  = 1024
@@ -50,10 +55,59 @@ type Loop struct {
 	results chan result
 	backlog atomic.Int64
 
-	// Of the goroutine of Run that plans. running is false for a copy that was found
-	// damaged while it was being made.
-	running map[digest.CID]bool
+	// Of the goroutine of Run that plans.
+	running map[digest.CID]*making
 	known   *lru.Cache[digest.CID, outcome]
+	fair    place.Fair
+	passed  map[laneName]passed
+	active  map[string]activity // by tenant
+	all     time.Time           // when everything was last looked at
+}
+
+// IncidentPause is how long copies that are not critical wait when a region or its
+// blobs go out: what is left belongs to clients, failing over, and to what is critical.
+// Longer they do not wait, since they are owed too, perhaps because of that incident.
+const IncidentPause = 10 * time.Minute
+
+// making is a copy under way.
+type making struct {
+	lane place.Lane
+	// sound is false when it was found damaged while it was being made.
+	sound bool
+}
+
+// activity is how much was lately copied for a tenant: work, in bytes, as of last, of
+// which half is forgotten each activeHalf.
+type activity struct {
+	last   time.Time
+	work   float64
+	weight int
+}
+
+func (a activity) at(now time.Time) float64 {
+	return a.work * math.Exp2(-now.Sub(a.last).Seconds()/activeHalf.Seconds())
+}
+
+// began notes the work of a copy.
+func (l *Loop) began(c place.Copy) {
+	now := time.Now()
+	a := l.active[c.Lane.Tenant]
+	l.active[c.Lane.Tenant] = activity{now, a.at(now) + place.Cost(c.Demand), max(c.Lane.Weight, 1)}
+}
+
+type laneName struct {
+	class  meta.Class
+	tenant string
+}
+
+func nameOf(l place.Lane) laneName { return laneName{l.Class, l.Tenant} }
+
+// passed is how far the front of a lane holds nothing to be done before a time: made and
+// not yet seen, others' to make, failing. So what waits for others does not have to be
+// read again for each new demand.
+type passed struct {
+	last  meta.Replica
+	until time.Time
 }
 
 // outcome is what is remembered of a copy that is still owed: made but not yet seen in
@@ -95,7 +149,7 @@ func New(cfg Config) (*Loop, error) {
 		cfg: cfg, log: log,
 		wake: make(chan struct{}, 1), damaged: make(chan damage, damageQueue),
 		reports: make(chan meta.Replica, reportQueue), results: make(chan result),
-		running: map[digest.CID]bool{},
+		running: map[digest.CID]*making{}, passed: map[laneName]passed{}, active: map[string]activity{},
 	}
 	var err error
 	if l.known, err = lru.New[digest.CID, outcome](rememberMost); err != nil {
@@ -183,12 +237,14 @@ func (l *Loop) plan(ctx context.Context) error {
 	)
 	defer due.Stop()
 	for {
-		for len(queue) > 0 && len(l.running) < l.cfg.Workers {
-			demand := queue[0].Demand
-			queue = queue[1:]
-			l.running[demand.Root] = true
+		for at := l.next(queue); at >= 0; at = l.next(queue) {
+			copy := queue[at]
+			queue = slices.Delete(queue, at, at+1)
+			l.fair.Serve(copy)
+			l.began(copy)
+			l.running[copy.Demand.Root] = &making{lane: copy.Lane, sound: true}
 			workers.Go(func() error {
-				r := l.make(ctx, demand)
+				r := l.make(ctx, copy.Demand)
 				select {
 				case l.results <- r:
 				case <-ctx.Done():
@@ -208,12 +264,11 @@ func (l *Loop) plan(ctx context.Context) error {
 				bringTo(again)
 			}
 		case d := <-l.damaged:
-			root := d.root
-			if _, making := l.running[root]; making {
-				l.running[root] = false
+			if m := l.running[d.root]; m != nil {
+				m.sound = false
 			}
-			l.known.Remove(root)
-			l.tell(meta.Replica{Root: root, State: meta.ReplicaFailed, Reason: d.reason})
+			l.forget(d.root)
+			l.tell(meta.Replica{Root: d.root, State: meta.ReplicaFailed, Reason: d.reason})
 		case <-l.wake:
 			bringTo(time.Now().Add(pause))
 		case <-due.C:
@@ -247,66 +302,188 @@ func later(a, b time.Time) time.Time {
 	return b
 }
 
-// list plans over all that is owed and is neither under way nor to be left alone. next
-// is when something that waits becomes due.
-func (l *Loop) list(ctx context.Context) (planned []place.Copy, next time.Time, err error) {
+// next returns which copy of the queue may begin, -1 when none may.
+//
+// The link is shared by what is under way, so whose turn it is alone would not keep a
+// tenant with much waiting from filling it. No tenant takes all workers. One that had
+// more copied lately than its part among the tenants of that time has at most its part
+// of the workers, and begins nothing beside another's copy of its class or a more
+// urgent one: what the others leave is its. It is held up no longer than that they
+// catch up with it. The cold class never has more than half of the workers.
+func (l *Loop) next(queue []place.Copy) int {
+	if len(queue) == 0 || len(l.running) >= l.cfg.Workers {
+		return -1
+	}
+	tenants, cold := map[string]int{}, 0
+	for _, m := range l.running {
+		tenants[m.lane.Tenant]++
+		if m.lane.Class == meta.ClassCold {
+			cold++
+		}
+	}
 	now := time.Now()
-	soonest := func(t time.Time) {
-		if !t.IsZero() && (next.IsZero() || t.Before(next)) {
-			next = t
+	weights, works := 0, 0.0
+	for tenant, a := range l.active {
+		work := a.at(now)
+		if work < 1 && tenants[tenant] == 0 {
+			delete(l.active, tenant)
+			continue
 		}
+		weights, works = weights+a.weight, works+work
 	}
-	demands := func(yield func(meta.Replica) bool) {
-		for d, listErr := range l.pending(ctx) {
-			if listErr != nil {
-				err = listErr
-				return
-			}
-			if _, running := l.running[d.Root]; running {
-				continue
-			}
-			if o, ok := l.known.Peek(d.Root); ok && o.demand == d.Demand && now.Before(o.again) {
-				soonest(o.again)
-				continue
-			}
-			if !yield(d) {
-				return
+	beyond := func(tenant string) bool {
+		a, ok := l.active[tenant]
+		return ok && a.at(now)*float64(weights) > works*float64(a.weight)
+	}
+	most := max(l.cfg.Workers-max(l.cfg.Workers/4, 1), 1)
+	may := func(lane place.Lane) bool {
+		running := tenants[lane.Tenant]
+		if !beyond(lane.Tenant) {
+			return running < most
+		}
+		for _, m := range l.running {
+			if m.lane.Tenant != lane.Tenant && !place.MoreUrgent(lane.Class, m.lane.Class) && !beyond(m.lane.Tenant) {
+				return false
 			}
 		}
+		return running < max(min(most, l.cfg.Workers*l.active[lane.Tenant].weight/weights), 1)
 	}
-	planned, wake := place.Plan(place.Question{
-		Self: l.cfg.Self, Servers: l.cfg.Servers(), Copies: l.cfg.Copies,
-		Now: now, StandIn: l.cfg.StandIn, Limit: planMost,
-	}, demands)
-	if err != nil {
-		return nil, next, err
-	}
-	soonest(wake)
-	l.backlog.Store(int64(len(planned)))
-	return planned, next, nil
+	mostCold := max(l.cfg.Workers/2, 1)
+	return slices.IndexFunc(queue, func(c place.Copy) bool {
+		return l.running[c.Demand.Root] == nil && (c.Lane.Class != meta.ClassCold || cold < mostCold) && may(c.Lane)
+	})
 }
 
-// pending yields all demands of the region.
-func (l *Loop) pending(ctx context.Context) iter.Seq2[meta.Replica, error] {
-	return func(yield func(meta.Replica, error) bool) {
+// forget makes the Loop look at a copy again.
+func (l *Loop) forget(root digest.CID) {
+	l.known.Remove(root)
+	clear(l.passed)
+}
+
+// list plans over what is owed and is neither under way nor to be left alone. wake is
+// when something that waits becomes due, zero when nothing waits.
+func (l *Loop) list(ctx context.Context) (planned []place.Copy, wake time.Time, err error) {
+	lanes, err := l.cfg.Demands.Lanes(ctx, l.cfg.Region)
+	if err != nil {
+		return nil, wake, fmt.Errorf("list the lanes of %s: %w", l.cfg.Region, err)
+	}
+	p := &listing{
+		Loop: l, now: time.Now(),
+		question: place.Question{
+			Self: l.cfg.Self, Servers: slices.Compact(slices.Sorted(slices.Values(l.cfg.Servers()))),
+			Copies: l.cfg.Copies, Now: time.Now(), StandIn: l.cfg.StandIn,
+		},
+	}
+	if p.now.Sub(l.all) >= relistEvery {
+		// News may have been lost, servers may have come or gone.
+		l.all = p.now
+		clear(l.passed)
+	}
+	lanes = p.urgent(lanes)
+	planned = l.fair.Order(lanes, planMost, func(lane place.Lane) iter.Seq[place.Copy] { return p.due(ctx, lane) })
+	if p.err != nil {
+		return nil, p.wake, p.err
+	}
+	there := make(map[laneName]bool, len(lanes))
+	for _, lane := range lanes {
+		there[nameOf(lane)] = true
+	}
+	maps.DeleteFunc(l.passed, func(name laneName, _ passed) bool { return !there[name] })
+	l.backlog.Store(int64(len(planned)))
+	return planned, p.wake, nil
+}
+
+// listing is one list.
+type listing struct {
+	*Loop
+	now      time.Time
+	question place.Question
+	wake     time.Time
+	err      error // the first
+}
+
+// soonest notes that something is due at t.
+func (p *listing) soonest(t time.Time) {
+	if !t.IsZero() && (p.wake.IsZero() || t.Before(p.wake)) {
+		p.wake = t
+	}
+}
+
+// urgent leaves out what waits for the end of an incident.
+func (p *listing) urgent(lanes []place.Lane) []place.Lane {
+	if p.cfg.Incident == nil {
+		return lanes
+	}
+	since, severe := p.cfg.Incident()
+	end := since.Add(IncidentPause)
+	if !severe || !p.now.Before(end) {
+		p.metrics.paused.Set(0)
+		return lanes
+	}
+	p.metrics.paused.Set(1)
+	p.soonest(end)
+	return slices.DeleteFunc(lanes, func(l place.Lane) bool { return l.Class != meta.ClassCritical })
+}
+
+// due yields the copies of a lane that may begin now.
+func (p *listing) due(ctx context.Context, lane place.Lane) iter.Seq[place.Copy] {
+	return func(yield func(place.Copy) bool) {
+		name := nameOf(lane)
+		front, known := p.passed[name]
+		if known = known && p.now.Before(front.until); !known {
+			front = passed{until: p.now.Add(relistEvery)}
+		}
+		p.soonest(front.until)
+		atFront := true // nothing so far has to be read again before front.until
+		keep := func() {
+			if front.last.Root != (digest.CID{}) {
+				p.passed[name] = front
+			}
+		}
+		defer keep()
 		var after *meta.Replica
-		for {
-			page, err := l.cfg.Demands.Pending(ctx, l.cfg.Region, after, pageDemands)
+		if known {
+			after = &front.last
+		}
+		for limit := pageFirst; ; limit = pageDemands {
+			page, err := p.cfg.Demands.Pending(ctx, p.cfg.Region, lane, after, limit)
 			if err != nil {
-				yield(meta.Replica{}, fmt.Errorf("list demands of %s: %w", l.cfg.Region, err))
+				p.err = cmp.Or(p.err, fmt.Errorf("list demands of %s: %w", p.cfg.Region, err))
 				return
 			}
 			for _, d := range page {
-				if !yield(d, nil) {
+				c, due, wake := p.look(d)
+				if due || p.running[d.Root] != nil {
+					atFront = false
+				}
+				if atFront {
+					front.last = d
+					if !wake.IsZero() && wake.Before(front.until) {
+						front.until = wake
+					}
+				}
+				p.soonest(wake)
+				if due && !yield(c) {
 					return
 				}
-				after = &d
 			}
-			if len(page) < pageDemands {
+			if len(page) == 0 {
 				return
 			}
+			after = &page[len(page)-1]
 		}
 	}
+}
+
+// look says whether a copy of d may begin, and if not, when it may.
+func (p *listing) look(d meta.Replica) (c place.Copy, due bool, wake time.Time) {
+	if p.running[d.Root] != nil {
+		return c, false, wake
+	}
+	if o, ok := p.known.Peek(d.Root); ok && o.demand == d.Demand && p.now.Before(o.again) {
+		return c, false, o.again
+	}
+	return p.question.Due(d)
 }
 
 // make brings one copy here, unless enough servers have verified theirs.
@@ -347,7 +524,7 @@ func (l *Loop) make(ctx context.Context, d meta.Replica) result {
 // is done.
 func (l *Loop) conclude(ctx context.Context, r result) (again time.Time) {
 	root, now := r.demand.Root, time.Now()
-	sound := l.running[root]
+	sound := l.running[root].sound
 	delete(l.running, root)
 	if r.err == nil && !sound {
 		r.err = fmt.Errorf("it was damaged again: %w", meta.ErrCorrupt)
@@ -398,7 +575,7 @@ func (l *Loop) tell(r meta.Replica) {
 	select {
 	case l.reports <- r:
 	default:
-		l.known.Remove(r.Root)
+		l.forget(r.Root)
 		l.metrics.dropped.Inc()
 	}
 }

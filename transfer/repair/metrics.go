@@ -12,6 +12,7 @@ type metrics struct {
 	dropped  prometheus.Counter
 	seconds  prometheus.Histogram
 	lag      *prometheus.HistogramVec
+	paused   prometheus.Gauge
 }
 
 func newMetrics(r prometheus.Registerer, l *Loop) *metrics {
@@ -27,11 +28,13 @@ func newMetrics(r prometheus.Registerer, l *Loop) *metrics {
 			Help: "Time to fetch and check one copy.", Buckets: prometheus.ExponentialBuckets(0.005, 4, 9)}),
 		lag: prometheus.NewHistogramVec(prometheus.HistogramOpts{Namespace: "shoal", Subsystem: "repair", Name: "lag_seconds",
 			Help: "Time from the demand to the verified copy.", Buckets: prometheus.ExponentialBuckets(0.05, 3, 10)}, []string{"class"}),
+		paused: prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "shoal", Subsystem: "repair", Name: "paused",
+			Help: "1 while copies that are not critical wait because of an incident."}),
 	}
 	backlog := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "shoal", Subsystem: "repair", Name: "backlog",
-		Help: "Copies planned for this server at the last listing, at most 1,024."}, func() float64 { return float64(l.backlog.Load()) })
+		Help: "Copies planned for this server at the last listing, at most 512."}, func() float64 { return float64(l.backlog.Load()) })
 	if r != nil {
-		r.MustRegister(m.outcomes, m.bytes, m.dropped, m.seconds, m.lag, backlog)
+		r.MustRegister(m.outcomes, m.bytes, m.dropped, m.seconds, m.lag, m.paused, backlog)
 	}
 	return m
 }

@@ -1,10 +1,11 @@
 // Package repair brings a region's copies into being.
 //
-// A Loop runs on each server. It learns which blobs its region owes (Demands), lets
-// place.Plan decide which of them this server keeps, fetches and checks those
-// (Content), most critical first, and reports the outcome in batches (Reporter).
-// Nothing is remembered that the metadata does not say: a restart lists the demands
-// anew and finds in the store what has already arrived. Start reading at Loop.
+// A Loop runs on each server. It learns which blobs its region owes, in a lane for each
+// class and tenant (Demands), lets place decide which of them this server keeps and
+// whose turn it is (Question.Due, Fair), fetches and checks those (Content), and
+// reports the outcome in batches (Reporter). Nothing is remembered that the metadata
+// does not say, but for whose turn it is: a restart lists the demands anew and finds in
+// the store what has already arrived. Start reading at Loop.
 //
 // Run owns all goroutines.
 package repair
@@ -17,15 +18,18 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/transfer/place"
 	"github.com/shoal-registry/shoal/verify/digest"
 )
 
 // Demands is what the metadata says a region owes.
 type Demands interface {
+	// Lanes lists the classes and tenants to whom the region owes something.
+	Lanes(ctx context.Context, region meta.RegionName) ([]place.Lane, error)
 	// Pending returns at most limit demands of the region (replicas without a Server)
-	// that are not verified, oldest first, behind after, which may be verified or
-	// gone meanwhile; nil is the start.
-	Pending(ctx context.Context, region meta.RegionName, after *meta.Replica, limit int) ([]meta.Replica, error)
+	// and lane that are not verified, oldest first, behind after, which may be verified
+	// or gone meanwhile; nil is the start. An empty page is the end.
+	Pending(ctx context.Context, region meta.RegionName, lane place.Lane, after *meta.Replica, limit int) ([]meta.Replica, error)
 	// Copies returns all that is known of root's copies, of all regions.
 	Copies(ctx context.Context, root digest.CID) ([]meta.Replica, error)
 	// Watch calls changed, which does not block, whenever the region's demands may
@@ -61,6 +65,10 @@ type Config struct {
 	// StandIn is how long a holder may take before the next server fetches in its
 	// stead; 0 is 2 minutes.
 	StandIn time.Duration
+	// Incident says since when, if at all, a region or its blobs are out: for
+	// IncidentPause from then on only critical copies are begun. It does not block. Nil
+	// knows of none.
+	Incident func() (since time.Time, severe bool)
 	// Log is silent when nil, Metrics unregistered when nil.
 	Log     *slog.Logger
 	Metrics prometheus.Registerer

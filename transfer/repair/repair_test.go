@@ -38,15 +38,20 @@ type cluster struct {
 	watchErr error
 	report   error
 	lists    int
+	read     int // demands
+	// reporting sees each report under mu.
+	reporting func(meta.Replica)
 }
 
 func newCluster() *cluster { return &cluster{copies: map[digest.CID][]meta.Replica{}} }
 
-func (c *cluster) demand(i int, class meta.Class) digest.CID {
+func (c *cluster) demand(i int, class meta.Class) digest.CID { return c.demandOf("acme", i, class, 10) }
+
+func (c *cluster) demandOf(tenant string, i int, class meta.Class, storedBytes int64) digest.CID {
 	root := digest.Sum(fmt.Appendf(nil, "root %d", i))
 	c.mu.Lock()
 	c.demands = append(c.demands, meta.Replica{
-		Root: root, Region: "eu", State: meta.ReplicaPending, Class: class, StoredBytes: 10,
+		Root: root, Region: "eu", State: meta.ReplicaPending, Class: class, StoredBytes: storedBytes, Context: tenant,
 		Digest: digest.FromBytes(root[:]), Demand: meta.TimeOf(time.Now()),
 	})
 	changed := slices.Clone(c.changed)
@@ -57,22 +62,38 @@ func (c *cluster) demand(i int, class meta.Class) digest.CID {
 	return root
 }
 
-func (c *cluster) Pending(_ context.Context, region meta.RegionName, after *meta.Replica, limit int) ([]meta.Replica, error) {
+func (c *cluster) Lanes(_ context.Context, region meta.RegionName) (lanes []place.Lane, _ error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.lists++
 	if c.listErr != nil {
 		return nil, c.listErr
 	}
+	for _, d := range c.demands {
+		in := func(l place.Lane) bool { return l.Class == d.Class && l.Tenant == d.Context }
+		if d.State != meta.ReplicaVerified && !slices.ContainsFunc(lanes, in) {
+			lanes = append(lanes, place.Lane{Class: d.Class, Tenant: d.Context, Weight: 4, Oldest: d.Demand})
+		}
+	}
+	return lanes, nil
+}
+
+func (c *cluster) Pending(_ context.Context, region meta.RegionName, lane place.Lane, after *meta.Replica, limit int) ([]meta.Replica, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	var out []meta.Replica
 	skip := after != nil
 	for _, d := range c.demands {
+		if d.Class != lane.Class || d.Context != lane.Tenant {
+			continue
+		}
 		if skip {
 			skip = d.Root != after.Root
 			continue
 		}
 		if d.State != meta.ReplicaVerified && len(out) < limit {
 			out = append(out, d)
+			c.read++
 		}
 	}
 	return out, nil
@@ -113,6 +134,9 @@ func (c *cluster) Report(_ context.Context, replicas []meta.Replica) error {
 	}
 	for _, r := range replicas {
 		c.reports = append(c.reports, r)
+		if c.reporting != nil {
+			c.reporting(r)
+		}
 		known := c.copies[r.Root]
 		if k := slices.IndexFunc(known, func(o meta.Replica) bool { return o.Server == r.Server }); k >= 0 {
 			known[k] = r
@@ -313,7 +337,7 @@ func TestCriticalFirstAndBounded(t *testing.T) {
 		for i := range 20 {
 			c.demand(i, meta.ClassCold)
 		}
-		start(t, c, "a", []meta.NodeID{"a"}, func(cfg *Config) { cfg.Workers = 2 })
+		start(t, c, "a", []meta.NodeID{"a"}, func(cfg *Config) { cfg.Workers = 4 })
 		after(1500 * time.Millisecond)
 		urgent := c.demand(100, meta.ClassCritical) // overtakes what waits
 		after(2 * time.Second)
@@ -322,7 +346,7 @@ func TestCriticalFirstAndBounded(t *testing.T) {
 			t.Errorf("the critical one came at place %d", k)
 		}
 		after(20 * time.Second)
-		if made, most := c.made(); len(made) != 21 || most != 2 {
+		if made, most := c.made(); len(made) != 21 || most != 3 { // two cold ones and it
 			t.Errorf("%d copies, at most %d at once", len(made), most)
 		}
 	})
