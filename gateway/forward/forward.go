@@ -15,11 +15,18 @@
 // Shoal-Request-Id keeps the request's name. The gateway of the server believes
 // them only from nodes.
 //
-// Start reading at Forwarder.Server. The package starts no goroutines of its own;
-// net/http's end with the connection, Close ends the idle ones.
+// A server that stops answering, by a signal or a cut, keeps its connections: while a
+// request waits for its answer the server is asked, over a connection of its own, to
+// prove that it lives (alive.go). One that does not is left, and comes back when it
+// proves it again. Servers of the own region come first, then those of the nearest.
+//
+// Start reading at Forwarder.Server. A Forwarder has one goroutine while a server of
+// its region is down, and one a request that waits; Close ends the first, the answer
+// the others. net/http's end with the connection.
 package forward
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -54,11 +61,9 @@ const (
 	maxHops = 3
 	// maxTries bounds the servers tried for one request.
 	maxTries = 4
-	// downFor is how long a server that could not be reached comes last.
-	downFor = 10 * time.Second
 
-	dialTimeout      = 3 * time.Second
-	handshakeTimeout = 5 * time.Second
+	dialTimeout      = 2 * time.Second
+	handshakeTimeout = 3 * time.Second
 	// answerTimeout is how long a server may think once it has the whole request.
 	answerTimeout = 2 * time.Minute
 	// stallTimeout ends a connection that takes no byte for so long.
@@ -80,7 +85,7 @@ type Roster interface {
 	Node(context.Context, meta.NodeID) (meta.Node, error)
 }
 
-// Config is what a Forwarder is made of; all fields are required.
+// Config is what a Forwarder is made of; all fields but Distance are required.
 type Config struct {
 	Self   meta.NodeID
 	Region meta.RegionName
@@ -90,6 +95,10 @@ type Config struct {
 	TLS *tls.Config
 	// Identify returns which node the other side proved to be.
 	Identify func(*tls.ConnectionState) (meta.NodeID, error)
+	// Distance is the round trip to a region, 0 when unknown; nil knows none. Serves
+	// says that a server is recorded to take writes; nil, that all are.
+	Distance func(meta.RegionName) time.Duration
+	Serves   func(meta.NodeID) bool
 	Log      *slog.Logger
 }
 
@@ -98,9 +107,15 @@ type Forwarder struct {
 	Config
 	transport *http.Transport
 
-	mu     sync.Mutex
-	sticky meta.NodeID
-	down   map[meta.NodeID]time.Time // until when; at most one entry a server
+	mu       sync.Mutex
+	sticky   meta.NodeID
+	down     map[meta.NodeID]bool // did not prove that it lives; servers of the roster
+	checks   map[meta.NodeID]*check
+	watching bool
+
+	ended   context.Context
+	end     context.CancelFunc
+	watcher sync.WaitGroup
 }
 
 // New builds a Forwarder; Close frees it.
@@ -112,7 +127,8 @@ func New(c Config) (*Forwarder, error) {
 	}
 	c.TLS = c.TLS.Clone()
 	c.TLS.NextProtos = []string{"http/1.1"}
-	f := &Forwarder{Config: c, down: map[meta.NodeID]time.Time{}}
+	f := &Forwarder{Config: c, down: map[meta.NodeID]bool{}, checks: map[meta.NodeID]*check{}}
+	f.ended, f.end = context.WithCancel(context.Background())
 	protocols := new(http.Protocols)
 	// HTTP/1.1 only: a body has its connection for itself, and small requests do
 	// not wait behind it.
@@ -133,10 +149,15 @@ func New(c Config) (*Forwarder, error) {
 }
 
 // Close closes idle connections. Requests under way end by themselves.
-func (f *Forwarder) Close() { f.transport.CloseIdleConnections() }
+func (f *Forwarder) Close() {
+	f.end()
+	f.watcher.Wait()
+	f.transport.CloseIdleConnections()
+}
 
-// Server sends r to a server: the one used last while it answers, else of the
-// own region, else of another. w gets the answer.
+// Server sends r to a server that lives: of the own region, there the one used last,
+// else of the nearest region that has one. w gets the answer. What only reads is sent
+// to the next when a server stops answering.
 //
 // Errors: meta.ErrUnavailable when no server could be reached, *BrokenError when
 // one broke off, before anything was written to w; *CutError after.
@@ -155,10 +176,14 @@ func (f *Forwarder) Server(w http.ResponseWriter, r *http.Request) error {
 			f.worked(n.ID)
 			return nil
 		}
-		if sent || r.Context().Err() != nil {
+		broken, _ := errors.AsType[*BrokenError](err)
+		if broken != nil {
+			f.failed(n.ID)
+		}
+		again := broken != nil && (r.Method == http.MethodGet || r.Method == http.MethodHead) && r.ContentLength == 0
+		if sent && !again || r.Context().Err() != nil {
 			return err
 		}
-		f.failed(n.ID)
 		if tried++; tried == maxTries {
 			break
 		}
@@ -187,41 +212,53 @@ func (f *Forwarder) Node(w http.ResponseWriter, r *http.Request, id meta.NodeID)
 	return fmt.Errorf("forward: its server %s cannot be reached: %w", id, unreachable)
 }
 
-// order puts servers in the order of trying. Equal ones are spread by rendezvous
-// of this node and the server, so that agents do not all choose the same.
+// order puts servers in the order of trying: those that live and serve, of the own
+// region, then of the others by distance, then those that do not. Equal ones are spread
+// by rendezvous of this node and the server, so that agents do not all choose the same.
 func (f *Forwarder) order(servers []meta.Node) []meta.Node {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	now := time.Now()
-	weight := func(n meta.Node) (class int, spread uint64) {
-		switch {
-		case f.down[n.ID].After(now):
-			class = 3
-		case n.ID == f.sticky:
-			class = 0
-		case n.Region == f.Region:
-			class = 1
-		default:
-			class = 2
+	type rank struct {
+		class  int
+		away   time.Duration
+		sticky bool
+		spread uint64
+	}
+	ranks := make(map[meta.NodeID]rank, len(servers))
+	for _, n := range servers {
+		r := rank{sticky: n.ID == f.sticky}
+		if n.Region != f.Region {
+			r.class = 1
+			if f.Distance != nil {
+				r.away = f.Distance(n.Region)
+			}
+			if r.away <= 0 {
+				r.away = time.Hour
+			}
+		}
+		if f.Serves != nil && !f.Serves(n.ID) {
+			r.class = 2
+		}
+		if f.down[n.ID] {
+			r.class = 3
 		}
 		h := fnv.New64a()
 		io.WriteString(h, string(f.Self)+"/"+string(n.ID))
-		return class, h.Sum64()
+		r.spread = h.Sum64()
+		ranks[n.ID] = r
 	}
 	sorted := slices.Clone(servers)
 	slices.SortFunc(sorted, func(a, b meta.Node) int {
-		ca, sa := weight(a)
-		cb, sb := weight(b)
-		if ca != cb {
-			return ca - cb
-		}
-		switch {
-		case sa < sb:
-			return -1
-		case sa > sb:
+		x, y := ranks[a.ID], ranks[b.ID]
+		if x.sticky != y.sticky && x.class == y.class && x.class != 3 {
+			// Distances waver: a server that does well is kept while none of the own
+			// region does.
+			if x.sticky {
+				return -1
+			}
 			return 1
 		}
-		return strings.Compare(string(a.ID), string(b.ID))
+		return cmp.Or(cmp.Compare(x.class, y.class), cmp.Compare(x.away, y.away), cmp.Compare(x.spread, y.spread), cmp.Compare(a.ID, b.ID))
 	})
 	return sorted
 }
@@ -231,21 +268,6 @@ func (f *Forwarder) worked(id meta.NodeID) {
 	defer f.mu.Unlock()
 	f.sticky = id
 	delete(f.down, id)
-}
-
-func (f *Forwarder) failed(id meta.NodeID) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.sticky == id {
-		f.sticky = ""
-	}
-	now := time.Now()
-	for other, until := range f.down {
-		if until.Before(now) {
-			delete(f.down, other)
-		}
-	}
-	f.down[id] = now.Add(downFor)
 }
 
 // CutError says that an answer broke off after its header was passed on.
@@ -264,7 +286,10 @@ func (f *Forwarder) try(w http.ResponseWriter, r *http.Request, n meta.Node) (se
 		return true, err
 	}
 	var touched atomic.Bool
-	ctx := httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{
+	alive, giveUp := context.WithCancelCause(r.Context())
+	defer giveUp(nil)
+	go f.guard(alive, n, giveUp)
+	ctx := httptrace.WithClientTrace(alive, &httptrace.ClientTrace{
 		WroteHeaderField: func(string, []string) { touched.Store(true) },
 	})
 	out := r.Clone(ctx)
@@ -298,6 +323,9 @@ func (f *Forwarder) try(w http.ResponseWriter, r *http.Request, n meta.Node) (se
 
 	resp, err := f.transport.RoundTrip(out)
 	if err != nil {
+		if cause := context.Cause(alive); cause != nil && r.Context().Err() == nil {
+			err = cause
+		}
 		f.Log.Debug("forwarding failed", "node", n.ID, "gateway", n.Gateway, "sent", touched.Load(), "error", err)
 		return touched.Load(), &BrokenError{err}
 	}

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net/http"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/shoal-registry/shoal/raftmeta/meta"
@@ -33,31 +32,54 @@ func newForwarder(t *testing.T, self meta.NodeID) *Forwarder {
 	return f
 }
 
-// Own region before others, the one that worked first, the one that failed last
-// until its time is over.
+// Own region before others, the nearest of these first, what is recorded not to serve
+// behind, what did not prove that it lives last.
 func TestOrder(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := newForwarder(t, "agent")
-		servers := []meta.Node{{ID: "us-1", Region: "us"}, {ID: "eu-1", Region: "eu"}, {ID: "eu-2", Region: "eu"}}
-		first := f.order(servers)
-		if first[0].Region != "eu" || first[1].Region != "eu" || first[2].ID != "us-1" {
-			t.Fatalf("%v", first)
+	f := newForwarder(t, "agent")
+	defer f.Close()
+	lame := meta.NodeID("")
+	f.Serves = func(id meta.NodeID) bool { return id != lame }
+	f.Distance = func(r meta.RegionName) time.Duration {
+		return map[meta.RegionName]time.Duration{"us": 80 * time.Millisecond, "ap": 30 * time.Millisecond}[r]
+	}
+	servers := []meta.Node{{ID: "sa-1", Region: "sa"}, {ID: "us-1", Region: "us"}, {ID: "us-2", Region: "us"}, {ID: "eu-1", Region: "eu"}, {ID: "ap-1", Region: "ap"}, {ID: "eu-2", Region: "eu"}}
+	order := func() (out []string) {
+		for _, n := range f.order(servers) {
+			out = append(out, string(n.ID))
 		}
-		f.failed(first[0].ID)
-		f.failed(first[1].ID)
-		if got := f.order(servers); got[0].ID != "us-1" {
-			t.Errorf("with its region down: %v", got)
+		return out
+	}
+	regions := func() (out []string) {
+		for _, id := range order() {
+			out = append(out, id[:2])
 		}
-		f.worked("us-1")
-		time.Sleep(downFor + time.Second)
-		if got := f.order(servers); got[0].ID != "us-1" || got[1].ID != first[0].ID {
-			t.Errorf("sticky: %v", got)
-		}
-		f.failed("us-1")
-		if got := f.order(servers); got[0].ID != first[0].ID || len(f.down) != 1 {
-			t.Errorf("back in its region: %v, %v", got, f.down)
-		}
-	})
+		return out
+	}
+	if got := fmt.Sprint(regions()); got != "[eu eu ap us us sa]" {
+		t.Fatalf("at first %v", order())
+	}
+	second := order()[1]
+	f.worked(meta.NodeID(second))
+	if got := order(); got[0] != second || got[1][:2] != "eu" {
+		t.Errorf("sticky: %v", got)
+	}
+	lame = meta.NodeID(second)
+	if got := order(); got[0] == second || got[5] != second {
+		t.Errorf("one that is recorded not to serve: %v", got)
+	}
+	lame = ""
+	f.down["eu-1"], f.down["eu-2"] = true, true
+	if got := fmt.Sprint(regions()); got != "[ap us us sa eu eu]" {
+		t.Errorf("without its region: %v", order())
+	}
+	f.worked("us-2")
+	if got := order(); got[0] != "us-2" || got[1] != "ap-1" {
+		t.Errorf("another region that did well is kept: %v", got)
+	}
+	delete(f.down, "eu-2")
+	if got := order(); got[0] != "eu-2" || got[5] != "eu-1" {
+		t.Errorf("back in its region: %v", got)
+	}
 }
 
 // Agents spread over the servers of their region.
