@@ -24,6 +24,7 @@ SEED    ?= 0
 DURATION ?= 1m
 PROFILE ?= site
 FAULTS  ?=
+MUTANTS ?= all
 # make bench
 SCALE   ?= 1
 BENCH   ?=
@@ -96,6 +97,11 @@ lab-list: ## name the scenarios of `make lab SCENARIO=`
 faults: build ## kills, pauses, partitions, disks under load, and is anything lost? (root): DURATION=1h PROFILE=site|wan SEED=7 FAULTS="--only kill,power-all" (--list)
 	$(GO) build -o bin/faults ./deploy/lab/faults
 	bin/faults --bin $(BIN) --duration $(DURATION) --profile $(PROFILE) $(if $(filter-out 0,$(SEED)),--seed $(SEED)) $(FAULTS)
+
+.PHONY: mutants
+mutants: ## small faults put into the product on purpose, each of which a round of faults must catch (root; MUTANTS=name,name SEED=7)
+	$(GO) build -o bin/faults ./deploy/lab/faults
+	bin/faults --mutants $(MUTANTS) --duration 3m --at-least 30 --agents 0 $(if $(filter-out 0,$(SEED)),--seed $(SEED)) $(FAULTS)
 
 .PHONY: sim
 sim: ## waves of 100 to 100,000 hosts in virtual time: SCENARIO=wave-2600 (go run ./deploy/sim --list) SEED=7

@@ -63,6 +63,8 @@ func run(ctx context.Context, args []string) error {
 	only := flags.String("only", "", "only these faults, with commas")
 	list := flags.Bool("list", false, "print the faults and end")
 	check := flags.String("check", "", "judge the history in this `file` and end")
+	flags.BoolVar(&c.UntilWrong, "until-wrong", false, "end as soon as something is wrong")
+	mutants := flags.String("mutants", "", "build these `mutants` of the product, with commas, or all, and see that each is caught")
 	asJSON := flags.Bool("json", false, "print the report as JSON")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -101,14 +103,17 @@ func run(ctx context.Context, args []string) error {
 	if c.Profile.Name == "" {
 		return fmt.Errorf("no profile %q: site or wan", *profile)
 	}
+	if c.Disks == "" {
+		c.Disks = wave.DataFolder(c.DiskSize * int64(c.Servers))
+	}
+	if *mutants != "" {
+		return runMutants(ctx, c, *mutants)
+	}
 	if c.Bin, err = filepath.Abs(c.Bin); err != nil {
 		return err
 	}
 	if _, err := os.Stat(c.Bin); err != nil {
 		return fmt.Errorf("%w (make build)", err)
-	}
-	if c.Disks == "" {
-		c.Disks = wave.DataFolder(c.DiskSize * int64(c.Servers))
 	}
 	keep := c.Dir != ""
 	if keep {

@@ -409,7 +409,5 @@ func (c *client) recent(have int) uint8 {
 	return uint8(1 + c.rng.IntN(have))
 }
 
-// Counts is how many of each there are.
-func (f Faults) Counts() map[string]int {
-	return map[string]int{"bytes": len(f.Bytes), "tokens": len(f.Tokens), "missing": len(f.Missing), "refused": len(f.Refused)}
-}
+// Any reports whether there is one.
+func (f Faults) Any() bool { return len(f.Bytes)+len(f.Tokens)+len(f.Missing)+len(f.Refused) > 0 }

@@ -95,9 +95,8 @@ type auditor struct {
 	patience time.Duration
 }
 
-// get asks until there is an answer that is not of a node that cannot answer right now.
-// missing is an answer to be patient with, too.
-func (a *auditor) get(ctx context.Context, method, path string, missing bool) (answer, error) {
+// get asks until there is an answer; that a node cannot answer right now is none.
+func (a *auditor) get(ctx context.Context, method, path string) (answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, a.patience)
 	defer cancel()
 	for {
@@ -107,7 +106,7 @@ func (a *auditor) get(ctx context.Context, method, path string, missing bool) (a
 		if err == nil {
 			err = got.cut
 		}
-		if err == nil && got.status < 500 && got.status != http.StatusTooManyRequests && !(missing && got.status == http.StatusNotFound) {
+		if err == nil && got.status < 500 && got.status != http.StatusTooManyRequests {
 			return got, nil
 		}
 		if err == nil {
@@ -134,7 +133,7 @@ func (a *auditor) key(ctx context.Context, e entry, counts bool) {
 			continue
 		}
 		count(&a.Aliases, 1)
-		got, err := a.get(ctx, http.MethodHead, k.aliasURL(t), false)
+		got, err := a.get(ctx, http.MethodHead, k.aliasURL(t))
 		want, found := "", strings.Trim(got.header.Get("Etag"), `"`)
 		if e.tags[t] > 0 {
 			want = e.versions[e.tags[t]-1].digest
@@ -150,7 +149,7 @@ func (a *auditor) key(ctx context.Context, e entry, counts bool) {
 		switch v.fate {
 		case gone:
 			count(&a.Gone, 1)
-			if got, err := a.get(ctx, http.MethodHead, k.versionURL(v.digest), false); err != nil || got.status != http.StatusNotFound {
+			if got, err := a.get(ctx, http.MethodHead, k.versionURL(v.digest)); err != nil || got.status != http.StatusNotFound {
 				a.note(&a.Alive, "%s version %d at %s: %d (%v)", e.name, i+1, a.node.Name, got.status, err)
 			}
 		case there:
@@ -174,9 +173,9 @@ func (a *auditor) key(ctx context.Context, e entry, counts bool) {
 
 // artifact reads bytes that must be there; nil when they are not.
 func (a *auditor) artifact(ctx context.Context, e entry, path, digest string) []byte {
-	got, err := a.get(ctx, http.MethodGet, path, true)
+	got, err := a.get(ctx, http.MethodGet, path)
 	if err != nil || got.status != http.StatusOK {
-		a.note(&a.Lost, "%s: %s at %s: %v", e.name, path, a.node.Name, err)
+		a.note(&a.Lost, "%s: %s at %s: %d %s (%v)", e.name, path, a.node.Name, got.status, head(got.body), err)
 		return nil
 	}
 	if found := image.DigestOf(got.body); found != digest {

@@ -59,7 +59,9 @@ type Config struct {
 	AtLeast  int     // acknowledged operations a second before a fault counts
 	DiskSize int64
 	Large    int64 // bytes of a large artifact
-	Say      func(format string, args ...any)
+	// UntilWrong ends the round as soon as something is known to be wrong.
+	UntilWrong bool
+	Say        func(format string, args ...any)
 }
 
 // judging is the time for one key.
@@ -139,11 +141,10 @@ func Run(ctx context.Context, c Config) (_ *Report, err error) {
 	defer rest()
 	var running sync.WaitGroup
 	running.Go(func() { work.Run(working) })
-	over := make(chan struct{})
-	timer := time.AfterFunc(c.Duration, func() { close(over) })
-	defer timer.Stop()
-	progress := c.progress(working, work, record, bad, &running)
-	err = bad.Run(ctx, over, func(yield func(nemesis.Step) bool) {
+	over, end := context.WithTimeout(ctx, c.Duration)
+	defer end()
+	watched := c.watch(working, end, work, record, &running)
+	err = bad.Run(ctx, over.Done(), func(yield func(nemesis.Step) bool) {
 		for s := range steps {
 			if c.Faults > 0 && s.Number > c.Faults || !yield(s) {
 				return
@@ -153,7 +154,7 @@ func Run(ctx context.Context, c Config) (_ *Report, err error) {
 	if err == nil {
 		err = bad.Settle(ctx)
 	}
-	progress()
+	watched()
 	ended := time.Now()
 	rest()
 	running.Wait()
@@ -162,7 +163,9 @@ func Run(ctx context.Context, c Config) (_ *Report, err error) {
 	r.Rejoined = bad.Rejoined
 	r.Faults, r.Groups, r.Ended = maps.Clone(bad.Counts), bad.Groups(), maps.Clone(bad.Restarts)
 	if err != nil {
-		_, _, late := record.Close()
+		var late error
+		r.History, r.Findings, late = record.Close()
+		r.Seen = work.Faults()
 		return r, errors.Join(err, late)
 	}
 
@@ -176,6 +179,10 @@ func Run(ctx context.Context, c Config) (_ *Report, err error) {
 	for _, m := range cluster.Servers {
 		servers = append(servers, node(m))
 	}
+	r.Seen = work.Faults()
+	if c.UntilWrong && r.Wrong() {
+		return r, nil
+	}
 	c.Say("reading every acknowledged artifact from every server")
 	r.Audit = work.Audit(ctx, servers, 8, c.Profile.Patience)
 	r.Seen = work.Faults()
@@ -183,21 +190,28 @@ func Run(ctx context.Context, c Config) (_ *Report, err error) {
 	return r, ctx.Err()
 }
 
-// progress says now and then how far the round is; what it returns ends that.
-func (c Config) progress(ctx context.Context, work *clients.Workload, record *history.Recorder, bad *nemesis.Nemesis, running *sync.WaitGroup) (stop func()) {
+// watch says now and then how far the round is, and calls end when the round is only
+// until something is wrong and that is so. What it returns ends it.
+func (c Config) watch(ctx context.Context, end func(), work *clients.Workload, record *history.Recorder, running *sync.WaitGroup) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	began := time.Now()
 	running.Go(func() {
-		ticker := time.NewTicker(time.Minute)
+		ticker := time.NewTicker(time.Second)
 		defer ticker.Stop()
-		for {
+		for n := 1; ; n++ {
 			select {
 			case <-ctx.Done():
 				return
 			case <-ticker.C:
+			}
+			totals, findings := record.Judged()
+			seen := work.Faults()
+			if c.UntilWrong && (len(findings) > 0 || seen.Any()) {
+				end()
+			}
+			if n%60 == 0 {
 				a := work.Pulse.Availability(began, time.Now())
-				totals, findings := record.Judged()
-				c.Say("%v: %d acknowledged, %d keys judged, %d findings, %+v", time.Since(began).Round(time.Second), a.Acknowledged, totals.Keys, len(findings), work.Faults().Counts())
+				c.Say("%v: %d acknowledged, %d keys judged, %d findings, other faults: %v", time.Since(began).Round(time.Second), a.Acknowledged, totals.Keys, len(findings), seen.Any())
 			}
 		}
 	})
