@@ -53,7 +53,7 @@ type AuditReport struct {
 	Existence AuditPass `cbor:"3,keyasint,omitzero" json:"existence"`
 	Full      AuditPass `cbor:"4,keyasint,omitzero" json:"full"`
 	// Since the process started: chunks found damaged by whoever read them, copies
-	// reported failed, and those of them that are whole again.
+	// found failed, and those of them that are whole again.
 	DamagedChunks uint64 `cbor:"5,keyasint,omitempty" json:"damaged_chunks"`
 	FailedCopies  uint64 `cbor:"6,keyasint,omitempty" json:"failed_copies"`
 	Repaired      uint64 `cbor:"7,keyasint,omitempty" json:"repaired"`

@@ -29,7 +29,7 @@ func newMetrics(r prometheus.Registerer, s *Scrubber) *metrics {
 	}
 	r.MustRegister(m.looked, m.read,
 		total("damaged_chunks_total", "Chunks found damaged, by the scrub or by whoever read them.", s.chunks.Load),
-		total("failed_copies_total", "Copies that the scrub reported failed.", s.failed.Load),
+		total("failed_copies_total", "Copies found damaged or gone.", s.failed.Load),
 		total("repaired_total", "Failed copies that are whole again.", s.repaired.Load),
 		gauge("open_copies", "Failed copies that are not whole again.", func(r meta.AuditReport) float64 { return float64(r.Open) }),
 		gauge("existence_last_seconds", "When all copies were last compared with their files, Unix seconds; 0 is never.", func(r meta.AuditReport) float64 { return seconds(r.Existence.Last) }),

@@ -206,14 +206,24 @@ func (s *Scrubber) Missed(root digest.CID) {
 // Damaged says that a chunk was found damaged by whoever read it.
 func (s *Scrubber) Damaged(root digest.CID) {
 	s.chunks.Add(1)
-	s.track(root)
+	s.count(root)
 }
 
-func (s *Scrubber) track(root digest.CID) {
+// track watches a failed copy; it returns false when it is watched already.
+func (s *Scrubber) track(root digest.CID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, known := s.open[root]; !known && len(s.open) < openMost {
+	_, known := s.open[root]
+	if !known && len(s.open) < openMost {
 		s.open[root] = time.Now()
+	}
+	return !known
+}
+
+// count tracks a copy that the scrub found failed; one is counted once until it is whole.
+func (s *Scrubber) count(root digest.CID) {
+	if s.track(root) {
+		s.failed.Add(1)
 	}
 }
 
@@ -336,8 +346,7 @@ func (s *Scrubber) miss(ctx context.Context, root digest.CID) {
 // fail reports a copy.
 func (s *Scrubber) fail(ctx context.Context, root digest.CID, reason string) error {
 	s.log.Warn("a copy is damaged or gone", "root", root.String(), "reason", reason)
-	s.failed.Add(1)
-	s.track(root)
+	s.count(root)
 	return s.cfg.Repair.Fail(ctx, root, reason)
 }
 
@@ -507,8 +516,7 @@ func (s *Scrubber) read(ctx context.Context, root digest.CID, asked bool, w *Wal
 		return found.Damaged > 0, found.Bytes, err
 	case found.Damaged > 0:
 		// The store has told of each; its repair may have begun.
-		s.failed.Add(1)
-		s.track(root)
+		s.count(root)
 		return true, found.Bytes, nil
 	case !found.Whole:
 		reason = "chunks of it are missing"
