@@ -344,6 +344,9 @@ type quorum struct{ store *raftmeta.Store }
 
 func (q quorum) Leader() meta.NodeID   { return q.store.Leader() }
 func (q quorum) Voters() []meta.NodeID { return q.store.Status().Voters }
+func (q quorum) Survey(ctx context.Context) []raftmeta.Surveyed {
+	return q.store.Survey(ctx)
+}
 
 // distance returns the round-trip time to a region's nearest server, 0 when unknown.
 func (n *Node) distance(records *raftmeta.Store) func(meta.RegionName) time.Duration {
@@ -370,7 +373,7 @@ func (n *Node) second(distance func(meta.RegionName) time.Duration) func(context
 		for _, s := range n.swarmHost.Nodes("", meta.RoleServer) {
 			away := cmp.Or(distance(s.Region), math.MaxInt64)
 			nearer := away < least || away == least && s.Region < best
-			if s.Region != home && (best == "" || nearer) {
+			if s.Draining == nil && s.Region != home && (best == "" || nearer) {
 				best, least = s.Region, away
 			}
 		}

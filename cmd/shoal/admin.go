@@ -203,51 +203,8 @@ func newRepoRemove() *cobra.Command {
 func newRegion() *cobra.Command {
 	root := group("region", "Regions: failure and latency domains")
 	root.AddCommand(newRegionStatus())
-	list := &cobra.Command{Use: "list", Short: "List the regions, and which loss the cluster survives", Args: cobra.NoArgs, Example: "  shoal region list"}
-	remove := &cobra.Command{
-		Use: "remove NAME", Short: "Take all nodes of a region out of the cluster", Args: cobra.ExactArgs(1),
-		Example: "  shoal region remove us-old",
-	}
-	force := remove.Flags().Bool("force", false, "also when blobs have their last copies there: they are lost")
-	root.AddCommand(
-		adminVerb(list, func(ctx context.Context, c *client.Client, out *output, _ []string) error {
-			regions, err := c.Regions(ctx)
-			if err != nil {
-				return err
-			}
-			return out.print(list, regions, func() { regionTable(list, regions, true) })
-		}),
-		adminVerb(remove, func(ctx context.Context, c *client.Client, out *output, args []string) error {
-			removed, err := c.RemoveRegion(ctx, meta.RegionName(args[0]), *force)
-			if err != nil {
-				return err
-			}
-			return out.print(remove, removed, func() {
-				fmt.Fprintf(remove.OutOrStdout(), "region %s is removed with %d nodes\n", args[0], len(removed.Nodes))
-			})
-		}),
-	)
+	root.AddCommand(newRegionList(), newRegionSet(), newRegionRemove(), newRegionKeep())
 	return root
-}
-
-// regionTable prints regions. quorum says whether the answering node sees the
-// Raft group; voters and what a loss does are known by it.
-func regionTable(cmd *cobra.Command, regions []client.Region, quorum bool) {
-	var rows [][]string
-	for _, r := range regions {
-		voters, loss := strconv.Itoa(r.Voters), "survives"
-		switch {
-		case !quorum:
-			voters, loss = "?", "?"
-		case !r.SafeToLose:
-			loss = "needs recovery"
-		}
-		rows = append(rows, []string{
-			string(r.Name), strconv.FormatBool(r.Primary), strconv.Itoa(r.Servers), voters, strconv.Itoa(r.Agents), loss,
-			string(cmp.Or(r.Health, "?")),
-		})
-	}
-	table(cmd, []string{"region", "primary", "servers", "voters", "agents", "its loss", "health"}, rows)
 }
 
 func newTrust() *cobra.Command {

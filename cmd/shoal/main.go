@@ -44,7 +44,7 @@ Try it:
 	}
 	root.AddCommand(
 		newDev(), newServer(), newAgent(),
-		newToken(), newTenant(), newRepo(), newWave(), newRegion(), newTrust(), newLimit(), newCache(), newScrub(), newGC(),
+		newToken(), newTenant(), newRepo(), newWave(), newRegion(), newCluster(), newTrust(), newLimit(), newCache(), newScrub(), newGC(),
 		newStatus(), newTop(), newDoctor(), newConfig(), newLogin(), newVersion(),
 	)
 	return root

@@ -15,7 +15,7 @@ import (
 )
 
 func newServer() *cobra.Command {
-	return newServing(meta.RoleServer, &cobra.Command{
+	cmd := newServing(meta.RoleServer, &cobra.Command{
 		Use:   "server",
 		Short: "Run a server of a region: metadata, durable blobs, gateway",
 		Example: `  # the first server makes the cluster
@@ -25,6 +25,8 @@ func newServer() *cobra.Command {
   shoal server --data /var/lib/shoal --region us --gateway 0.0.0.0:5000 \
       --join https://first.example:5000 --token shoal1...`,
 	})
+	cmd.AddCommand(newServerList(), newServerDrain(), newServerUndrain(), newServerRemove())
+	return cmd
 }
 
 func newAgent() *cobra.Command {

@@ -38,6 +38,8 @@ type Quorum interface {
 	Leader() meta.NodeID
 	// Voters lists the voting servers.
 	Voters() []meta.NodeID
+	// Survey asks each server of the roster how it is.
+	Survey(ctx context.Context) []raftmeta.Surveyed
 }
 
 // Config is what an API is made of.
@@ -141,6 +143,13 @@ func (a *API) Routes() []protocol.Route {
 		write("region_list", http.MethodGet, base+"regions", access.Admin, a.regions),
 		write("region_put", http.MethodPut, base+"regions/{region}", access.Admin, a.putRegion),
 		write("region_remove", http.MethodDelete, base+"regions/{region}", access.Admin, a.removeRegion),
+		write("region_keep", http.MethodDelete, base+"regions/{region}/removal", access.Admin, a.keepRegion),
+		write("server_list", http.MethodGet, base+"servers", access.Admin, a.servers),
+		write("server_remains", http.MethodGet, base+"servers/{node}/remains", access.Admin, a.serverRemains),
+		write("server_drain", http.MethodPut, base+"servers/{node}/drain", access.Admin, a.drainServer),
+		write("server_undrain", http.MethodDelete, base+"servers/{node}/drain", access.Admin, a.undrainServer),
+		write("cluster_level", http.MethodGet, base+"cluster/level", access.Admin, a.level),
+		write("cluster_hold", http.MethodPut, base+"cluster/level", access.Admin, a.holdLevel),
 		read("gc_status", base+"gc", access.Admin, a.gc),
 		read("gc_garbage", base+"gc/garbage", access.Admin, a.garbage),
 		write("gc_set", http.MethodPut, base+"gc", access.Admin, a.setGC),

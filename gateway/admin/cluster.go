@@ -104,6 +104,12 @@ func (a *API) regionsOf(c *protocol.Call, nodes []meta.Node) ([]client.Region, e
 			case n.Region != r.Name:
 			case n.Role == meta.RoleServer:
 				region.Servers++
+				if n.Draining != nil {
+					region.Draining++
+				}
+				if n.Zone != "" && !slices.Contains(region.Zones, n.Zone) {
+					region.Zones = append(region.Zones, n.Zone)
+				}
 				if slices.Contains(voters, n.ID) {
 					region.Voters++
 				}
@@ -111,6 +117,7 @@ func (a *API) regionsOf(c *protocol.Call, nodes []meta.Node) ([]client.Region, e
 				region.Agents++
 			}
 		}
+		slices.Sort(region.Zones)
 		region.SafeToLose = len(voters) > 0 && len(voters)-region.Voters >= len(voters)/2+1
 		regions = append(regions, region)
 	}
@@ -126,6 +133,22 @@ func (a *API) regions(c *protocol.Call) error {
 	if err != nil {
 		return err
 	}
+	copies, err := ask(a, c, state.Replication{})
+	if err != nil {
+		return err
+	}
+	for i := range regions {
+		r := &regions[i]
+		r.Counted = copies.Counted
+		for _, class := range copies.Classes {
+			if class.Region == r.Name {
+				r.Owed.Blobs += class.DemandedBlobs
+				r.Owed.Bytes += class.DemandedBytes
+				r.Owed.WaitingBlobs += class.WaitingBlobs
+				r.Owed.WaitingBytes += class.WaitingBytes
+			}
+		}
+	}
 	return protocol.WriteJSON(c.W, http.StatusOK, client.Page[client.Region]{Items: regions})
 }
 
@@ -139,68 +162,6 @@ func (a *API) putRegion(c *protocol.Call) error {
 		return err
 	}
 	return reply[meta.Region](c, http.StatusOK, value)
-}
-
-// removeRegion takes the region's nodes from the roster, agents first, so that
-// what is left of a removal that breaks off still has its servers.
-func (a *API) removeRegion(c *protocol.Call) error {
-	region := meta.RegionName(c.Params.Get("region"))
-	if err := meta.CheckRegion(region); err != nil {
-		return err
-	}
-	if region == a.Self.Region {
-		return fmt.Errorf("this server is of region %s itself, ask one of another region: %w", region, meta.ErrConflict)
-	}
-	nodes, err := a.roster(c, "", region)
-	if err != nil {
-		return err
-	}
-	if len(nodes) == 0 {
-		return fmt.Errorf("region %s has no nodes: %w", region, meta.ErrNotFound)
-	}
-	slices.SortStableFunc(nodes, func(a, b meta.Node) int {
-		rank := map[meta.Role]int{meta.RoleAgent: 0, meta.RoleServer: 1}
-		return rank[a.Role] - rank[b.Role]
-	})
-	if err := a.mayLose(c, nodes...); err != nil {
-		return fmt.Errorf("remove region %s: %w", region, err)
-	}
-	removed := client.Removed{Nodes: []meta.NodeID{}}
-	for i, n := range nodes {
-		if _, err := a.do(c, i+1, state.RemoveNode{ID: n.ID, Force: true}); err != nil {
-			return fmt.Errorf("remove region %s, after %d of %d nodes: %w", region, i, len(nodes), err)
-		}
-		removed.Nodes = append(removed.Nodes, n.ID)
-	}
-	return protocol.WriteJSON(c.W, http.StatusOK, removed)
-}
-
-// mayLose refuses to let servers go that have the last verified copies of blobs, unless
-// the call says force=true. A publish at them right after is not seen.
-func (a *API) mayLose(c *protocol.Call, nodes ...meta.Node) error {
-	var leaving []meta.NodeID
-	for _, n := range nodes {
-		if n.Role == meta.RoleServer {
-			leaving = append(leaving, n.ID)
-		}
-	}
-	if len(leaving) == 0 || c.R.URL.Query().Get("force") == "true" {
-		return nil
-	}
-	for q := (state.LastCopies{Leaving: leaving}); ; {
-		found, err := ask(a, c, q)
-		if err != nil {
-			return err
-		}
-		if len(found.Roots) > 0 {
-			return fmt.Errorf("%d blobs or more have no verified copy elsewhere, the first has root %s; wait until they are replicated, or lose them with --force (force=true): %w",
-				len(found.Roots), found.Roots[0], meta.ErrConflict)
-		}
-		if found.After.IsZero() {
-			return nil
-		}
-		q.After = found.After
-	}
 }
 
 func (a *API) nodes(c *protocol.Call) error {
@@ -218,25 +179,6 @@ func (a *API) nodes(c *protocol.Call) error {
 		return err
 	}
 	return writePage(c, p, nodes, func(n meta.Node) string { return string(n.ID) })
-}
-
-func (a *API) removeNode(c *protocol.Call) error {
-	id := meta.NodeID(c.Params.Get("node"))
-	if id == a.Self.ID {
-		return fmt.Errorf("this is node %s itself, ask another server: %w", id, meta.ErrConflict)
-	}
-	node, err := ask(a, c, state.GetNode{ID: id})
-	if err == nil {
-		err = a.mayLose(c, node)
-	}
-	if err != nil {
-		return fmt.Errorf("remove node %s: %w", id, err)
-	}
-	if _, err := a.do(c, 0, state.RemoveNode{ID: id, Force: true}); err != nil {
-		return err
-	}
-	c.W.WriteHeader(http.StatusNoContent)
-	return nil
 }
 
 // root returns the cluster and its root certificate.

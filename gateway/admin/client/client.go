@@ -153,10 +153,16 @@ func (c *Client) PutRegion(ctx context.Context, name meta.RegionName, change Reg
 	return r, c.call(ctx, http.MethodPut, join("regions", string(name)), nil, change, &r)
 }
 
-// RemoveRegion takes all nodes of a region from the roster. Without force it refuses to
-// lose the last copies of blobs. Errors: meta.ErrConflict.
-func (c *Client) RemoveRegion(ctx context.Context, name meta.RegionName, force bool) (r Removed, err error) {
-	return r, c.call(ctx, http.MethodDelete, join("regions", string(name)), forced(force), nil, &r)
+// RemoveRegion empties a region and, when nothing remains there, removes it with its
+// servers; it is asked again until the answer is Done. Errors: meta.ErrConflict.
+func (c *Client) RemoveRegion(ctx context.Context, name meta.RegionName, how RegionRemoval) (r Removed, err error) {
+	q := query("home", string(how.Home))
+	for param, on := range map[string]bool{"force": how.Force, "agents": how.Agents} {
+		if on {
+			q.Set(param, "true")
+		}
+	}
+	return r, c.call(ctx, http.MethodDelete, join("regions", string(name)), q, nil, &r)
 }
 
 func forced(force bool) url.Values {

@@ -57,12 +57,29 @@ type Region struct {
 	Servers int `json:"servers"`
 	Voters  int `json:"voters"`
 	Agents  int `json:"agents"`
+	// Zones are those that its servers name; Draining counts the servers that drain.
+	Zones    []string `json:"zones,omitempty"`
+	Draining int      `json:"draining,omitempty"`
+	// Owed, in a listing of regions, is what the region is to have, and what of that it
+	// does not have yet: it is being back-filled. Counted is false while not all is
+	// counted.
+	Owed    Owed `json:"owed"`
+	Counted bool `json:"counted"`
 	// SafeToLose says that the other regions keep a majority of the voters; losing
 	// one that is not needs `shoal recover`.
 	SafeToLose bool `json:"safe_to_lose"`
 	// Health is how it fares, and Why when it is not healthy; Client.Health says more.
 	Health meta.HealthState `json:"health,omitempty"`
 	Why    string           `json:"why,omitempty"`
+}
+
+// Owed counts blobs that a region is to have, and of those the ones that wait for
+// copies. Bytes are as stored.
+type Owed struct {
+	Blobs        uint64 `json:"blobs"`
+	Bytes        int64  `json:"bytes"`
+	WaitingBlobs uint64 `json:"waiting_blobs"`
+	WaitingBytes int64  `json:"waiting_bytes"`
 }
 
 // RegionChange is the body of PUT /api/v1/regions/NAME.
@@ -73,6 +90,10 @@ type RegionChange struct {
 // Removed is the answer of DELETE /api/v1/regions/NAME.
 type Removed struct {
 	Nodes []meta.NodeID `json:"nodes"`
+	// Done says that the region is gone. Until then it is being emptied, and Waiting
+	// says for what: ask again.
+	Done    bool     `json:"done"`
+	Waiting []string `json:"waiting,omitempty"`
 }
 
 // Status is what a node knows of the cluster.
