@@ -32,6 +32,7 @@ import (
 	"strconv"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/semaphore"
 
@@ -68,6 +69,11 @@ type Config struct {
 	// Second chooses the second region of a repository that a push creates, "" when
 	// there is no other; nil chooses none.
 	Second func(ctx context.Context, home meta.RegionName) meta.RegionName
+	// AckWait is how long a publish waits for second copies where a repository wants
+	// them; 0 means DefaultAckWait.
+	AckWait time.Duration
+	// Backlog is when a tenant is held back; the zero value never does.
+	Backlog Backlog
 	// CacheBytes bounds the cache of documents; 0 means 64 MiB.
 	CacheBytes int64
 	// WorkingBytes bounds the documents that are on their way in or out at one
@@ -93,6 +99,7 @@ type Catalog struct {
 	documents *documents
 	working   *semaphore.Weighted // bytes of documents in flight
 	working1  int64               // all of it
+	backlogs  *lru.Cache[meta.TenantName, behind]
 	metrics   metrics
 	log       *slog.Logger
 }
@@ -117,10 +124,13 @@ func New(cfg Config) (*Catalog, error) {
 	if cfg.UploadTTL == 0 {
 		cfg.UploadTTL = DefaultUploadTTL
 	}
+	if cfg.AckWait == 0 {
+		cfg.AckWait = DefaultAckWait
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	c := &Catalog{cfg: cfg, log: cfg.Log, working1: max(cfg.WorkingBytes, verify.MaxDocumentBytes)}
+	c := &Catalog{cfg: cfg, log: cfg.Log, working1: max(cfg.WorkingBytes, verify.MaxDocumentBytes), backlogs: newBacklogs()}
 	c.working = semaphore.NewWeighted(c.working1)
 	m, err := newMetrics(cfg.Metrics)
 	if err != nil {

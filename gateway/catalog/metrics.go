@@ -14,6 +14,7 @@ type metrics struct {
 	hits, misses     prometheus.Counter
 	confirmed, stale prometheus.Counter
 	publishes        *prometheus.CounterVec
+	heldBack         prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer) (metrics, error) {
@@ -34,13 +35,17 @@ func newMetrics(r prometheus.Registerer) (metrics, error) {
 		}),
 		publishes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "shoal_catalog_publishes_total",
-			Help: "Drafts, by outcome: published, refused (not admitted), denied (exists, conflict, denied), failed.",
+			Help: "Drafts, by outcome: published, refused (not admitted), denied (exists, conflict, denied), held_back (the tenant's backlog), failed.",
 		}, []string{"outcome"}),
+		heldBack: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "shoal_catalog_held_back_total",
+			Help: "Uploads and publishes refused because the tenant's replication backlog is over its bound.",
+		}),
 	}
 	if r == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{reads, m.confirmed, m.stale, m.publishes} {
+	for _, c := range []prometheus.Collector{reads, m.confirmed, m.stale, m.publishes, m.heldBack} {
 		if err := r.Register(c); err != nil {
 			return m, fmt.Errorf("register catalog metrics: %w", err)
 		}
@@ -58,6 +63,8 @@ func (m metrics) published(err error) {
 		outcome = "refused"
 	case errors.Is(err, meta.ErrExists), errors.Is(err, meta.ErrConflict), errors.Is(err, meta.ErrDenied):
 		outcome = "denied"
+	case isHeldBack(err):
+		outcome = "held_back"
 	}
 	m.publishes.WithLabelValues(outcome).Inc()
 }

@@ -84,7 +84,8 @@ func (e *RefusedError) Unwrap() error { return meta.ErrInvalid }
 // Errors: *RefusedError when it is not admitted; meta.ErrExists when the name has
 // other content or had it; meta.ErrDenied for an alias that may not move;
 // meta.ErrConflict when Base is not the revision; meta.ErrNoSpace;
-// meta.ErrUnavailable.
+// *meta.BacklogError when the tenant's copies lag too far behind; meta.ErrUnavailable,
+// also when the repository wants two copies first and they do not come in time.
 func (c *Catalog) Publish(ctx context.Context, by Caller, repo meta.RepoRef, d Draft) (Published, error) {
 	p, err := c.publish(ctx, by, repo, d)
 	c.metrics.published(err)
@@ -95,6 +96,9 @@ func (c *Catalog) Publish(ctx context.Context, by Caller, repo meta.RepoRef, d D
 }
 
 func (c *Catalog) publish(ctx context.Context, by Caller, repo meta.RepoRef, d Draft) (Published, error) {
+	if err := c.keepsUp(ctx, repo.Tenant); err != nil {
+		return Published{}, err
+	}
 	v := d.Version
 	v.Repo, v.CreatedBy = repo, by.Who.Name
 	if v.State == "" {
@@ -155,6 +159,9 @@ func (c *Catalog) publish(ctx context.Context, by Caller, repo meta.RepoRef, d D
 	}
 	for _, s := range stored {
 		s.Name = s.Blob.Digest // files are bound by sha256
+	}
+	if err := c.secure(ctx, by, repo, stored, files, v.References); err != nil {
+		return Published{}, err
 	}
 	if v, err = c.stage(ctx, by, v); err != nil {
 		return Published{}, err

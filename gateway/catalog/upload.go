@@ -33,6 +33,9 @@ func (c *Catalog) Begin(ctx context.Context, by Caller, repo meta.RepoRef, withS
 	if c.cfg.Commands == nil {
 		return nil, fmt.Errorf("begin an upload on an agent: %w", &meta.UnavailableError{Reason: "no_server"})
 	}
+	if err := c.keepsUp(ctx, repo.Tenant); err != nil {
+		return nil, fmt.Errorf("begin an upload into %s: %w", repo, err)
+	}
 	s, err := c.cfg.Content.NewUpload(ctx, store.UploadOptions{SHA512: withSHA512})
 	if err != nil {
 		return nil, fmt.Errorf("begin an upload into %s: %w", repo, err)
@@ -209,6 +212,7 @@ func (c *Catalog) Link(ctx context.Context, by Caller, repo meta.RepoRef, s Stor
 	if err != nil {
 		return meta.Token{}, fmt.Errorf("link %s into %s: %w", s.Name, repo, err)
 	}
+	c.bringForward(ctx, by, repo, s.Blob)
 	return receipt.Token, nil
 }
 

@@ -104,10 +104,13 @@ func Fail(h http.Header, err error) int {
 	}
 	status := Status(err)
 	var unavailable *meta.UnavailableError
+	var behind *meta.BacklogError
 	switch {
 	case errors.As(err, &unavailable) && unavailable.RetryAfter > 0:
 		seconds := (unavailable.RetryAfter + time.Second - 1) / time.Second
 		h.Set("Retry-After", strconv.FormatInt(int64(seconds), 10))
+	case errors.As(err, &behind):
+		h.Set("Retry-After", "5") // Copies take a while.
 	case status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests:
 		h.Set("Retry-After", "1")
 	}
