@@ -136,14 +136,10 @@ func (g *Gateway) answer(e *exchange) error {
 		}
 		return err
 	}
-	if match.Route.Place == protocol.Owner {
-		owner, err := uploadid.Owner(call.Params.Get(protocol.UploadParam))
-		if err != nil {
-			return err
-		}
-		if owner != g.Self {
-			return g.forward(e, call, match.Route)
-		}
+	if at, err := placeOf(call, match.Route); err != nil {
+		return err
+	} else if at != "" && at != g.Self {
+		return g.forward(e, call, match.Route)
 	}
 	if g.long[match.Route.Name] {
 		ctx, cancel := context.WithCancel(call.R.Context())
@@ -235,6 +231,17 @@ func (g *Gateway) lookUp(e *exchange, call *protocol.Call, route *protocol.Route
 	return find(meta.Strong)
 }
 
+// placeOf returns the one node that a call is for, "" when any will do.
+func placeOf(call *protocol.Call, route *protocol.Route) (meta.NodeID, error) {
+	switch route.Place {
+	case protocol.Owner:
+		return uploadid.Owner(call.Params.Get(protocol.UploadParam))
+	case protocol.Server:
+		return meta.NodeID(call.Params.Get(protocol.ServerParam)), nil
+	}
+	return "", nil
+}
+
 // forward sends the call where its place is.
 func (g *Gateway) forward(e *exchange, call *protocol.Call, route *protocol.Route) error {
 	if g.Forward == nil {
@@ -242,12 +249,10 @@ func (g *Gateway) forward(e *exchange, call *protocol.Call, route *protocol.Rout
 	}
 	e.r.Header.Set(protocol.HeaderRequestID, e.id)
 	e.r.Header.Set(headerTrace, e.trace)
-	if route.Place == protocol.Owner {
-		owner, err := uploadid.Owner(call.Params.Get(protocol.UploadParam))
-		if err != nil {
-			return err
-		}
-		return g.Forward.Node(e.stream, e.r, owner)
+	if at, err := placeOf(call, route); err != nil {
+		return err
+	} else if at != "" {
+		return g.Forward.Node(e.stream, e.r, at)
 	}
 	var w http.ResponseWriter = e.stream
 	if g.Wrote != nil {

@@ -26,6 +26,19 @@ type identity struct {
 	Servers []meta.Node `cbor:"5,keyasint,omitempty"`
 	// Begin is the cluster's first command, until it is committed.
 	Begin *state.Bootstrap `cbor:"6,keyasint,omitempty"`
+	// Epoch is the cluster's that the node belongs to, Statement the root's word on it;
+	// the first has none.
+	Epoch     uint64 `cbor:"7,keyasint,omitempty"`
+	Statement []byte `cbor:"8,keyasint,omitempty"`
+}
+
+// plane is the cluster's name in the protocol ids of Raft: servers of two epochs cannot
+// even speak to one another.
+func (id *identity) plane() string {
+	if id.Epoch == 0 {
+		return id.Cluster
+	}
+	return fmt.Sprintf("%s/%d", id.Cluster, id.Epoch)
 }
 
 const identityFile = "identity"

@@ -91,6 +91,9 @@ func New(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *Node, err
 		return nil, err
 	}
 	n.closes(n.lock.Release)
+	if err := settleRecovery(cfg.Data); err != nil {
+		return nil, err
+	}
 	if n.key, err = trust.LoadOrCreateKey(filepath.Join(cfg.Data, "node.key")); err != nil {
 		return nil, err
 	}
@@ -242,7 +245,10 @@ func (n *Node) enter(ctx context.Context, record meta.Node) error {
 
 // adopt keeps what a join reply says, for this and later starts.
 func (n *Node) adopt(reply join.Reply) (*identity, error) {
-	next := &identity{Cluster: reply.Cluster, Root: reply.Root, Chain: reply.Chain, Node: reply.Node, Servers: reply.Servers}
+	next := &identity{
+		Cluster: reply.Cluster, Root: reply.Root, Chain: reply.Chain, Node: reply.Node, Servers: reply.Servers,
+		Epoch: reply.Epoch, Statement: reply.Statement,
+	}
 	return next, next.save(n.cfg.Data)
 }
 

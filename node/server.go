@@ -22,6 +22,7 @@ import (
 	"github.com/shoal-registry/shoal/gateway/forward"
 	"github.com/shoal-registry/shoal/gateway/protocol"
 	"github.com/shoal-registry/shoal/gateway/uploadid"
+	"github.com/shoal-registry/shoal/node/fence"
 	"github.com/shoal-registry/shoal/node/join"
 	"github.com/shoal-registry/shoal/raftmeta"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
@@ -68,9 +69,13 @@ func (n *Node) buildServer(ctx context.Context) error {
 	me := n.id.Node
 	log := n.log.With("region", me.Region)
 
-	// Metadata.
+	// Metadata, unless the cluster has gone on without this server.
+	fences, err := n.fence(ctx)
+	if err != nil {
+		return err
+	}
 	records, err := raftmeta.OpenStore(raftmeta.StoreConfig{
-		Dir: n.cfg.Data, Self: me.ID, Cluster: n.id.Cluster, Host: raftHost,
+		Dir: n.cfg.Data, Self: me.ID, Cluster: n.id.plane(), Host: raftHost,
 		Profile: n.cfg.RaftProfile, Bootstrap: n.id.Begin, Servers: n.id.Servers,
 		Learned: func(servers []meta.Node) {
 			raftHost.Update(servers, nil)
@@ -84,6 +89,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 	n.closes(records.Close)
 	n.metadata, n.doer = records, records
 	n.parts.Add("metadata", records.Run)
+	n.parts.Add("fence", fences.Run)
 	known, err := knownNodes(ctx, records, n.id.Servers)
 	if err != nil {
 		return err
@@ -209,6 +215,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 	api, err := n.api(records, admin.Config{
 		Reported: func() []client.ReportedPeer { return reported(registrar) },
 		Doer:     records, Quorum: quorum{records}, Nearest: n.second(distance), Packages: packages(speaks), Waves: progress,
+		Backups: backups{records: records, blobs: disk, admission: admission},
 	})
 	if err != nil {
 		return err
@@ -216,6 +223,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 	if err := n.openGateway(gate, append(speaks, api), []gateway.Mount{
 		{Name: "join_enter", Pattern: join.EnterPath, Methods: []string{http.MethodPost}, Action: access.Public, Serve: gateway.HTTP(http.HandlerFunc(admission.Enter))},
 		{Name: "join_standing", Pattern: join.StandingPath, Methods: []string{http.MethodPost}, Action: access.Public, Serve: gateway.HTTP(http.HandlerFunc(admission.Standing))},
+		{Name: "epoch", Pattern: fence.Path, Methods: []string{http.MethodPost}, Action: access.Public, Serve: gateway.HTTP(fences)},
 		{Name: "join_renew", Pattern: join.RenewPath, Methods: []string{http.MethodPost}, Action: access.NodeOnly, Serve: gateway.HTTP(http.HandlerFunc(admission.Renew))},
 		{Name: "metadata", Pattern: remotePattern + "{rest...}", Methods: []string{http.MethodPost}, Action: access.NodeOnly, Long: true, Serve: gateway.HTTP(remoteHandler)},
 		{Name: "waves", Pattern: wavesPattern + "{rest...}", Methods: []string{http.MethodPost}, Action: access.NodeOnly, Long: true, Serve: func(c *protocol.Call) error {

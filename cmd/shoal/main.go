@@ -45,6 +45,7 @@ Try it:
 	root.AddCommand(
 		newDev(), newServer(), newAgent(),
 		newToken(), newTenant(), newRepo(), newWave(), newRegion(), newCluster(), newTrust(), newLimit(), newCache(), newScrub(), newGC(),
+		newBackup(), newRecover(),
 		newStatus(), newTop(), newDoctor(), newConfig(), newLogin(), newVersion(),
 	)
 	return root

@@ -62,6 +62,8 @@ type Config struct {
 	// Reported lists the peers of this server's region that sent wrong chunks; nil on
 	// agents.
 	Reported func() []client.ReportedPeer
+	// Backups is nil on agents, which send such requests on.
+	Backups Backups
 	// Nearest returns the second region of a standard repository at home in a
 	// region, "" when there is none. Nil chooses none.
 	Nearest func(ctx context.Context, home meta.RegionName) meta.RegionName
@@ -98,6 +100,9 @@ func (a *API) Routes() []protocol.Route {
 	write := func(name, method, pattern string, action access.Action, serve func(*protocol.Call) error) protocol.Route {
 		return protocol.Route{Name: "admin_" + name, Method: method, Pattern: pattern, Action: action, Place: protocol.AnyServer, Serve: serve}
 	}
+	at := func(name, pattern string, action access.Action, serve func(*protocol.Call) error) protocol.Route {
+		return protocol.Route{Name: "admin_" + name, Method: http.MethodGet, Pattern: pattern, Action: action, Place: protocol.Server, Serve: serve}
+	}
 	return []protocol.Route{
 		read("whoami", base+"whoami", access.Login, a.whoami),
 		read("status", base+"status", access.Admin, a.status),
@@ -128,6 +133,13 @@ func (a *API) Routes() []protocol.Route {
 		read("wave_hosts", base+"waves/{wave}/hosts", access.Login, a.waveHosts),
 		// What hosts said lately is known to servers: agents send the question on.
 		write("wave_status", http.MethodGet, base+"waves/{wave}", access.Login, a.waveStatus),
+
+		write("backup_open", http.MethodPost, base+"backups", access.Admin, a.openBackup),
+		write("backup_renew", http.MethodPut, base+"backups/{backup}", access.Admin, a.renewBackup),
+		write("backup_close", http.MethodDelete, base+"backups/{backup}", access.Admin, a.closeBackup),
+		read("backup_list", base+"backups", access.Admin, a.backups),
+		at("backup_state", base+"servers/{server}/backup/state", access.Admin, a.backupState),
+		at("backup_blob", base+"servers/{server}/backup/blobs/{root}", access.Admin, a.backupBlob),
 
 		read("health", base+"health", access.Admin, a.health),
 		read("region_health", base+"regions/{region}/health", access.Admin, a.health),

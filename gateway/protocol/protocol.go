@@ -39,7 +39,8 @@ type Protocol interface {
 type Place uint8
 
 // Places. An agent serves Anywhere and forwards the rest to a server; a server
-// forwards Owner to the node that the upload id names.
+// forwards Owner to the node that the upload id names, and Server to the one that the
+// path names.
 const (
 	// Anywhere is for reads.
 	Anywhere Place = iota
@@ -47,6 +48,8 @@ const (
 	AnyServer
 	// Owner is for upload sessions; the pattern has a parameter {upload}.
 	Owner
+	// Server is for what one server has; the pattern has a parameter {server}.
+	Server
 )
 
 // Names of parameters with a meaning for the gateway.
@@ -54,6 +57,7 @@ const (
 	TenantParam     = "tenant"
 	RepositoryParam = "repository"
 	UploadParam     = "upload"
+	ServerParam     = "server"
 )
 
 // Route binds a method and a pattern to what serves it.

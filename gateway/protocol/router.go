@@ -81,7 +81,7 @@ func check(route *Route) (*pattern, error) {
 		return nil, fmt.Errorf("action %q is unknown", route.Action)
 	case route.Serve == nil:
 		return nil, fmt.Errorf("no handler")
-	case route.Place > Owner:
+	case route.Place > Server:
 		return nil, fmt.Errorf("place %d is unknown", route.Place)
 	}
 	pat, err := parsePattern(route.Pattern)
@@ -114,6 +114,9 @@ func check(route *Route) (*pattern, error) {
 	}
 	if route.Place == Owner && !pat.has(UploadParam) {
 		return nil, fmt.Errorf("a route placed at the Owner needs {upload}")
+	}
+	if route.Place == Server && !pat.has(ServerParam) {
+		return nil, fmt.Errorf("a route placed at a Server needs {server}")
 	}
 	return pat, nil
 }

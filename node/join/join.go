@@ -72,6 +72,9 @@ type Reply struct {
 	Node    meta.Node       `cbor:"4,keyasint,omitempty"`
 	Servers []meta.Node     `cbor:"5,keyasint,omitempty"`
 	Error   *meta.WireError `cbor:"6,keyasint,omitempty"`
+	// Epoch is the cluster's, Statement the root's word on it; the first has none.
+	Epoch     uint64 `cbor:"7,keyasint,omitempty"`
+	Statement []byte `cbor:"8,keyasint,omitempty"`
 }
 
 // Enter admits the node of key through the server at base (https://host:port).
@@ -310,7 +313,11 @@ func (s *Server) reply(ctx context.Context, cluster meta.Cluster, node meta.Node
 	if err != nil {
 		return Reply{}, err
 	}
-	return Reply{Cluster: cluster.ID, Root: cluster.Root, Chain: chain, Node: node, Servers: servers}, nil
+	said := Reply{Cluster: cluster.ID, Root: cluster.Root, Chain: chain, Node: node, Servers: servers, Epoch: cluster.Epoch}
+	if cluster.Recovery != nil {
+		said.Statement = cluster.Recovery.Statement
+	}
+	return said, nil
 }
 
 // Authority opens the cluster's CA with this server's key.
