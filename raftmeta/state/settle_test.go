@@ -79,14 +79,17 @@ func auditSettled(v *View) error {
 			demands[of] = r
 		case roster == nil || !slices.Contains(roster.Servers, r.Server):
 			return fmt.Errorf("%s is said to have %s and is no server of %s", r.Server, r.Root, r.Region)
-		case r.State == meta.ReplicaVerified:
+		case r.State == meta.ReplicaVerified && !slices.Contains(roster.Draining, r.Server):
 			verified[of]++
 		}
 	}
 	for of, d := range demands {
 		servers := 0
 		if r := rosters[d.Region]; r != nil {
-			servers = len(r.Servers)
+			servers = len(r.Servers) - len(r.Draining)
+		}
+		if r := rosters[d.Region]; r == nil || r.Region.Leaving != 0 {
+			return fmt.Errorf("%s is demanded in %s, which leaves or is gone", d.Root, d.Region)
 		}
 		if enough := verified[of] >= min(regionCopies, max(servers, 1)); enough != (d.State == meta.ReplicaVerified) {
 			return fmt.Errorf("%s in %s is %s with %d copies at %d servers", d.Root, d.Region, d.State, verified[of], servers)
@@ -130,12 +133,12 @@ func auditSettled(v *View) error {
 		}
 		for _, region := range owing {
 			d := demands[string(keyReplica(blob.Blob.Root, region, ""))]
-			if rosters[region] != nil && (d == nil || strength(d.Class) < strength(repo.Class)) {
+			if r := rosters[region]; r != nil && r.Region.Leaving == 0 && (d == nil || strength(d.Class) < strength(repo.Class)) {
 				return fmt.Errorf("%s owes %s of %s (%s) and its demand is %+v", region, blob.Blob.Root, repo.Ref, repo.Class, d)
 			}
 		}
 	}
-	return nil
+	return auditRemains(v)
 }
 
 // enter adds a server to the roster.
