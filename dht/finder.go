@@ -67,6 +67,11 @@ type FinderConfig struct {
 	// Held says whether the node still has some of a root, which is then announced
 	// in the DHT again; without it announcements end with the membership.
 	Held func(ctx context.Context, root digest.CID) bool
+	// Distance is the round trip to a region, 0 when unknown, and Serves says whether a
+	// server is recorded to have its blobs: both order the servers of other regions,
+	// which are asked when the own has none. nil knows nothing.
+	Distance func(meta.RegionName) time.Duration
+	Serves   func(meta.NodeID) bool
 	// Grants names the file in which grants are kept over restarts; "" keeps none.
 	Grants  string
 	Log     *slog.Logger
@@ -197,7 +202,7 @@ func (f *Finder) probeAsWanted(ctx context.Context) {
 		_, err := f.ask(limited, request{Root: digest.Sum([]byte(f.cfg.Self.ID)), Leave: true})
 		cancel()
 		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-			f.noteSilence()
+			f.noteSilence(time.Now().Add(-probeTime))
 		}
 		select {
 		case <-ctx.Done():
@@ -314,15 +319,17 @@ func (f *Finder) Join(ctx context.Context, want Want) (Introduction, error) {
 		if !errors.Is(err, meta.ErrNotFound) {
 			announced(before.members) // whoever looks next shall find this node
 		}
-		if unavailable && len(before.grant) > 0 {
-			// Peers that come to this node, or that it knows from before, want to see it.
-			in := Introduction{
-				Map: before.encoded, Grant: before.grant, GrantExpires: before.expires, Again: againFetching,
-			}
-			f.stand(ctx, want, &in)
-			return in, nil
+		if !unavailable {
+			return Introduction{}, err
 		}
-		return Introduction{}, err
+		// Peers that come to this node, or that it knows from before, want to see the grant.
+		in := Introduction{
+			Map: before.encoded, Grant: before.grant, GrantExpires: before.expires, Again: againFetching,
+		}
+		if !f.stand(ctx, want, &in) && len(before.grant) == 0 {
+			return Introduction{}, err
+		}
+		return in, nil
 	}
 	in, members := found, before.members
 	if found == nil {
@@ -395,7 +402,19 @@ func (f *Finder) askOrLookUp(ctx context.Context, want Want, before known, req r
 	}
 	servers, peers := make(chan asked, 1), make(chan looked, 1)
 	calls.Go(func() {
+		ctx := ctx
+		if f.alone() {
+			// Who has been without a server for long does not wait for them again with each
+			// blob: the probe finds out when they are back.
+			limited, cancel := context.WithTimeout(ctx, aloneTime)
+			defer cancel()
+			ctx = limited
+			f.probe()
+		}
 		rep, err := f.ask(ctx, req)
+		if err != nil && ctx.Err() != nil && parent.Err() == nil {
+			err = errors.Join(&meta.UnavailableError{Reason: "no_server", RetryAfter: time.Second}, err)
+		}
 		servers <- asked{rep, err}
 	})
 	var silence <-chan time.Time
@@ -433,7 +452,7 @@ func (f *Finder) askOrLookUp(ctx context.Context, want Want, before known, req r
 		case l := <-peers:
 			switch {
 			case l.err == nil && failed == nil:
-				f.noteSilence()
+				f.noteSilence(time.Now())
 				f.probe() // it may have answered later
 				fallthrough
 			case l.err == nil:
@@ -470,10 +489,10 @@ type answer struct {
 func (f *Finder) ask(ctx context.Context, req request) (reply, error) {
 	servers := f.servers(req.Root)
 	if len(servers) == 0 {
-		f.noteSilence()
+		f.noteSilence(time.Now())
 		return reply{}, &meta.UnavailableError{Reason: "no_server", RetryAfter: time.Second}
 	}
-	parent := ctx
+	parent, began := ctx, time.Now()
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	answers := make(chan answer, len(servers))
 	var calls sync.WaitGroup
@@ -505,6 +524,8 @@ func (f *Finder) ask(ctx context.Context, req request) (reply, error) {
 			switch {
 			case a.err != nil:
 				failed = errors.Join(failed, a.err)
+			case a.reply.Lost:
+				failed = errors.Join(failed, fmt.Errorf("server %s: %w", a.server, a.reply.Error))
 			case a.reply.Error == nil:
 				return a.reply, nil
 			case errors.Is(a.reply.Error, meta.ErrNotFound):
@@ -525,7 +546,7 @@ func (f *Finder) ask(ctx context.Context, req request) (reply, error) {
 	if err := parent.Err(); err != nil {
 		return reply{}, fmt.Errorf("ask for %s: %w", req.Root, err)
 	}
-	f.noteSilence()
+	f.noteSilence(began)
 	return reply{}, errors.Join(&meta.UnavailableError{Reason: "no_server", RetryAfter: time.Second}, failed)
 }
 
@@ -534,7 +555,7 @@ func (f *Finder) note(a answer) {
 	now := time.Now()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if a.err == nil {
+	if a.err == nil && !a.reply.Lost {
 		f.answered = now
 		delete(f.avoid, a.server)
 		if f.cfg.DHT != nil {
@@ -552,12 +573,16 @@ func (f *Finder) note(a answer) {
 	f.metrics.lookups.WithLabelValues("silent").Inc()
 }
 
-func (f *Finder) noteSilence() {
+// noteSilence notes that none of the servers has answered what was asked at since.
+func (f *Finder) noteSilence(since time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.silent = time.Now()
 	if !f.silentSince.After(f.answered) {
-		f.silentSince = f.silent
+		f.silentSince = since
+		if !since.After(f.answered) {
+			f.silentSince = f.silent // another call had an answer meanwhile
+		}
 	}
 }
 

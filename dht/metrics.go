@@ -16,7 +16,7 @@ func newRegistrarMetrics(reg prometheus.Registerer, size func() (roots, members,
 	m := &registrarMetrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "shoal_registrar_requests_total",
-			Help: "Requests to this server's registrar by outcome: answered, not_found, busy, kept_away, failed, malformed, refused_stream.",
+			Help: "Requests to this server's registrar by outcome: answered, not_found, busy, kept_away, lost, failed, malformed, refused_stream.",
 		}, []string{"outcome"}),
 		full: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "shoal_registrar_unrecorded_total",
@@ -51,7 +51,7 @@ func newFinderMetrics(reg prometheus.Registerer) (*finderMetrics, error) {
 	m := &finderMetrics{
 		joins: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "shoal_finder_joins_total",
-			Help: "Introductions asked for, by who gave them: registrar, dht, metadata, nobody.",
+			Help: "Introductions asked for, by who gave them: registrar, dht, beyond (a server of another region), metadata, nobody.",
 		}, []string{"source"}),
 		lookups: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "shoal_finder_server_failures_total",

@@ -54,7 +54,10 @@ type RegistrarConfig struct {
 	// Shunned is told of a peer to keep away for so long, because two nodes say that
 	// it sent wrong chunks. It must not block. nil tells nobody.
 	Shunned func(peer meta.NodeID, d time.Duration)
-	Limits  RegistrarLimits
+	// Lost says that this server's blob store cannot be used: who asks turns to others.
+	// nil never does.
+	Lost   func() bool
+	Limits RegistrarLimits
 	// Log is silent when nil; Metrics unregistered when nil.
 	Log     *slog.Logger
 	Metrics prometheus.Registerer
@@ -266,6 +269,11 @@ func (r *Registrar) answer(ctx context.Context, asker meta.NodeID, req request) 
 		r.metrics.requests.WithLabelValues("not_found").Inc()
 		r.log.Debug("refused a request", "node", asker, "root", req.Root, "error", err)
 		return refusal(fmt.Errorf("blob %s: %w", req.Root, meta.ErrNotFound))
+	case errors.Is(err, errLost):
+		r.metrics.requests.WithLabelValues("lost").Inc()
+		rep := refusal(&meta.UnavailableError{Reason: "blobs_lost", RetryAfter: time.Second})
+		rep.Lost = true
+		return rep
 	case errors.Is(err, errKeptAway):
 		r.metrics.requests.WithLabelValues("kept_away").Inc()
 		return refusal(&meta.UnavailableError{Reason: "kept_away", RetryAfter: time.Minute})
@@ -286,12 +294,21 @@ func refusal(err error) reply {
 
 func (r *Registrar) introduce(ctx context.Context, asker meta.NodeID, req request) (reply, error) {
 	node, ok := r.cfg.Roster.Node(asker)
-	// An agent whose region has no server left may ask for a grant, and for no more.
-	if !ok || node.Region != r.cfg.Self.Region && (!req.Look || req.Leave || req.Accused != "") {
+	// An agent whose region has no server left is a guest of this one, and may ask for a
+	// grant; it reports nobody.
+	guest := ok && req.Guest && node.Role == meta.RoleAgent && node.Region != r.cfg.Self.Region
+	if !ok || node.Region != r.cfg.Self.Region && (!guest && (!req.Look || req.Leave) || req.Accused != "") {
 		return reply{}, fmt.Errorf("node %s is not of region %s: %w", asker, r.cfg.Self.Region, meta.ErrDenied)
 	}
+	swarm := req.Root // under which its members are kept
+	if guest {
+		swarm = guestSwarm(req.Root, node.Region)
+	}
+	if r.cfg.Lost != nil && r.cfg.Lost() && req.Accused == "" {
+		return reply{}, errLost // also to one who leaves, which is how agents ask whether it is there
+	}
 	if req.Leave {
-		r.leave(req.Root, asker)
+		r.leave(swarm, asker)
 		return reply{}, nil
 	}
 	if req.Accused != "" {
@@ -299,12 +316,12 @@ func (r *Registrar) introduce(ctx context.Context, asker meta.NodeID, req reques
 		return reply{}, nil
 	}
 	if r.away(asker) {
-		r.leave(req.Root, asker)
+		r.leave(swarm, asker)
 		return reply{}, fmt.Errorf("node %s sent wrong chunks: %w", asker, errKeptAway)
 	}
 	grant, expires, err := r.grant(ctx, asker, req.Root)
 	if err != nil {
-		r.leave(req.Root, asker)
+		r.leave(swarm, asker)
 		return reply{}, err
 	}
 	if req.Look {
@@ -328,18 +345,22 @@ func (r *Registrar) introduce(ctx context.Context, asker meta.NodeID, req reques
 	if req.Complete {
 		again = againComplete
 	}
-	idle := false
-	s := r.shard(req.Root)
+	idle, crosses := false, true
+	s := r.shard(swarm)
 	s.mu.Lock()
-	recorded := s.table.join(req.Root, asker, node.Zone, progress{req.Have, req.Complete}, now.Add(Lease))
-	chosen := s.table.pick(req.Root, node.Zone, MaxPeers, now, func(id meta.NodeID) bool {
-		return id == asker || id == r.cfg.Self.ID || !r.inRegion(id) || r.away(id)
+	recorded := s.table.join(swarm, asker, node.Zone, progress{req.Have, req.Complete}, now.Add(Lease))
+	chosen := s.table.pick(swarm, node.Zone, MaxPeers, now, func(id meta.NodeID) bool {
+		return id == asker || id == r.cfg.Self.ID || !r.inRegion(id, node.Region) || r.away(id)
 	})
-	members := s.table.count(req.Root)
-	if complete, ok := s.table.find(req.Root, r.cfg.Self.ID, now); ok {
+	members := s.table.count(swarm)
+	if guest {
+		// Two of a region take it from here, the others from those.
+		crosses = !req.Complete && s.table.stand(swarm, asker, now)
+	}
+	if complete, ok := s.table.find(swarm, r.cfg.Self.ID, now); ok {
 		held = complete // this server is itself a member, and knows better
 	} else if req.HasMap && !req.Complete {
-		idle = s.table.nudge(req.Root, now)
+		idle = s.table.nudge(swarm, now)
 	}
 	again += time.Duration(s.table.random.Int64N(int64(again / 8))) // a wave must not stay in step
 	s.mu.Unlock()
@@ -356,15 +377,24 @@ func (r *Registrar) introduce(ctx context.Context, asker meta.NodeID, req reques
 	for _, c := range chosen {
 		rep.Peers = append(rep.Peers, referral{c.id, c.complete})
 	}
-	if asker != r.cfg.Self.ID {
+	if asker != r.cfg.Self.ID && crosses {
 		rep.Peers = append(rep.Peers, referral{r.cfg.Self.ID, held})
 	}
 	return rep, nil
 }
 
-func (r *Registrar) inRegion(id meta.NodeID) bool {
+// errLost is the answer of a server that has lost its blobs.
+var errLost = errors.New("the blob store of this server cannot be used")
+
+// guestSwarm is under what the members of another region are kept, for as long as that
+// has no server: they are introduced to one another as they would be there.
+func guestSwarm(root digest.CID, region meta.RegionName) digest.CID {
+	return digest.Sum(append([]byte("guests of "+string(region)+" "), root[:]...))
+}
+
+func (r *Registrar) inRegion(id meta.NodeID, region meta.RegionName) bool {
 	n, ok := r.cfg.Roster.Node(id)
-	return ok && n.Region == r.cfg.Self.Region
+	return ok && n.Region == region
 }
 
 func (r *Registrar) grant(ctx context.Context, asker meta.NodeID, root digest.CID) ([]byte, time.Time, error) {
@@ -406,7 +436,7 @@ func (r *Registrar) local(root digest.CID, has progress, n int) (peers []Peer, m
 	s.mu.Lock()
 	s.table.join(root, self.ID, self.Zone, has, now.Add(Lease))
 	chosen := s.table.pick(root, self.Zone, n, now, func(id meta.NodeID) bool {
-		return id == self.ID || !r.inRegion(id) || r.away(id)
+		return id == self.ID || !r.inRegion(id, self.Region) || r.away(id)
 	})
 	members = s.table.count(root)
 	s.mu.Unlock()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -415,24 +416,52 @@ func (l listed) Node(id meta.NodeID) (meta.Node, bool) {
 	return l.Roster.Node(id)
 }
 
-func TestTwoOfASwarmAreElected(t *testing.T) {
+// TestTwoGuestsStand: of the members of a region without servers two cross, for as long
+// as they are there and lack something.
+func TestTwoGuestsStand(t *testing.T) {
 	root := someRoot()
-	var members []meta.Node
-	for i := range 40 {
-		members = append(members, meta.Node{ID: meta.NodeID(fmt.Sprintf("agent %d", i))})
+	tb := newTable(tableLimits{roots: 9, members: 99, membersPerRoot: 9}, rand.New(rand.NewPCG(1, 2)))
+	now := time.Now()
+	join := func(id meta.NodeID, complete bool, at time.Time) {
+		tb.join(root, id, "", progress{complete: complete}, at.Add(Lease))
 	}
-	n := 0
-	for i, self := range members {
-		others := append(append([]meta.Node{}, members[:i]...), members[i+1:]...)
-		if elected(root, self, others) != elected(root, self, members) {
-			t.Errorf("%s elects differently when it is told of itself", self.ID)
+	stands := func(at time.Time, ids ...meta.NodeID) (out string) {
+		for _, id := range ids {
+			if tb.stand(root, id, at) {
+				out += string(id)
+			}
 		}
-		if elected(root, self, others) {
-			n++
-		}
+		return out
 	}
-	if n != standMost {
-		t.Errorf("%d of %d are elected, want %d", n, len(members), standMost)
+	for _, id := range []meta.NodeID{"c", "a", "b", "d"} {
+		join(id, false, now)
+	}
+	if got := stands(now, "c", "a", "b", "d", "a", "c"); got != "caac" {
+		t.Errorf("%s cross, want the first two to come", got)
+	}
+	tb.leave(root, "c")
+	if got := stands(now, "a", "b", "d"); got != "ab" {
+		t.Errorf("after one has left %s cross", got)
+	}
+	later := now.Add(Lease + time.Second)
+	join("d", false, later)
+	join("b", false, later)
+	if got := stands(later, "d", "b"); got != "db" {
+		t.Errorf("after one is silent %s cross", got)
+	}
+	join("d", true, later)
+	if got := stands(later, "b"); got != "b" {
+		t.Errorf("who crosses goes on: %s", got)
+	}
+	join("e", false, later)
+	if got := stands(later, "e"); got != "" {
+		t.Errorf("with a whole copy in the region %s begins to cross", got)
+	}
+	for i := range 9 {
+		join(meta.NodeID(fmt.Sprint("x", i)), false, later)
+	}
+	if got := stands(later, "x8"); got != "x8" {
+		t.Error("one that a full table has no room for starves")
 	}
 }
 
@@ -479,4 +508,103 @@ func TestAnAgentStandsInForItsServers(t *testing.T) {
 			t.Error("a complete member is sent beyond")
 		}
 	}
+}
+
+// TestGuestsAreKeptTogether: agents of a region without servers find one another at the
+// nearest server beyond, which two of them fetch from; they find nobody of its region,
+// also those that never had a grant, and are at home again when their server is.
+func TestGuestsAreKeptTogether(t *testing.T) {
+	ctx := within(t)
+	s := &site{t: t}
+	home, near, far := s.add("eu", "z1", meta.RoleServer), s.add("us", "z1", meta.RoleServer), s.add("ap", "z1", meta.RoleServer)
+	var agents []node
+	for range 4 {
+		agents = append(agents, s.add("eu", "z1", meta.RoleAgent))
+	}
+	foreign := s.add("us", "z1", meta.RoleAgent)
+	s.enrol()
+	shelf, rights := &shelf{}, &rights{}
+	root := shelf.put([]byte("a chunk map"), nil)
+	rights.know(root)
+	registrarOn(t, near, shelf, rights, RegistrarLimits{})
+	registrarOn(t, far, shelf, rights, RegistrarLimits{})
+	if _, err := finderOn(t, foreign, nil).Join(ctx, Want{Root: root, Have: 1}); err != nil {
+		t.Fatal(err)
+	}
+	var finders []*Finder
+	for _, a := range agents {
+		f := finderOn(t, a, nil)
+		f.cfg.Distance = func(r meta.RegionName) time.Duration {
+			return map[meta.RegionName]time.Duration{"us": 80 * time.Millisecond, "ap": 300 * time.Millisecond}[r]
+		}
+		finders = append(finders, f)
+	}
+	crossing := map[int]bool{}
+	for i, f := range finders {
+		var in Introduction
+		await(t, "an introduction beyond", func() (ok bool) {
+			var err error
+			in, err = f.Join(ctx, Want{Root: root, Have: 1})
+			return err == nil && len(in.Grant) > 0
+		})
+		if _, ok := has(in.Peers, near.id()); ok {
+			crossing[i] = true
+		}
+		if _, ok := has(in.Peers, far.id()); ok {
+			t.Errorf("agent %d is sent to the farther region", i)
+		}
+		if _, ok := has(in.Peers, foreign.id()); ok {
+			t.Errorf("agent %d is introduced to an agent of another region", i)
+		}
+		for j := range i {
+			if _, ok := has(in.Peers, agents[j].id()); !ok {
+				t.Errorf("agent %d does not hear of agent %d", i, j)
+			}
+		}
+	}
+	if len(crossing) != standMost || !crossing[0] || !crossing[1] {
+		t.Errorf("%v cross, want the first two", crossing)
+	}
+	registrarOn(t, home, shelf, rights, RegistrarLimits{})
+	await(t, "the own server", func() bool {
+		in, err := finders[3].Join(ctx, Want{Root: root, Have: 1})
+		if err != nil {
+			return false
+		}
+		_, ok := has(in.Peers, home.id())
+		return ok
+	})
+}
+
+// TestAServerWithoutBlobsIsAsGoodAsSilent: its agents turn to another region.
+func TestAServerWithoutBlobsIsAsGoodAsSilent(t *testing.T) {
+	ctx := within(t)
+	s := &site{t: t}
+	home, away := s.add("eu", "z1", meta.RoleServer), s.add("us", "z1", meta.RoleServer)
+	agent := s.add("eu", "z1", meta.RoleAgent)
+	s.enrol()
+	shelf, rights := &shelf{}, &rights{}
+	root := shelf.put([]byte("a chunk map"), nil)
+	rights.know(root)
+	var lost atomic.Bool
+	lost.Store(true)
+	registrarOn(t, home, shelf, rights, RegistrarLimits{}, func(c *RegistrarConfig) { c.Lost = lost.Load })
+	registrarOn(t, away, shelf, rights, RegistrarLimits{})
+	f := finderOn(t, agent, nil)
+	joined := func(id meta.NodeID) func() bool {
+		return func() bool {
+			in, err := f.Join(ctx, Want{Root: root, Have: 1})
+			if err != nil {
+				return false
+			}
+			_, ok := has(in.Peers, id)
+			return ok
+		}
+	}
+	await(t, "a server of another region", joined(away.id()))
+	if f.Reachable() {
+		t.Error("a server without blobs counts as one")
+	}
+	lost.Store(false)
+	await(t, "the own server", joined(home.id()))
 }

@@ -2,6 +2,7 @@ package dht
 
 import (
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/shoal-registry/shoal/raftmeta/meta"
@@ -33,6 +34,8 @@ type group struct {
 	whole  int    // members that are complete
 	have   uint64 // chunks of all members
 	nudged time.Time
+	// standing are the guests that fetch for their region (stand).
+	standing []meta.NodeID
 }
 
 type member struct {
@@ -97,6 +100,27 @@ func (t *table) nudge(root digest.CID, now time.Time) bool {
 		return false
 	}
 	g.nudged = now
+	return true
+}
+
+// stand reports whether a member is one of the standMost that fetch for their region:
+// the first to come, and others in the place of those that are gone, or have it all.
+func (t *table) stand(root digest.CID, id meta.NodeID, now time.Time) bool {
+	g := t.roots[root]
+	if g == nil || g.byID[id] == nil {
+		return true // not recorded, because the table is full: it must not starve
+	}
+	g.standing = slices.DeleteFunc(g.standing, func(other meta.NodeID) bool {
+		m := g.byID[other]
+		return m == nil || !m.expires.After(now) || m.complete
+	})
+	if slices.Contains(g.standing, id) {
+		return true
+	}
+	if len(g.standing) >= standMost || g.whole > 0 {
+		return false
+	}
+	g.standing = append(g.standing, id)
 	return true
 }
 

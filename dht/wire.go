@@ -46,6 +46,9 @@ type request struct {
 	Accused meta.NodeID `cbor:"7,keyasint,omitempty"`
 	Chunk   uint64      `cbor:"8,keyasint,omitempty"`
 	Judged  bool        `cbor:"9,keyasint,omitempty"`
+	// Guest is of an agent whose own region has no server that answers: it becomes a
+	// member of its region's swarm, here.
+	Guest bool `cbor:"10,keyasint,omitempty"`
 }
 
 func (r request) check() error {
@@ -71,6 +74,8 @@ type reply struct {
 	Copies uint32 `cbor:"10,keyasint,omitempty"`
 	// Away are peers that sent wrong chunks to two nodes: to be kept away.
 	Away []meta.NodeID `cbor:"11,keyasint,omitempty"`
+	// Lost goes with Error: this server has lost its blobs, and is as good as silent.
+	Lost bool `cbor:"12,keyasint,omitempty"`
 }
 
 type referral struct {
