@@ -38,16 +38,19 @@ func (r *replicating) Do(ctx context.Context, o state.Origin, c state.Command) (
 }
 
 func (r *replicating) report(ctx context.Context) error {
-	pending, _, err := raftmeta.Ask(ctx, r.Metadata, meta.Local, state.PendingReplicas{Region: "there"})
-	if err != nil || len(pending) == 0 {
-		return err
+	for {
+		pending, _, err := raftmeta.Ask(ctx, r.Metadata, meta.Local, state.PendingReplicas{Region: "there", Page: state.Page{Limit: 500}})
+		if err != nil || len(pending) == 0 {
+			return err
+		}
+		var made []meta.Replica
+		for _, d := range pending {
+			made = append(made, meta.Replica{Root: d.Root, Server: distant, State: meta.ReplicaVerified})
+		}
+		if _, err = r.Metadata.Do(ctx, state.Origin{}, state.ReportReplicas{Replicas: made}); err != nil {
+			return err
+		}
 	}
-	var made []meta.Replica
-	for _, d := range pending {
-		made = append(made, meta.Replica{Root: d.Root, Server: distant, State: meta.ReplicaVerified})
-	}
-	_, err = r.Metadata.Do(ctx, state.Origin{}, state.ReportReplicas{Replicas: made})
-	return err
 }
 
 // newReplicated is newWorld with a region there, which is the second of acme/app and
