@@ -82,11 +82,14 @@ func (c *Catalog) waning(b state.BlobAnswer) bool {
 
 // Offer is Blob for a client that leaves out the upload when the blob is there. One
 // that no version uses any more it keeps for that client; on an agent, which cannot, it
-// is as good as absent, so that the client sends it.
+// is as good as absent, so that the client sends it. So is one that no server has.
 //
 // Errors: as Blob.
 func (c *Catalog) Offer(ctx context.Context, by Caller, repo meta.RepoRef, d digest.Digest) (state.BlobAnswer, meta.AsOf, error) {
 	b, asOf, err := c.Blob(ctx, by, repo, d)
+	if err == nil {
+		err = c.sendable(ctx, by, b.Blob)
+	}
 	if err != nil || !c.waning(b) {
 		return b, asOf, err
 	}

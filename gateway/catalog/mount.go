@@ -25,9 +25,14 @@ func (c *Catalog) Mount(ctx context.Context, by Caller, to meta.RepoRef, from *m
 	source := to // that is about to expire begins its time anew
 	switch {
 	case err == nil && !c.waning(b):
-		return meta.Token{}, nil
+		return meta.Token{}, c.sendable(ctx, by, b.Blob)
 	case errors.Is(err, meta.ErrNotFound):
 		source, err = c.source(ctx, by, to, from, d)
+	}
+	if err == nil {
+		if other, _, unseen := askOnce(ctx, c, by, meta.Local, state.GetBlob{Repo: source, Digest: d}); unseen == nil {
+			err = c.sendable(ctx, by, other.Blob) // else the command says whether it is there
+		}
 	}
 	if err != nil {
 		return meta.Token{}, fmt.Errorf("mount %s into %s: %w", d, to, err)

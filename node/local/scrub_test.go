@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -220,4 +221,45 @@ func TestASecondPushHeals(t *testing.T) {
 			t.Errorf("%s: the file is not what was pushed: %v", how, err)
 		}
 	}
+}
+
+// A client that asks before it sends hears that a lost blob is not there, and sends it.
+func TestALostBlobIsSentAgain(t *testing.T) {
+	dir := t.TempDir()
+	cluster, _ := start(t, local.Options{Dir: dir, Regions: 1})
+	d := cluster.Description()
+	layer := make([]byte, 1<<20)
+	rand.Read(layer)
+	gateway := d.Servers[0].Gateway
+	pushImage(t, gateway, "acme/app/api", layer)
+	name := fmt.Sprintf("sha256:%x", sha256.Sum256(layer))
+	blob := "http://" + gateway + "/v2/acme/app/api/blobs/" + name
+	if status, _ := request(t, http.MethodHead, blob, nil); status != http.StatusOK {
+		t.Fatalf("HEAD: %d", status)
+	}
+	if err := os.Remove(largest(t, filepath.Join(dir, "server-1"))); err != nil {
+		t.Fatal(err)
+	}
+	c := adminOf(d)
+	if _, err := c.RunScrub(t.Context(), client.NewScrub{}); err != nil {
+		t.Fatal(err)
+	}
+	u := awaitLost(t, c, "acme/app")
+	if len(u.Uses) != 1 || u.Uses[0].Package != "api" || u.Digest.String() != name || u.Reason != "its file is gone" {
+		t.Errorf("lost is %+v", u)
+	}
+	if status, _ := request(t, http.MethodHead, blob, nil); status != http.StatusNotFound {
+		t.Errorf("HEAD of a lost blob: %d", status)
+	}
+	uploads := "http://" + gateway + "/v2/acme/app/other/blobs/uploads/"
+	if status, _ := request(t, http.MethodPost, uploads+"?mount="+name+"&from=acme/app/api", nil); status != http.StatusAccepted {
+		t.Errorf("a mount of a lost blob: %d", status)
+	}
+	if status, answer := request(t, http.MethodPost, "http://"+gateway+"/v2/acme/app/api/blobs/uploads/?digest="+name, layer); status != http.StatusCreated {
+		t.Fatalf("sent again: %d %s", status, answer)
+	}
+	if status, body := request(t, http.MethodGet, blob, nil); status != http.StatusOK || !bytes.Equal(body, layer) {
+		t.Errorf("GET afterwards: %d", status)
+	}
+	scrubAll(t, c)
 }
