@@ -198,7 +198,7 @@ func TestCheck(t *testing.T) {
 		node(func(n *meta.Node) { n.Zone = long }),
 		node(func(n *meta.Node) { n.Gateway = long }),
 		node(func(n *meta.Node) { n.Read = []string{"x"} }),
-		UpdateNode{}, RemoveNode{},
+		UpdateNode{}, RemoveNode{}, DrainServer{}, LeaveRegion{}, RemoveRegion{},
 		CreateJoinToken{}, CreateJoinToken{Token: meta.JoinToken{ID: "t", Role: meta.RoleAgent, Region: "eu", Expires: 1}},
 		CreateJoinToken{Token: meta.JoinToken{ID: "t", Role: meta.RoleAgent, Region: "eu", Uses: 1}},
 		CreateJoinToken{Token: meta.JoinToken{ID: "t", Role: meta.RoleAgent, Region: "eu", Uses: 1, Expires: 1, Read: []string{"x"}}},

@@ -139,7 +139,7 @@ func linked(r reader, root digest.CID) (bool, error) {
 }
 
 // regionsOf returns the regions that owe a copy of what the repository's versions
-// use, without those that are being removed.
+// use, without those that are being removed or are gone.
 func (t *tx) regionsOf(repo *meta.Repository) ([]meta.RegionName, error) {
 	wanted, err := t.regionsOfClass(repo)
 	if err != nil {
@@ -151,7 +151,7 @@ func (t *tx) regionsOf(repo *meta.Repository) ([]meta.RegionName, error) {
 		if err != nil {
 			return nil, err
 		}
-		if r == nil || r.Region.Leaving == 0 {
+		if r != nil && r.Region.Leaving == 0 {
 			owing = append(owing, name)
 		}
 	}

@@ -29,6 +29,9 @@ func FuzzDecode(f *testing.F) {
 		}
 		b.index++
 		r, err := b.Apply(b.index, 1, command)
+		if _, newer := errors.AsType[*UnknownLevelError](err); newer {
+			return // As it must: the others go on to that level.
+		}
 		if err != nil {
 			t.Fatalf("%+v stops the machine: %v", c, err)
 		}
