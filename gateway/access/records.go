@@ -2,6 +2,8 @@ package access
 
 import (
 	"context"
+	"errors"
+	"time"
 
 	"github.com/shoal-registry/shoal/raftmeta"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
@@ -13,15 +15,26 @@ import (
 // without a quorum.
 type Records struct{ Asker raftmeta.Asker }
 
-// AdminTokenHash implements Metadata.
+// AdminTokenHash implements Metadata. A server that has joined and has no state yet
+// knows nobody, which is no reason to call a credential wrong.
+//
+// Errors: *meta.UnavailableError with starting.
 func (m Records) AdminTokenHash(ctx context.Context) ([]byte, error) {
 	cluster, _, err := raftmeta.Ask(ctx, m.Asker, meta.Local, state.GetCluster{})
+	if errors.Is(err, meta.ErrNotFound) {
+		return nil, &meta.UnavailableError{Reason: "starting", RetryAfter: time.Second}
+	}
 	return cluster.AdminToken, err
 }
 
-// Node implements Metadata.
+// Node implements Metadata. Errors: as of AdminTokenHash.
 func (m Records) Node(ctx context.Context, id meta.NodeID) (meta.Node, error) {
 	node, _, err := raftmeta.Ask(ctx, m.Asker, meta.Local, state.GetNode{ID: id})
+	if errors.Is(err, meta.ErrNotFound) {
+		if _, err := m.AdminTokenHash(ctx); err != nil {
+			return node, err
+		}
+	}
 	return node, err
 }
 
