@@ -42,6 +42,7 @@ type Config struct {
 	Token   string // credential
 	// LargeBytes is the size of the few large artifacts; others have up to 24 KiB.
 	LargeBytes int64
+	Say        func(format string, args ...any) // gets what is wrong as soon as it is seen
 }
 
 // Node is a gateway that clients talk to.
@@ -289,6 +290,7 @@ func (w *Workload) Faults() Faults {
 }
 
 func (w *Workload) fault(pick func(*Faults) *[]string, format string, args ...any) {
+	w.cfg.Say("WRONG: "+format, args...)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	note(pick(&w.faults), format, args...)

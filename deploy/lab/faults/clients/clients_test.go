@@ -188,7 +188,7 @@ func work(t *testing.T, sin string, requests int) (history.Totals, []history.Fin
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := New(Config{Clients: 6, Keys: 8, Rate: 1e6, Timeout: time.Minute, Seed: 1}, record)
+	w := New(Config{Clients: 6, Keys: 8, Rate: 1e6, Timeout: time.Minute, Seed: 1, Say: func(string, ...any) {}}, record)
 	nodes := []Node{{Name: "a", Base: server.URL, HTTP: server.Client()}, {Name: "b", Base: server.URL, HTTP: server.Client()}}
 	w.SetNodes(nodes)
 	ctx, cancel := context.WithCancel(t.Context())

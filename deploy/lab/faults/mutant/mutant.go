@@ -59,7 +59,7 @@ func All() []Mutant {
 		},
 		{
 			Name: "log-without-fsync",
-			What: "an entry of the log is acknowledged before it is durable",
+			What: "an entry of the log is acknowledged 300 ms before it is durable",
 			Edits: []Edit{
 				{nodeFile, "wal.WithSegmentSize(cfg.Snapshots.SegmentBytes))", "wal.WithSegmentSize(cfg.Snapshots.SegmentBytes), wal.WithSegmentFiler(segment.NewFiler(walDir(cfg.Dir), forgetful{fs.New()})))"},
 				{nodeFile, "\twal \"github.com/hashicorp/raft-wal\"\n", "\twal \"github.com/hashicorp/raft-wal\"\n\t\"github.com/hashicorp/raft-wal/fs\"\n\t\"github.com/hashicorp/raft-wal/segment\"\n\t\"github.com/hashicorp/raft-wal/types\"\n"},
@@ -77,7 +77,10 @@ func (f forgetful) OpenWriter(dir, name string) (types.WritableFile, error) {
 
 type forgetfulFile struct{ types.WritableFile }
 
-func (forgetfulFile) Sync() error { return nil }
+func (f forgetfulFile) Sync() error {
+	time.AfterFunc(300*time.Millisecond, func() { _ = f.WritableFile.Sync() })
+	return nil
+}
 
 // New opens`},
 			},

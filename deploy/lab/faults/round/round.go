@@ -125,7 +125,7 @@ func Run(ctx context.Context, c Config) (_ *Report, err error) {
 		return nil, err
 	}
 	work := clients.New(clients.Config{Clients: c.Clients, Keys: c.Keys, Rate: c.Rate, Timeout: c.Profile.Timeout,
-		Seed: c.Seed, Token: cluster.AdminToken, LargeBytes: c.Large}, record)
+		Seed: c.Seed, Token: cluster.AdminToken, LargeBytes: c.Large, Say: c.Say}, record)
 	l := load{work}
 	l.SetMembers(cluster.Members())
 	bad := nemesis.New(nemesis.Config{Cluster: cluster, Disks: bind(cluster, disks), Load: l, AtLeast: c.AtLeast, Patience: c.Profile.Patience, Say: c.Say,
