@@ -39,6 +39,9 @@ type StoreConfig struct {
 	Bootstrap *state.Bootstrap
 	// Servers are those that admitted this one, for the time before it has state.
 	Servers []meta.Node
+	// Rejoins says that this server was of the cluster before this start: without a log
+	// it must not take part as the voter that it may be (consensus, rejoin.go).
+	Rejoins bool
 	// Learned, when set, is told of servers that the roster does not have yet and
 	// that may connect: after a long absence even the leader can be one.
 	Learned func([]meta.Node)
@@ -84,18 +87,22 @@ func OpenStore(cfg StoreConfig) (*Store, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	machine, err := state.Open(filepath.Join(cfg.Dir, "state"), state.Options{Log: cfg.Log, CacheBytes: cfg.CacheBytes})
-	if err != nil {
-		return nil, err
+	if err := markedDamaged(cfg.Dir); err != nil {
+		return nil, advised(cfg.Dir, err)
 	}
-	s := &Store{cfg: cfg, machine: machine, view: replicated{machine: machine}}
+	s := &Store{cfg: cfg}
+	machine, err := state.Open(filepath.Join(cfg.Dir, "state"), state.Options{Log: cfg.Log, CacheBytes: cfg.CacheBytes, Damaged: s.fatal})
+	if err != nil {
+		return nil, advised(cfg.Dir, err)
+	}
+	s.machine, s.view.machine = machine, machine
 	if s.node, err = consensus.New(consensus.Config{
 		Dir: filepath.Join(cfg.Dir, "raft"), Self: cfg.Self, Cluster: cfg.Cluster, Host: cfg.Host,
-		Machine: &s.view, Roster: &s.view, Seeds: cfg.Servers, Timing: timing, Snapshots: cfg.Snapshots, Fatal: cfg.Fatal, Learned: cfg.Learned,
+		Machine: &s.view, Roster: &s.view, Seeds: cfg.Servers, Timing: timing, Snapshots: cfg.Snapshots, Fatal: s.fatal, Learned: cfg.Learned,
 		Level: state.Level,
 		Log:   cfg.Log, Metrics: cfg.Metrics,
 	}); err != nil {
-		return nil, errors.Join(err, machine.Close())
+		return nil, errors.Join(advised(cfg.Dir, err), machine.Close())
 	}
 	if err := s.found(); err != nil {
 		return nil, errors.Join(err, s.Close())
@@ -114,13 +121,16 @@ func (s *Store) found() error {
 	case len(s.cfg.Servers) == 0:
 		return fmt.Errorf("this server has no state and knows no other server, join it: %w", meta.ErrInvalid)
 	}
+	if s.cfg.Rejoins {
+		s.node.JoinAnew()
+	}
 	return nil
 }
 
 // Run takes part in the cluster until ctx ends, then hands leadership over.
 func (s *Store) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return s.node.Run(ctx) })
+	group.Go(func() error { return advised(s.cfg.Dir, s.node.Run(ctx)) })
 	if s.cfg.Bootstrap != nil {
 		group.Go(func() error { return s.bootstrap(ctx) })
 	}
@@ -182,6 +192,9 @@ func (s *Store) Answer(ctx context.Context, f meta.Freshness, q Request) (meta.A
 	if err == nil {
 		asOf.Index, asOf.Epoch = v.Index(), now.epoch
 		err = q.Run(v)
+	}
+	if state.Damaged(err) {
+		s.fatal(fmt.Errorf("%s: %w", q.Name(), err))
 	}
 	return asOf, errors.Join(err, v.Close())
 }

@@ -46,7 +46,7 @@ Try it:
 		newDev(), newServer(), newAgent(),
 		newToken(), newTenant(), newRepo(), newWave(), newRegion(), newCluster(), newTrust(), newLimit(), newCache(), newScrub(), newGC(),
 		newBackup(), newRecover(),
-		newStatus(), newTop(), newDoctor(), newConfig(), newLogin(), newVersion(),
+		newStatus(), newTop(), newDoctor(), newRejoin(), newConfig(), newLogin(), newVersion(),
 	)
 	return root
 }

@@ -77,7 +77,7 @@ func (g *guardedLog) GetLog(index uint64, l *raft.Log) error {
 		return err
 	}
 	g.m.corrupt.Inc()
-	err = fmt.Errorf("raft log entry %d: %w; remove this server from the cluster and join it anew: %w", index, err, meta.ErrCorrupt)
+	err = fmt.Errorf("raft log entry %d: %w: %w", index, err, meta.ErrCorrupt)
 	g.corrupt(err)
 	return err
 }

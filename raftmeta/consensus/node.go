@@ -42,6 +42,7 @@ type Node struct {
 	nudges    chan struct{}
 	leader    broadcast
 	leading   gate
+	anew      bool // JoinAnew was called
 	proposals *semaphore.Weighted
 
 	stamp   sync.Mutex // held from the choice of a time until the command is in Raft's queue
@@ -142,7 +143,7 @@ func (n *Node) recover() error {
 		}
 	}
 	if n.cfg.Machine.Applied() < last.MachineIndex {
-		return fmt.Errorf("the state ends at %d and the log begins after %d; remove this server from the cluster and join it anew: %w",
+		return fmt.Errorf("the state ends at %d and the log begins after %d: %w",
 			n.cfg.Machine.Applied(), last.Index, meta.ErrCorrupt)
 	}
 	n.replica.applied.raise(max(last.Index, n.cfg.Machine.Applied()))
@@ -198,6 +199,19 @@ func (n *Node) raftConfig() *raft.Config {
 func (n *Node) Run(ctx context.Context) error {
 	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
+	// Who waits for running asks at once; others are answered when it is closed.
+	n.commands.open()
+	n.questions.open()
+	if n.anew {
+		if err := n.rejoin(ctx); err != nil {
+			n.commands.stop()
+			n.questions.stop()
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+	}
 	n.layer = newStreamLayer(n.cfg.Host, n.protocol("raft"), n.admitsRaft, n.refused)
 	transport := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: n.layer, MaxPool: idleLines, MaxRPCsInFlight: 1, Timeout: transportTimeout,
@@ -213,9 +227,6 @@ func (n *Node) Run(ctx context.Context) error {
 	})
 	n.raft.RegisterObserver(observer)
 	n.standAlone(transport)
-	// Who waits for running asks at once; others are answered when it is closed.
-	n.commands.open()
-	n.questions.open()
 	n.mu.Lock()
 	n.begin = func(f func(context.Context)) { n.group.Go(func() { f(inner) }) }
 	n.mu.Unlock()

@@ -26,6 +26,9 @@ type question struct {
 	Applied uint64 `cbor:"7,keyasint,omitempty"`
 	// Sights asks whom the other hears (sights.go).
 	Sights bool `cbor:"8,keyasint,omitempty"`
+	// Expel asks the leader to take the asker, which has lost its log and its vote, out
+	// of the configuration (rejoin.go).
+	Expel bool `cbor:"9,keyasint,omitempty"`
 }
 
 // answer is what it gets.
@@ -43,6 +46,10 @@ type answer struct {
 	Sights   []Sight       `cbor:"7,keyasint,omitempty"`
 	// Level is the newest level that the server's build knows; with Health.
 	Level uint32 `cbor:"8,keyasint,omitempty"`
+	// Leader is who leads, Expelled the term in which it took the asker out, 0 when it
+	// did not.
+	Leader   meta.NodeID `cbor:"9,keyasint,omitempty"`
+	Expelled uint64      `cbor:"10,keyasint,omitempty"`
 }
 
 // peers is what this server knows of the others' lives.
@@ -258,6 +265,9 @@ func (n *Node) answerQuestion(ctx context.Context, from meta.NodeID, q *question
 	}
 	if q.Servers {
 		a.Servers = n.cfg.Roster.Servers()
+	}
+	if q.Expel {
+		a.Leader, a.Expelled = n.Leader(), n.expel(from)
 	}
 	if q.Sights {
 		a.Sights = n.sights()

@@ -131,6 +131,7 @@ func (m *Machine) openDatabase(dir string, create bool) (*database, error) {
 		MemTableSize:       8 << 20,
 		ErrorIfNotExists:   !create,
 		Logger:             pebbleLog{m.options.Log},
+		EventListener:      m.listener(),
 	}
 	for i := range options.Levels {
 		options.Levels[i].FilterPolicy = bloom.FilterPolicy(10)

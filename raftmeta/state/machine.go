@@ -38,6 +38,9 @@ type Options struct {
 	Log *slog.Logger
 	// CacheBytes is Pebble's block cache; 0 is 32 MiB.
 	CacheBytes int64
+	// Damaged is told of files that are not what was written, found in the background.
+	// What a call finds it returns. Nil is not told.
+	Damaged func(error)
 }
 
 // Entry is a committed log entry. One without a command only moves the index.
