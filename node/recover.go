@@ -186,6 +186,10 @@ func survey(ctx context.Context, dir string, log *slog.Logger) (_ *surveyed, err
 	if s.Standing, err = raftmeta.Inspect(dir, log); err != nil {
 		return nil, fmt.Errorf("read the metadata in %s: %w", dir, err)
 	}
+	// After a kill the state may lag far behind the log, which is not replayed here.
+	if s.Cluster.ID == "" {
+		s.Cluster.ID, s.Cluster.Epoch = s.id.Cluster, s.id.Epoch
+	}
 	return s, s.askPeers(ctx)
 }
 
@@ -204,8 +208,12 @@ func (s *surveyed) askPeers(ctx context.Context) error {
 	}
 	transport := &http.Transport{TLSClientConfig: config, ForceAttemptHTTP2: true, DisableKeepAlives: true}
 	client := &http.Client{Transport: transport, Timeout: 5 * time.Second}
-	for _, n := range s.Servers {
-		if n.ID != s.Node {
+	known := append(slices.Clone(s.Servers), s.id.Servers...)
+	for _, id := range s.Voters {
+		known = append(known, meta.Node{ID: id}) // Its address is not known.
+	}
+	for _, n := range known {
+		if n.ID != s.Node && !slices.ContainsFunc(s.Peers, func(p SurveyPeer) bool { return p.ID == n.ID }) {
 			s.Peers = append(s.Peers, SurveyPeer{ID: n.ID, Region: n.Region, Gateway: n.Gateway, Voter: slices.Contains(s.Voters, n.ID)})
 		}
 	}
@@ -214,6 +222,9 @@ func (s *surveyed) askPeers(ctx context.Context) error {
 	for i := range s.Peers {
 		group.Go(func() {
 			p := &s.Peers[i]
+			if p.Gateway == "" {
+				return
+			}
 			word, err := fence.Tell(ctx, client, p.Gateway, fence.Word{Node: s.Node, Epoch: s.id.Epoch, Statement: s.id.Statement})
 			if err == nil && word.Node == p.ID {
 				p.Reached, p.Epoch, p.Last, p.Term, p.Leads = true, word.Epoch, word.Last, word.LastTerm, word.Leads
@@ -237,8 +248,10 @@ func (s *surveyed) askPeers(ctx context.Context) error {
 type Recovered struct {
 	Survey
 	Epoch uint64 `json:"new_epoch"`
-	// Uncertain are the last entries of the log that the state did not have: they were
-	// not known to be committed, and are part of the new epoch. At most 1,000.
+	// Replayed entries of the log were not in the state on disk, and are part of the new
+	// epoch. Uncertain are the last of them, at most 1,000: nothing on this server says
+	// up to which they were committed, and acknowledged.
+	Replayed  int              `json:"replayed"`
 	Uncertain []UncertainEntry `json:"uncertain"`
 	// Kept is the directory with what was there before.
 	Kept string            `json:"kept"`
@@ -291,9 +304,14 @@ func Recover(ctx context.Context, dir string, force bool, log *slog.Logger, conf
 		}
 	}()
 	if err := metadata.LoadFrom(dir, func(index uint64, at meta.Time, c state.Command) {
-		if len(r.Uncertain) < maxUncertain {
-			r.Uncertain = append(r.Uncertain, UncertainEntry{Index: index, Time: at.Std(), What: nameCommand(c)})
+		r.Replayed++
+		if _, tick := c.(state.Tick); tick {
+			return
 		}
+		if len(r.Uncertain) == maxUncertain {
+			r.Uncertain = r.Uncertain[1:]
+		}
+		r.Uncertain = append(r.Uncertain, UncertainEntry{Index: index, Time: at.Std(), What: nameCommand(c)})
 	}); err != nil {
 		return r, fmt.Errorf("read the metadata: %w", err)
 	}
@@ -320,6 +338,11 @@ func (s *surveyed) mayRecover(now time.Time, force bool) error {
 	}
 	if s.Damage != "" {
 		return fmt.Errorf("the log of this server is damaged (%s), recover another: %w", s.Damage, meta.ErrCorrupt)
+	}
+	for _, p := range s.Peers {
+		if p.Voter && p.Gateway == "" && !force {
+			return fmt.Errorf("this server does not know the address of voter %s, so it cannot ask whether that is there; make sure that it is not and say --force: %w", p.ID, meta.ErrConflict)
+		}
 	}
 	if quorum := len(s.Voters)/2 + 1; s.reached() >= quorum {
 		return fmt.Errorf("%d of %d voters can be reached, this server among them, and %d are a quorum: nothing is lost, start this server: %w",

@@ -300,10 +300,12 @@ blobs count again once they are verified.`,
 			for _, s := range r.Lost {
 				fmt.Fprintf(w, "    %s of region %s at %s\n", s.ID, s.Region, s.Gateway)
 			}
-			if len(r.Uncertain) > 0 {
-				fmt.Fprintf(w, "  kept though they were not known to be committed:\n")
+			const shown = 20
+			last := r.Uncertain[max(0, len(r.Uncertain)-shown):]
+			if len(last) > 0 {
+				fmt.Fprintf(w, "  kept from its log: %d entries; of the last it is not known whether they were acknowledged\n", r.Replayed)
 			}
-			for _, u := range r.Uncertain {
+			for _, u := range last {
 				fmt.Fprintf(w, "    %d %s %s\n", u.Index, u.Time.Format(time.RFC3339), clip(u.What, 0))
 			}
 			fmt.Fprintf(w, "  the metadata of before is in %s\nnow start it: shoal server --data %s --region %s\n", r.Kept, dir, r.Region)
