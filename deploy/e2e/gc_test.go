@@ -131,6 +131,23 @@ func TestGarbageGoes(t *testing.T) {
 			t.Errorf("after the second push: %v", err)
 		}
 	}
+
+	// Nobody has to run it.
+	if err := remove(ctx, registry(d.Servers[0], ""), "acme/app/api", digest); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.shoal(ctx, "gc", "set", "--grace", "1s"); err != nil {
+		t.Fatal(err)
+	}
+	err = proc.Await(ctx, "the garbage to go by itself", func(context.Context) error {
+		if used := diskUsage(t, d.data); used > full-2*gone.Bytes() {
+			return fmt.Errorf("%d bytes", used)
+		}
+		return nil
+	}, d.process)
+	if err != nil {
+		t.Error(err)
+	}
 	status, err := d.shoal(ctx, "gc", "status")
 	if err != nil {
 		t.Fatal(err)
