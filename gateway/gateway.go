@@ -109,6 +109,9 @@ type Config struct {
 	// forwarded: reads here shall follow it. Nil on servers, which answer a write when
 	// they have applied it.
 	Wrote func(meta.Token)
+	// Elsewhere says, on a server, that it cannot use its blobs: what needs them is sent
+	// to another server, and served here only when there is none. Nil never does.
+	Elsewhere func() bool
 	// TLS serves the node certificate; nil takes plain HTTP only.
 	TLS *tls.Config
 	// Plain takes plain HTTP from everywhere, not only from loopback.

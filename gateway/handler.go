@@ -126,6 +126,16 @@ func (g *Gateway) answer(e *exchange) error {
 		}
 		return g.forward(e, call, match.Route)
 	}
+	if g.elsewhere(match.Route) {
+		if err := g.Gate.CheckTransport(e.r, e.loopback); err != nil {
+			return g.challenge(e, call, match.Route, err)
+		}
+		err := g.forward(e, call, match.Route)
+		if none, ok := errors.AsType[*meta.UnavailableError](err); !ok || none.Reason != "no_server" {
+			return err
+		}
+		// Nobody has seen anything of it: this server does what it can.
+	}
 	if err := g.admit(e, call, match.Route); err != nil {
 		if errors.Is(err, access.ErrChallenge) {
 			return g.challenge(e, call, match.Route, nil)
@@ -229,6 +239,13 @@ func (g *Gateway) lookUp(e *exchange, call *protocol.Call, route *protocol.Route
 		return nil
 	}
 	return find(meta.Strong)
+}
+
+// elsewhere says that a call needs blobs and this server has none to use. What belongs
+// to an upload session is its owner's, whatever its state.
+func (g *Gateway) elsewhere(route *protocol.Route) bool {
+	return g.Elsewhere != nil && g.Forward != nil && (route.Action == access.Pull || route.Action == access.Push) &&
+		(route.Place == protocol.Anywhere || route.Place == protocol.AnyServer) && g.Elsewhere()
 }
 
 // placeOf returns the one node that a call is for, "" when any will do.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
@@ -126,6 +127,7 @@ func blobOf(ctx context.Context, metadata raftmeta.Asker, root digest.CID) (meta
 type holders struct {
 	metadata raftmeta.Asker
 	self     meta.NodeID
+	serves   func(meta.NodeID) bool // of what is recorded
 }
 
 func (h holders) Holders(ctx context.Context, root digest.CID) ([]meta.NodeID, error) {
@@ -138,6 +140,12 @@ func (h holders) Holders(ctx context.Context, root digest.CID) ([]meta.NodeID, e
 		if r.State == meta.ReplicaVerified && r.Server != "" && r.Server != h.self {
 			servers = append(servers, r.Server)
 		}
+	}
+	// Who is known not to answer, or to have lost its blobs, is left out while another is
+	// left.
+	well := slices.DeleteFunc(slices.Clone(servers), func(id meta.NodeID) bool { return !h.serves(id) })
+	if len(well) > 0 {
+		return well, nil
 	}
 	return servers, nil
 }

@@ -53,6 +53,9 @@ func (n *Node) buildAgent(ctx context.Context) error {
 	servers := remote.NewClient(remote.Config{
 		HTTP: &http.Client{Transport: n.transport()}, Servers: func() []string { return n.serverURLs(me.Region) },
 	})
+	near := newNearness(n.swarmHost, me)
+	n.distanceTo = near.to
+	n.parts.Add("distances", near.run)
 	mirror, err := raftmeta.OpenMirror(raftmeta.MirrorConfig{
 		Dir: filepath.Join(n.cfg.Data, "mirror"), Region: me.Region, Log: log, Metrics: n.metrics,
 		Upstream: servers,
@@ -65,6 +68,7 @@ func (n *Node) buildAgent(ctx context.Context) error {
 	n.parts.Add("metadata", mirror.Run)
 	n.swarmHost.SetRoster(append(slices.Clone(n.id.Servers), me))
 	admit(mirror.Roster(), n.swarmHost)
+	n.serves = mirror.Roster().Serves
 
 	// Bytes.
 	var discovery *dht.Finder // there when the store runs, and evicts
@@ -87,6 +91,7 @@ func (n *Node) buildAgent(ctx context.Context) error {
 	discovery, err = dht.NewFinder(dht.FinderConfig{
 		Host: n.swarmHost, Cluster: n.id.Cluster, Self: me, Roster: n.swarmHost, DHT: regional,
 		Held: disk.Holds, Grants: filepath.Join(n.cfg.Data, "grants"), Log: log, Metrics: n.metrics,
+		Distance: near.to, Serves: n.serves,
 	})
 	if err != nil {
 		return err
@@ -173,10 +178,4 @@ func (n *Node) buildAgent(ctx context.Context) error {
 		return nil
 	})
 	return n.openOps()
-}
-
-// serverURLs lists the servers' gateways, those of the region first, in an order of
-// this node's own, so that agents spread over servers and stay with one.
-func (n *Node) serverURLs(region meta.RegionName) []string {
-	return raftmeta.NewRoster(n.swarmHost.Nodes("", meta.RoleServer)).Gateways(n.ID(), region)
 }

@@ -1,7 +1,9 @@
 package node
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -11,17 +13,21 @@ import (
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/raftmeta/state"
 	"github.com/shoal-registry/shoal/transfer/store"
+	"github.com/shoal-registry/shoal/verify/digest"
 )
 
 // watchHealth makes a server's part in the health of regions: its word on itself, and
 // its judgement of all while it leads.
-func (n *Node) watchHealth(records *raftmeta.Store, disk *store.Disk) (*health.Self, error) {
+func (n *Node) watchHealth(records *raftmeta.Store, disk *store.Disk) error {
 	me := n.id.Node
-	copies := health.Copies{Server: me.ID, Metadata: records, Doer: records, Holds: held(disk)}
-	self := health.NewSelf(health.SelfConfig{
+	copies := health.Copies{Server: me.ID, Metadata: records, Doer: records, Look: func(ctx context.Context, root digest.CID) (bool, error) {
+		looked, err := disk.Look(ctx, root)
+		return looked.Whole, err
+	}}
+	n.fares = health.NewSelf(health.SelfConfig{
 		Node: me, Metadata: records, Doer: records, Probe: disk.Probe, Check: copies.Check, Log: n.log,
 	})
-	n.parts.Add("own health", self.Run)
+	n.parts.Add("own health", n.fares.Run)
 	leader := health.Leader{
 		Self: me.ID, Timing: health.Timings[n.cfg.RaftProfile], Metadata: records, Doer: records, Log: n.log,
 		Leads:   func() bool { return records.Leader() == me.ID },
@@ -39,7 +45,53 @@ func (n *Node) watchHealth(records *raftmeta.Store, disk *store.Disk) (*health.S
 		leader.Timing = health.Timings["site"]
 	}
 	n.parts.Add("health of regions", leader.Run)
-	return self, n.metrics.Register(&healthMetrics{metadata: records})
+	return n.metrics.Register(&healthMetrics{metadata: records})
+}
+
+// elsewhere says when this node's gateway is to send on what needs blobs.
+func (n *Node) elsewhere() func() bool {
+	if n.fares == nil {
+		return nil
+	}
+	return n.fares.Failing
+}
+
+// serverURLs lists the servers' gateways in the order in which this node asks them: its
+// region's, then those of the others by distance, those that are recorded not to serve
+// last. Among equal ones each node has an order of its own, so that they spread over
+// servers and stay with one.
+func (n *Node) serverURLs(region meta.RegionName) []string {
+	servers := n.swarmHost.Nodes("", meta.RoleServer)
+	rank := make(map[string]int, len(servers))
+	for i, url := range raftmeta.NewRoster(servers).Gateways(n.ID(), region) {
+		rank[url] = i
+	}
+	type place struct {
+		class int
+		away  time.Duration
+		rank  int
+		url   string
+	}
+	places := make([]place, len(servers))
+	for i, s := range servers {
+		p := place{url: "https://" + s.Gateway}
+		p.rank = rank[p.url]
+		if s.Region != region {
+			p.class, p.away = 1, cmp.Or(n.distanceTo(s.Region), time.Hour)
+		}
+		if !n.serves(s.ID) {
+			p.class = 2
+		}
+		places[i] = p
+	}
+	slices.SortFunc(places, func(a, b place) int {
+		return cmp.Or(cmp.Compare(a.class, b.class), cmp.Compare(a.away, b.away), cmp.Compare(a.rank, b.rank))
+	})
+	urls := make([]string, len(places))
+	for i, p := range places {
+		urls[i] = p.url
+	}
+	return urls
 }
 
 // healthMetrics tells the recorded health of regions when it is asked for.

@@ -31,6 +31,7 @@ import (
 	"github.com/shoal-registry/shoal/gateway"
 	"github.com/shoal-registry/shoal/gateway/ops"
 	"github.com/shoal-registry/shoal/node/config"
+	"github.com/shoal-registry/shoal/node/health"
 	"github.com/shoal-registry/shoal/node/join"
 	"github.com/shoal-registry/shoal/node/lifecycle"
 	"github.com/shoal-registry/shoal/node/limits"
@@ -66,6 +67,12 @@ type Node struct {
 
 	metadata raftmeta.Asker
 	doer     raftmeta.Doer // nil on an agent
+
+	// distanceTo is the round trip to a region, 0 when unknown; serves says that nothing
+	// is recorded that keeps a server from serving.
+	distanceTo func(meta.RegionName) time.Duration
+	serves     func(meta.NodeID) bool
+	fares      *health.Self // nil on an agent
 }
 
 // New opens the node of cfg.Data. A node that belongs to no cluster begins one

@@ -97,6 +97,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 	}
 	roster := raftmeta.NewRoster(known)
 	admit(roster, n.swarmHost, raftHost)
+	n.serves, n.distanceTo = roster.Serves, n.distance(records)
 	n.parts.Add("roster", func(ctx context.Context) error { return followRoster(ctx, roster, records, log) })
 	n.parts.Add("identity", func(ctx context.Context) error { return n.keepServers(ctx, roster) })
 
@@ -119,15 +120,19 @@ func (n *Node) buildServer(ctx context.Context) error {
 	n.closes(disk.Close)
 	n.parts.Add("store", disk.Run)
 
+	if err := n.watchHealth(records, disk); err != nil {
+		return err
+	}
+
 	// Who has what.
-	distance := n.distance(records)
+	distance := n.distanceTo
 	background := newFetches()
 	grants := granter{metadata: records, key: n.key, cluster: n.id.Cluster}
 	var swarms *swarm.Swarm // made below; nobody is reported before Run
 	registrar, err := dht.NewRegistrar(dht.RegistrarConfig{
 		Host: n.swarmHost, Cluster: n.id.Cluster, Self: me, Roster: n.swarmHost,
 		Maps: maps{metadata: records, store: disk, fetch: background.begin}, Granter: grants,
-		Held: held(disk), Holders: holders{metadata: records},
+		Held: held(disk), Holders: holders{metadata: records, serves: n.serves}, Lost: n.fares.Failing,
 		Shunned: func(peer meta.NodeID, d time.Duration) { swarms.Ban(peer, d) },
 		Log:     log, Metrics: n.metrics,
 	})
@@ -147,7 +152,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 	}
 	discovery, err := dht.NewServerFinder(dht.ServerFinderConfig{
 		Registrar: registrar, Self: me, Roster: n.swarmHost, Granter: grants,
-		Holders: holders{metadata: records, self: me.ID}, DHT: servers, Region: regional,
+		Holders: holders{metadata: records, self: me.ID, serves: n.serves}, DHT: servers, Region: regional,
 		RTT: distance, Held: held(disk), Log: log, Metrics: n.metrics,
 	})
 	if err != nil {
@@ -238,11 +243,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 	if err := n.buildCollection(records, disk, me, log); err != nil {
 		return err
 	}
-	fares, err := n.watchHealth(records, disk)
-	if err != nil {
-		return err
-	}
-	if audit, err = n.newScrub(records, disk, replicas, func() { fares.Lost(errBlobsRemoved) }); err != nil {
+	if audit, err = n.newScrub(records, disk, replicas, func() { n.fares.Lost(errBlobsRemoved) }); err != nil {
 		return err
 	}
 	n.parts.Add("settlement", settler{
@@ -467,7 +468,7 @@ func (f *fetches) run(ctx context.Context, ensure func(context.Context, meta.Blo
 func (n *Node) forwarder() (*forward.Forwarder, error) {
 	f, err := forward.New(forward.Config{
 		Self: n.ID(), Region: n.id.Node.Region, Roster: gateways{n.swarmHost},
-		TLS: trust.ClientTLS(n.cred), Identify: n.identify, Log: n.log,
+		TLS: trust.ClientTLS(n.cred), Identify: n.identify, Distance: n.distanceTo, Serves: n.serves, Log: n.log,
 	})
 	if err == nil {
 		n.closes(func() error {

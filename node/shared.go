@@ -113,7 +113,8 @@ func (n *Node) openGateway(gate *access.Gate, speaks []protocol.Protocol, mounts
 	}
 	n.gateway, err = gateway.New(gateway.Config{
 		Self: n.ID(), Role: n.cfg.Role, Listen: n.cfg.Gateway, Protocols: speaks, Mounts: mounts,
-		Gate: gate, Repositories: access.Records{Asker: n.metadata}, Forward: forward, Wrote: wrote,
+		Elsewhere: n.elsewhere(),
+		Gate:      gate, Repositories: access.Records{Asker: n.metadata}, Forward: forward, Wrote: wrote,
 		TLS: trust.ServerTLS(n.cred), Plain: n.cfg.Plain, Log: n.log, Metrics: n.metrics,
 	})
 	if err != nil {

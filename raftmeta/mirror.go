@@ -257,7 +257,7 @@ func (m *Mirror) Run(ctx context.Context) error {
 
 var followed = []feed.Kind{
 	feed.KindCluster, feed.KindNode, feed.KindRegion, feed.KindRepository,
-	feed.KindAlias, feed.KindVersion, feed.KindPackage, feed.KindBlob, feed.KindWave, feed.KindLost,
+	feed.KindAlias, feed.KindVersion, feed.KindPackage, feed.KindBlob, feed.KindWave, feed.KindLost, feed.KindHealth,
 }
 
 // changes follows what the mirror depends on, forgets what changed, and passes it
@@ -310,7 +310,7 @@ func (m *Mirror) subscribe(after uint64) feed.Filter {
 	}
 	f := feed.Filter{Kinds: followed, Region: m.config.Region, Repos: slices.Collect(maps.Keys(m.repos))}
 	if len(f.Repos) == 0 {
-		f.Kinds = []feed.Kind{feed.KindCluster, feed.KindNode, feed.KindRegion, feed.KindWave, feed.KindLost}
+		f.Kinds = []feed.Kind{feed.KindCluster, feed.KindNode, feed.KindRegion, feed.KindWave, feed.KindLost, feed.KindHealth}
 	}
 	return f
 }

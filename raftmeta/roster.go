@@ -23,9 +23,11 @@ import (
 type Roster struct {
 	mu    sync.Mutex
 	nodes map[meta.NodeID]meta.Node
-	index uint64
-	tell  []func(RosterChange)
-	ready chan struct{}
+	// health is how regions fare, without those of which nothing was said.
+	health map[meta.RegionName]meta.RegionHealth
+	index  uint64
+	tell   []func(RosterChange)
+	ready  chan struct{}
 }
 
 // RosterChange is a node that came, changed, or went (Removed; then only ID is
@@ -37,7 +39,9 @@ type RosterChange struct {
 
 // NewRoster returns a roster of the nodes known so far, none at first start.
 func NewRoster(known []meta.Node) *Roster {
-	r := &Roster{nodes: make(map[meta.NodeID]meta.Node, len(known)), ready: make(chan struct{})}
+	r := &Roster{
+		nodes: make(map[meta.NodeID]meta.Node, len(known)), health: make(map[meta.RegionName]meta.RegionHealth), ready: make(chan struct{}),
+	}
 	for _, n := range known {
 		r.nodes[n.ID] = n
 	}
@@ -81,6 +85,15 @@ func (r *Roster) Servers(region meta.RegionName) []meta.Node {
 	return slices.DeleteFunc(r.Nodes(), func(n meta.Node) bool {
 		return n.Role != meta.RoleServer || (region != "" && n.Region != region)
 	})
+}
+
+// Serves says that nothing is recorded of a server that keeps it from serving: it is
+// heard, and has its blobs. Without news it is so.
+func (r *Roster) Serves(id meta.NodeID) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n, ok := r.nodes[id]
+	return !ok || r.health[n.Region].Server(id).Serves()
 }
 
 // Gateways returns the base URLs of all servers in the order in which self asks
@@ -127,6 +140,10 @@ func (r *Roster) apply(c feed.Change) {
 		return
 	}
 	switch {
+	case c.Kind == feed.KindHealth:
+		if delete(r.health, c.Region); c.Health != nil {
+			r.health[c.Region] = *c.Health
+		}
 	case c.Kind != feed.KindNode:
 	case c.Deleted:
 		r.remove(c.Node)
@@ -204,7 +221,20 @@ func (r *Roster) list(ctx context.Context, m Asker, region meta.RegionName) erro
 			q.Page.After = string(page[len(page)-1].ID)
 		}
 	}
+	health, asOf, err := Ask(ctx, m, meta.Bounded, state.RegionHealth{})
+	if err != nil && !errors.Is(err, meta.ErrInvalid) { // which is a server's that does not know the question
+		return fmt.Errorf("list the health of regions: %w", err)
+	}
+	if err == nil {
+		oldest = min(oldest, asOf.Index)
+	}
 	r.replace(nodes, oldest)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	clear(r.health)
+	for _, h := range health {
+		r.health[h.Region] = h
+	}
 	return nil
 }
 

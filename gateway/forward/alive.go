@@ -12,10 +12,10 @@ import (
 const (
 	// guardAfter is how long a request may be without an end before its server is asked
 	// whether it lives, and how long between two such questions.
-	guardAfter = time.Second
+	guardAfter = 750 * time.Millisecond
 	// proofTime is how long a proof may take. A server that fails two in a row is given
 	// up: one may get lost where the machine is busy.
-	proofTime = 1500 * time.Millisecond
+	proofTime = time.Second
 	// watchEvery is how often servers that are down are tried again; watchLater, after
 	// the first watchTurns turns.
 	watchEvery = time.Second

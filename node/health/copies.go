@@ -14,8 +14,9 @@ type Copies struct {
 	Server   meta.NodeID
 	Metadata raftmeta.Asker
 	Doer     raftmeta.Doer
-	// Holds says whether a blob is here whole. It reads no content: that is the audit's.
-	Holds func(ctx context.Context, root digest.CID) bool
+	// Look says whether a blob is on the disk whole, which memory may not know. It reads
+	// no content: that is the audit's.
+	Look func(ctx context.Context, root digest.CID) (whole bool, err error)
 }
 
 // checkAtOnce is how many copies one question lists and one command reports.
@@ -36,7 +37,11 @@ func (c Copies) Check(ctx context.Context) (copies, missing uint64, err error) {
 				return copies, missing, ctx.Err()
 			}
 			copies++
-			if !c.Holds(ctx, r.Root) {
+			whole, err := c.Look(ctx, r.Root)
+			if err != nil {
+				return copies, missing, err
+			}
+			if !whole {
 				gone = append(gone, meta.Replica{Root: r.Root, Server: c.Server, State: meta.ReplicaFailed, Reason: "missing after an outage"})
 			}
 		}

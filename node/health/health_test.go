@@ -60,10 +60,10 @@ func inWorld(t *testing.T, f func(*world)) {
 			}
 		})
 		for _, n := range w.servers {
-			copies := Copies{Server: n.ID, Metadata: w.store, Doer: w.store, Holds: func(_ context.Context, root digest.CID) bool {
+			copies := Copies{Server: n.ID, Metadata: w.store, Doer: w.store, Look: func(_ context.Context, root digest.CID) (bool, error) {
 				w.mu.Lock()
 				defer w.mu.Unlock()
-				return n.ID != "eu-2" || !w.lost[root]
+				return n.ID != "eu-2" || !w.lost[root], nil
 			}}
 			self := NewSelf(SelfConfig{
 				Node: n, Metadata: alive{w, n.ID}, Doer: w.store, Check: copies.Check, Log: slog.New(slog.DiscardHandler),
