@@ -54,7 +54,7 @@ func run(ctx context.Context, args []string) error {
 	flags.Uint64Var(&c.Seed, "seed", uint64(time.Now().Unix()), "of the schedule and the clients")
 	flags.IntVar(&c.Servers, "servers", 3, "servers, each in a region of its own")
 	flags.IntVar(&c.Agents, "agents", 1, "agents")
-	flags.IntVar(&c.Clients, "clients", 12, "clients")
+	flags.IntVar(&c.Clients, "clients", 0, "clients (12, or 40 with wan, where each waits longer)")
 	flags.IntVar(&c.Keys, "keys", 64, "keys in use at any time")
 	flags.Float64Var(&c.Rate, "rate", 250, "operations a second of all clients, at most")
 	flags.IntVar(&c.AtLeast, "at-least", 100, "acknowledged operations a second, for two seconds, before a fault counts")
@@ -99,6 +99,9 @@ func run(ctx context.Context, args []string) error {
 		if p.Name == *profile {
 			c.Profile = p
 		}
+	}
+	if c.Clients == 0 {
+		c.Clients = c.Profile.Clients
 	}
 	if c.Profile.Name == "" {
 		return fmt.Errorf("no profile %q: site or wan", *profile)

@@ -29,6 +29,7 @@ import (
 type Profile struct {
 	Name    string
 	RTT     time.Duration // between regions
+	Clients int
 	Timeout time.Duration // of a client's request
 	Scale   float64       // of how long faults last
 	// Patience is how long the cluster may take to work again after a fault.
@@ -37,8 +38,8 @@ type Profile struct {
 
 // Profiles are those that --profile takes.
 var Profiles = []Profile{
-	{Name: "site", Timeout: 5 * time.Second, Scale: 1, Patience: 3 * time.Minute},
-	{Name: "wan", RTT: 60 * time.Millisecond, Timeout: 12 * time.Second, Scale: 3, Patience: 5 * time.Minute},
+	{Name: "site", Clients: 12, Timeout: 5 * time.Second, Scale: 1, Patience: 3 * time.Minute},
+	{Name: "wan", RTT: 60 * time.Millisecond, Clients: 40, Timeout: 12 * time.Second, Scale: 3, Patience: 5 * time.Minute},
 }
 
 // Config is one round.
