@@ -131,37 +131,25 @@ func flipSnapshot(n *Nemesis, _ context.Context, s Step, rng *rand.Rand) error {
 	return n.flipStopped(n.server(s), "raft/snapshots", func(string) bool { return true }, rng)
 }
 
-// rejoin does what an operator does with a server whose metadata is damaged: take it
-// away, but for its blobs, and let it join the cluster anew under another name.
+// rejoin does what the server's last words tell an operator to do when its metadata is
+// damaged: set that aside, and start it again. It keeps its identity and its blobs.
 func (n *Nemesis) rejoin(ctx context.Context, m *wave.Member) error {
-	n.Say("%s is damaged: it joins anew", m.Name())
+	n.Say("%s is damaged: it rejoins", m.Name())
 	n.Rejoined++
-	old, err := n.identity(ctx, m)
+	out, err := n.Cluster.ShoalOn(ctx, m, "rejoin", "--data", m.Node.Data)
 	if err != nil {
 		return err
 	}
-	entries, err := os.ReadDir(m.Node.Data)
-	if err != nil {
-		return err
-	}
-	for _, entry := range entries {
-		if entry.Name() != "blobs" {
-			if err := os.RemoveAll(filepath.Join(m.Node.Data, entry.Name())); err != nil {
-				return err
-			}
-		}
-	}
-	if err := n.Cluster.Rejoin(ctx, m); err != nil {
-		return err
-	}
-	if err := n.Cluster.Begin(m); err != nil {
+	n.Say("%s", strings.TrimSpace(out))
+	if err := n.start(m); err != nil {
 		return err
 	}
 	if err := n.awaitReady(ctx, m); err != nil {
 		return err
 	}
-	if err := n.remove(ctx, m, old, true); err != nil {
-		return err
+	aside, err := filepath.Glob(filepath.Join(m.Node.Data, "aside-*"))
+	for _, dir := range aside {
+		err = errors.Join(err, os.RemoveAll(dir))
 	}
-	return AwaitVoters(ctx, n.Cluster)
+	return errors.Join(err, AwaitVoters(ctx, n.Cluster))
 }

@@ -73,13 +73,10 @@ func (n *Nemesis) identity(ctx context.Context, m *wave.Member) (string, error) 
 	return "", errors.Join(errs...)
 }
 
-// remove takes a server of that id from the cluster, by way of any server but m. Without
-// force it is asked again until nothing lies at that server alone.
-func (n *Nemesis) remove(ctx context.Context, m *wave.Member, id string, force bool) error {
+// remove takes a server of that id from the cluster, by way of any other: the first
+// request drains it, and it is asked again until nothing lies at that server alone.
+func (n *Nemesis) remove(ctx context.Context, m *wave.Member, id string) error {
 	path := "/api/v1/nodes/" + id
-	if force {
-		path += "?force=true"
-	}
 	ctx, cancel := context.WithTimeoutCause(ctx, n.Patience, fmt.Errorf("not removed within %v", n.Patience))
 	defer cancel()
 	for {
@@ -123,7 +120,7 @@ func membership(n *Nemesis, ctx context.Context, s Step, _ *rand.Rand) error {
 		n.Load.Shun(m.Name(), true)
 		id, err := n.identity(ctx, m)
 		if err == nil {
-			err = n.remove(ctx, m, id, false)
+			err = n.remove(ctx, m, id)
 		}
 		n.Load.SetMembers(wave.Members(n.Cluster.Members(), func(o *wave.Member) bool { return o != m }))
 		n.Load.Shun(m.Name(), false)
