@@ -206,6 +206,10 @@ type demands struct {
 		raftmeta.Watcher
 	}
 	incidents *incidents
+	// settled is told of this region's demands that a report of self has settled; nil is
+	// not told.
+	settled func(ctx context.Context, region meta.RegionName, root digest.CID)
+	self    meta.NodeID
 }
 
 func (d demands) Copies(ctx context.Context, root digest.CID) ([]meta.Replica, error) {
@@ -232,6 +236,8 @@ func (d demands) Watch(ctx context.Context, region meta.RegionName, changed func
 			changed()
 		case change.Region == region && (change.Kind == feed.KindDemand || change.Kind == feed.KindReplica && change.Deleted):
 			changed()
+		case change.Region == region && change.Kind == feed.KindReplica && change.Node == d.self && d.settled != nil:
+			d.settled(ctx, region, change.Root)
 		}
 	}
 	return ctx.Err()

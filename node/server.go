@@ -127,11 +127,16 @@ func (n *Node) buildServer(ctx context.Context) error {
 	// Who has what.
 	distance := n.distanceTo
 	background := newFetches()
+	cold := newPrefetch(records, records, me, log)
+	n.parts.Add("prefetch", cold.run)
 	grants := granter{metadata: records, key: n.key, cluster: n.id.Cluster}
 	var swarms *swarm.Swarm // made below; nobody is reported before Run
 	registrar, err := dht.NewRegistrar(dht.RegistrarConfig{
 		Host: n.swarmHost, Cluster: n.id.Cluster, Self: me, Roster: n.swarmHost,
-		Maps: maps{metadata: records, store: disk, fetch: background.begin}, Granter: grants,
+		Maps: maps{metadata: records, store: disk, fetch: func(b meta.Blob) {
+			background.begin(b)
+			cold.read(b)
+		}}, Granter: grants,
 		Held: held(disk), Holders: holders{metadata: records, serves: n.serves}, Lost: n.fares.Failing,
 		Shunned: func(peer meta.NodeID, d time.Duration) { swarms.Ban(peer, d) },
 		Log:     log, Metrics: n.metrics,
@@ -177,10 +182,12 @@ func (n *Node) buildServer(ctx context.Context) error {
 		return err
 	}
 	n.parts.Add("background fetches", func(ctx context.Context) error { return background.run(ctx, bytes.Ensure) })
+	owed := newReplicationMetrics(records)
+	n.metrics.MustRegister(owed)
 	outages := &incidents{}
 	replicas, err = repair.New(repair.Config{
 		Self: me.ID, Region: me.Region,
-		Demands: demands{records, outages}, Reporter: reporter{records, records, me.ID}, Content: bytes,
+		Demands: demands{records, outages, owed.settled, me.ID}, Reporter: reporter{records, records, me.ID}, Content: bytes,
 		Servers: func() []meta.NodeID { return n.holders(me.Region) }, Incident: outages.latest,
 		Log: log, Metrics: n.metrics,
 	})
@@ -202,8 +209,9 @@ func (n *Node) buildServer(ctx context.Context) error {
 	seen := newNames(records)
 	n.views["swarm"] = n.view(swarms, seen, nil, registrar)
 	names, err := catalog.New(catalog.Config{
-		Metadata: records, Commands: records, Content: catalog.FromTransfer(bytes), Readable: readable(policy),
-		IDs: minter, UploadTTL: n.uploadTTL(), Node: me.ID, Region: me.Region, AutoCreate: n.cfg.Dev, Second: n.second(distance), Asked: seen.note,
+		Metadata: records, Commands: records, Content: readContent{catalog.FromTransfer(bytes), cold.read}, Readable: readable(policy),
+		Backlog: catalog.Backlog{MaxBlobs: n.cfg.BacklogBlobs, MaxBytes: int64(n.cfg.BacklogBytes), Out: outages.out},
+		IDs:     minter, UploadTTL: n.uploadTTL(), Node: me.ID, Region: me.Region, AutoCreate: n.cfg.Dev, Second: n.second(distance), Asked: seen.note,
 		Metrics: n.metrics, Log: log,
 	})
 	if err != nil {

@@ -63,7 +63,7 @@ func (k *keepers) up(id meta.NodeID) {
 	ctx, stop := context.WithCancel(context.Background())
 	own := kept{keepers: k, id: id}
 	loop, err := repair.New(repair.Config{
-		Self: id, Region: "eu", Demands: demands{k.meta, &incidents{}}, Reporter: reporter{k.meta, own, id}, Content: own, Servers: k.servers,
+		Self: id, Region: "eu", Demands: demands{store: k.meta, incidents: &incidents{}}, Reporter: reporter{k.meta, own, id}, Content: own, Servers: k.servers,
 	})
 	if err != nil {
 		k.t.Fatal(err)

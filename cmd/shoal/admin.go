@@ -48,12 +48,13 @@ func newTenant() *cobra.Command {
 	root := group("tenant", "Tenants: owners of repositories")
 	create := &cobra.Command{
 		Use: "create NAME", Short: "Create a tenant", Args: cobra.ExactArgs(1),
-		Example: "  shoal tenant create acme",
+		Example: "  shoal tenant create acme\n  shoal tenant create acme --tier premium",
 	}
+	tier := create.Flags().String("tier", "", "basic, standard or premium: the weight where tenants wait for one another (default standard)")
 	list := &cobra.Command{Use: "list", Short: "List the tenants", Args: cobra.NoArgs, Example: "  shoal tenant list --json"}
 	root.AddCommand(
 		adminVerb(create, func(ctx context.Context, c *client.Client, out *output, args []string) error {
-			t, err := c.CreateTenant(ctx, meta.TenantName(args[0]))
+			t, err := c.NewTenant(ctx, client.NewTenant{Name: meta.TenantName(args[0]), Tier: meta.Tier(*tier)})
 			if err != nil {
 				return err
 			}
@@ -64,14 +65,9 @@ func newTenant() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return out.print(list, tenants, func() {
-				var rows [][]string
-				for _, t := range tenants {
-					rows = append(rows, []string{string(t.Name), t.Created.Std().Format(time.RFC3339), t.CreatedBy})
-				}
-				table(list, []string{"tenant", "created", "by"}, rows)
-			})
+			return out.print(list, tenants, func() { tenantTable(list, tenants) })
 		}),
+		newTenantSet(),
 	)
 	return root
 }
@@ -83,12 +79,18 @@ func newRepo() *cobra.Command {
 }
 
 func newRepoCreate() *cobra.Command {
-	var n client.NewRepository
+	var (
+		n       client.NewRepository
+		regions []string
+	)
 	create := &cobra.Command{
 		Use: "create TENANT/REPOSITORY", Short: "Create a repository", Args: cobra.ExactArgs(1),
-		Example: "  shoal repo create acme/app --format oci --class critical --home eu",
+		Example: `  shoal repo create acme/app --format oci --class critical --home eu
+  shoal repo create acme/core --regions eu,us --copies-before-ack 2`,
 	}
 	f := create.Flags()
+	f.StringSliceVar(&regions, "regions", nil, "regions that keep copies, instead of those of the class")
+	f.Uint32Var(&n.CopiesBeforeAck, "copies-before-ack", 0, "1, or 2: a publish is answered when a second server has verified copies (default 1)")
 	f.StringVar(&n.Format, "format", "oci", "oci or generic")
 	f.StringVar((*string)(&n.Kind), "kind", "hosted", "hosted")
 	f.StringVar((*string)(&n.Class), "class", "standard", "critical (all primary regions), standard (home and one more) or cold (home, others on demand)")
@@ -101,6 +103,7 @@ func newRepoCreate() *cobra.Command {
 		if n.Ref, err = meta.ParseRepoRef(args[0]); err != nil {
 			return err
 		}
+		n.Regions = regionNames(regions)
 		r, err := c.CreateRepository(ctx, n)
 		if err != nil {
 			return err
@@ -117,11 +120,11 @@ func repositoryTable(cmd *cobra.Command, repos []meta.Repository) {
 	var rows [][]string
 	for _, r := range repos {
 		rows = append(rows, []string{
-			r.Ref.String(), r.Format, string(r.Kind), string(r.Class), string(r.Home), string(r.Second),
-			string(r.Visibility), strconv.FormatBool(r.Immutable), r.Environment,
+			r.Ref.String(), r.Format, string(r.Kind), string(r.Class), string(r.Home), string(r.Second), regionList(r.Regions),
+			strconv.FormatUint(uint64(max(r.CopiesBeforeAck, 1)), 10), string(r.Visibility), strconv.FormatBool(r.Immutable), r.Environment,
 		})
 	}
-	table(cmd, []string{"repository", "format", "kind", "class", "home", "second", "visibility", "immutable", "env"}, rows)
+	table(cmd, []string{"repository", "format", "kind", "class", "home", "second", "regions", "ack", "visibility", "immutable", "env"}, rows)
 }
 
 func newRepoList() *cobra.Command {
@@ -144,12 +147,18 @@ func newRepoSet() *cobra.Command {
 	var (
 		class, home, second, visibility, env string
 		immutable                            bool
+		regions                              []string
+		copies                               uint32
 	)
 	set := &cobra.Command{
 		Use: "set TENANT/REPOSITORY", Short: "Change a repository", Args: cobra.ExactArgs(1),
-		Example: "  shoal repo set acme/app --class critical --immutable",
+		Example: `  shoal repo set acme/app --class critical --immutable
+  shoal repo set acme/app --regions eu,us --copies-before-ack 2
+  shoal repo set acme/app --regions ''`,
 	}
 	f := set.Flags()
+	f.StringSliceVar(&regions, "regions", nil, "regions that keep copies, instead of those of the class; empty gives them back")
+	f.Uint32Var(&copies, "copies-before-ack", 1, "1, or 2: a publish is answered when a second server has verified copies")
 	f.StringVar(&class, "class", "", "critical, standard or cold")
 	f.StringVar(&home, "home", "", "home region")
 	f.StringVar(&second, "second", "", "second region of class standard")
@@ -165,6 +174,7 @@ func newRepoSet() *cobra.Command {
 			Class: given(set, "class", meta.Class(class)), Home: given(set, "home", meta.RegionName(home)),
 			Second: given(set, "second", meta.RegionName(second)), Visibility: given(set, "visibility", meta.Visibility(visibility)),
 			Environment: given(set, "env", env), Immutable: given(set, "immutable", immutable),
+			Regions: given(set, "regions", regionNames(regions)), CopiesBeforeAck: given(set, "copies-before-ack", copies),
 		})
 		if err != nil {
 			return err

@@ -141,6 +141,9 @@ func (a *API) Routes() []protocol.Route {
 		at("backup_state", base+"servers/{server}/backup/state", access.Admin, a.backupState),
 		at("backup_blob", base+"servers/{server}/backup/blobs/{root}", access.Admin, a.backupBlob),
 
+		read("replication", base+"replication", access.Admin, a.replicationStatus),
+		read("backlog_list", base+"regions/{region}/backlogs", access.Admin, a.backlogs),
+		write("tenant_set", http.MethodPatch, base+"tenants/{tenant}", access.Admin, a.setTenant),
 		read("health", base+"health", access.Admin, a.health),
 		read("region_health", base+"regions/{region}/health", access.Admin, a.health),
 		read("incident_list", base+"incidents", access.Admin, a.incidents),

@@ -32,7 +32,7 @@ func (a *API) createTenant(c *protocol.Call) error {
 	if err := protocol.ReadJSON(c.R, maxBodyBytes, &body); err != nil {
 		return err
 	}
-	value, err := a.do(c, 0, state.CreateTenant{Name: body.Name})
+	value, err := a.do(c, 0, state.CreateTenant{Name: body.Name, Tier: body.Tier})
 	if err != nil {
 		return err
 	}
@@ -79,6 +79,7 @@ func (a *API) createRepository(c *protocol.Call) error {
 	r := meta.Repository{
 		Ref: body.Ref, Format: body.Format, Kind: body.Kind, Class: body.Class, Environment: body.Environment,
 		Home: body.Home, Second: body.Second, Visibility: body.Visibility, Immutable: body.Immutable,
+		Regions: sorted(body.Regions), CopiesBeforeAck: body.CopiesBeforeAck,
 	}
 	standard(&r.Kind, meta.KindHosted)
 	if r.Kind != meta.KindHosted {
@@ -96,6 +97,11 @@ func (a *API) createRepository(c *protocol.Call) error {
 		return err
 	}
 	return reply[meta.Repository](c, http.StatusCreated, value)
+}
+
+// sorted returns names in order, each once, as records have them.
+func sorted(names []meta.RegionName) []meta.RegionName {
+	return slices.Compact(slices.Sorted(slices.Values(names)))
 }
 
 func standard[T ~string](field *T, value T) {
@@ -117,9 +123,13 @@ func (a *API) setRepository(c *protocol.Call) error {
 	if err := protocol.ReadJSON(c.R, maxBodyBytes, &body); err != nil {
 		return err
 	}
+	if body.Regions != nil {
+		*body.Regions = sorted(*body.Regions)
+	}
 	value, err := a.do(c, 0, state.SetRepository{
 		Ref: c.Repo, Class: body.Class, Home: body.Home, Second: body.Second,
 		Visibility: body.Visibility, Immutable: body.Immutable, Environment: body.Environment,
+		Regions: body.Regions, CopiesBeforeAck: body.CopiesBeforeAck,
 	})
 	if err != nil {
 		return err

@@ -65,8 +65,13 @@ type Config struct {
 	RaftProfile string
 	// DeadAfter is how long a server is away before the leader drains it; 0 is never.
 	DeadAfter time.Duration
-	LogLevel  string
-	LogFormat string
+
+	// BacklogBytes and BacklogBlobs bound what a region may owe a tenant without having
+	// any copy, before the tenant's pushes are held back; 0 is without bound.
+	BacklogBytes Bytes
+	BacklogBlobs uint64
+	LogLevel     string
+	LogFormat    string
 
 	// Version is the build's, for people to read.
 	Version string
@@ -228,6 +233,12 @@ func duration(key, def, usage string, field func(*Config) *time.Duration, roles 
 		}}
 }
 
+func count(key, def, usage string, field func(*Config) *uint64, roles ...meta.Role) Setting {
+	return Setting{Key: key, Default: def, Usage: usage, Roles: roles,
+		get: func(c *Config) string { return strconv.FormatUint(*field(c), 10) },
+		set: func(c *Config, s string) (err error) { *field(c), err = strconv.ParseUint(s, 10, 64); return err }}
+}
+
 func rate(key, flag, usage string, field func(*Config) *int64) Setting {
 	return Setting{Key: key, flag: flag, Default: "none", Usage: usage,
 		get: func(c *Config) string { return Rate(*field(c)).String() },
@@ -309,6 +320,8 @@ var Settings = []Setting{
 	rates("limits.tenants", "tenant-limits", "most for a tenant's blobs, each way: acme=50MB/s,beta=1gbit"),
 	rates("limits.classes", "class-limits", "most for a class, each way: prewarm=20MB/s; classes are urgent, bulk and prewarm"),
 	text("raft.profile", "wan", "timings of consensus: wan for regions far apart, site for one site", func(c *Config) *string { return &c.RaftProfile }, meta.RoleServer),
+	size("backlog.size", "100GiB", "what of a tenant may wait for its first copy in a region; beyond it the tenant's uploads and publishes get 429 until copies were made; 0 is without bound", func(c *Config) *Bytes { return &c.BacklogBytes }, meta.RoleServer),
+	count("backlog.blobs", "100000", "how many blobs of a tenant may wait so; 0 is without bound", func(c *Config) *uint64 { return &c.BacklogBlobs }, meta.RoleServer),
 	duration("dead-after", "24h", "how long a server may be away until the leader empties it and, when nothing is left there, removes it; 0 is never; the leader's own setting counts", func(c *Config) *time.Duration { return &c.DeadAfter }, meta.RoleServer),
 	text("log.level", "info", "debug, info, warn or error", func(c *Config) *string { return &c.LogLevel }),
 	text("log.format", "text", "text or json", func(c *Config) *string { return &c.LogFormat }),

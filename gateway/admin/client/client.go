@@ -58,8 +58,8 @@ func (c *Client) Tenants(ctx context.Context) iter.Seq2[meta.Tenant, error] {
 }
 
 // CreateTenant creates a tenant; one that exists is returned as it is.
-func (c *Client) CreateTenant(ctx context.Context, name meta.TenantName) (t meta.Tenant, err error) {
-	return t, c.call(ctx, http.MethodPost, "tenants", nil, NewTenant{name}, &t)
+func (c *Client) CreateTenant(ctx context.Context, name meta.TenantName) (meta.Tenant, error) {
+	return c.NewTenant(ctx, NewTenant{Name: name})
 }
 
 // Repositories lists the repositories that the caller may read, of one tenant or

@@ -23,6 +23,7 @@ const MaxPage = 1000
 // NewTenant is the body of POST /api/v1/tenants.
 type NewTenant struct {
 	Name meta.TenantName `json:"name"`
+	Tier meta.Tier       `json:"tier,omitempty"` // "" is standard
 }
 
 // NewRepository is the body of POST /api/v1/repositories. Empty fields take the
@@ -39,6 +40,11 @@ type NewRepository struct {
 	Visibility   meta.Visibility `json:"visibility,omitempty"`
 	Immutable    bool            `json:"immutable,omitempty"`
 	CreateTenant bool            `json:"create_tenant,omitempty"`
+	// Regions, when given, owe copies instead of those of the class.
+	Regions []meta.RegionName `json:"regions,omitempty"`
+	// CopiesBeforeAck is how many servers have a verified copy before a publish is
+	// answered, 1 or 2; 0 is 1.
+	CopiesBeforeAck uint32 `json:"copies_before_ack,omitempty"`
 }
 
 // RepositoryChange is the body of PATCH /api/v1/repositories/T/R; nil stays.
@@ -49,6 +55,9 @@ type RepositoryChange struct {
 	Visibility  *meta.Visibility `json:"visibility,omitempty"`
 	Immutable   *bool            `json:"immutable,omitempty"`
 	Environment *string          `json:"environment,omitempty"`
+	// Regions replace those of the class; an empty list gives them back.
+	Regions         *[]meta.RegionName `json:"regions,omitempty"`
+	CopiesBeforeAck *uint32            `json:"copies_before_ack,omitempty"`
 }
 
 // Region is a region with what its nodes make of it.
