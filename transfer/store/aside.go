@@ -133,7 +133,7 @@ func (d *Disk) moveAside(root digest.CID, file string) error {
 	defer d.aside.mu.Unlock()
 	path := d.makeAside(root, "file", stat.Size(), false)
 	if path == "" {
-		return meta.ErrNoSpace
+		return fmt.Errorf("%s is not kept: %w", filepath.Base(file), meta.ErrNoSpace)
 	}
 	if err := os.Rename(file, path); err != nil {
 		return err

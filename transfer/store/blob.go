@@ -300,7 +300,7 @@ func (e *entry) loadPart(ctx context.Context, fl files, f *os.File) error {
 		return errors.Join(e.ruin(fl, err), f.Close())
 	}
 	if stat.Size() != m.StoredBytes {
-		if err := preallocate(f, m.StoredBytes); err != nil {
+		if err := fit(f, m.StoredBytes); err != nil {
 			return errors.Join(diskError("allocate", err), f.Close())
 		}
 	}
@@ -365,7 +365,7 @@ func (e *entry) ruin(fl files, cause error) error {
 		return cause // the disk refuses, which says nothing about the content
 	}
 	e.d.log.Warn("removed a blob of which nothing can be checked", "root", e.root.String(), "error", cause)
-	if err := e.discard(fl); err != nil {
+	if err := e.discard(fl, true); err != nil {
 		return err
 	}
 	e.become(absent, nil, nil, chunk.Bitmap{}, nil)
@@ -581,7 +581,7 @@ func (e *entry) demoteFiles(fl files, m *chunk.Map, have chunk.Bitmap) (f, haveF
 		return nil, nil, err
 	}
 	if f, err = os.OpenFile(fl.whole, os.O_RDWR, 0); err == nil {
-		if err = preallocate(f, m.StoredBytes); err == nil {
+		if err = fit(f, m.StoredBytes); err == nil {
 			err = os.Rename(fl.whole, fl.part)
 		}
 	}
@@ -727,13 +727,17 @@ func (e *entry) remove() error {
 // holds life.
 func (e *entry) removeFiles(fl files) error {
 	e.d.removeAside(e.root)
-	return e.discard(fl)
+	return e.discard(fl, false)
 }
 
-// discard deletes the files of a blob and accounts for it. Caller holds life.
-func (e *entry) discard(fl files) error {
+// discard deletes the files of a blob, or keeps its content aside, and accounts for it.
+// Caller holds life.
+func (e *entry) discard(fl files, keep bool) error {
 	settle := e.d.account(fl)
 	defer func() { settle(0) }()
+	if keep {
+		_ = e.d.moveAside(e.root, fl.whole) // else it is removed below
+	}
 	m, err := readMap(fl.chunkMap, e.root)
 	if err := e.unlinkFiles(fl); err != nil {
 		return err

@@ -203,23 +203,29 @@ func (d *Disk) open() error {
 		d.log.Warn("lines of the file of pins are damaged; what they pinned may be evicted", "count", n)
 		d.countMended("pins")
 	}
-	names, err := os.ReadDir(d.path(uploadsDir))
+	count, bytes, err := d.countUploads()
 	if err != nil {
 		return err
 	}
+	if d.uploads = count; !d.counted.Load() {
+		d.used.Add(bytes)
+	}
+	return nil
+}
+
+// countUploads returns how many uploads there are and what their files take.
+func (d *Disk) countUploads() (count int, bytes int64, err error) {
+	names, err := os.ReadDir(d.path(uploadsDir))
 	for _, n := range names {
 		if !strings.HasSuffix(n.Name(), partSuffix) {
 			continue
 		}
-		d.uploads++
-		if d.counted.Load() {
-			continue
-		}
+		count++
 		if stat, err := n.Info(); err == nil {
-			d.used.Add(stat.Size())
+			bytes += stat.Size()
 		}
 	}
-	return nil
+	return count, bytes, err
 }
 
 // readMark learns how the last process ended and leaves the mark of this one.

@@ -138,6 +138,15 @@ func preallocate(f *os.File, size int64) error {
 	}
 }
 
+// fit makes a file as long as it has to be.
+func fit(f *os.File, size int64) error {
+	stat, err := f.Stat()
+	if err == nil && stat.Size() > size {
+		return f.Truncate(size)
+	}
+	return errors.Join(err, preallocate(f, size))
+}
+
 // startWriteback asks the kernel to write a range now, so that the fsync at the end
 // of a large upload finds little left to do. It is only a hint.
 func startWriteback(f *os.File, from, to int64) {

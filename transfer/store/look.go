@@ -92,7 +92,7 @@ func (e *entry) compare(ctx context.Context) (mended bool, err error) {
 			if err := e.demote(-1); err != nil {
 				return false, err
 			}
-		} else if err := preallocate(e.file, m.StoredBytes); err != nil {
+		} else if err := fit(e.file, m.StoredBytes); err != nil {
 			return false, diskError("allocate", err)
 		}
 		if _, err := e.verifyLocked(ctx); err != nil {

@@ -94,7 +94,11 @@ func (d *Disk) rebuild() error {
 	d.counting.Lock()
 	d.counted.Store(false)
 	clear(d.shardsCounted)
-	d.used.Store(0)
+	_, uploads, err := d.countUploads()
+	if err != nil {
+		d.log.Debug("what uploads take is not known", "error", err)
+	}
+	d.used.Store(uploads)
 	d.counting.Unlock()
 	d.aside.mu.Lock()
 	d.aside.files, d.aside.bytes, d.aside.loaded = nil, 0, false

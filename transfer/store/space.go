@@ -42,7 +42,14 @@ func (p *buffers) put(b *buffer) { p.pool.Put(b) }
 // free returns the bytes of the file system that are left above the reserve.
 func (d *Disk) free() (int64, error) {
 	var st unix.Statfs_t
-	if err := unix.Statfs(d.cfg.Dir, &st); err != nil {
+	err := unix.Statfs(d.cfg.Dir, &st)
+	if errors.Is(err, fs.ErrNotExist) {
+		// Somebody removed the directory.
+		if err = d.rebuild(); err == nil {
+			err = unix.Statfs(d.cfg.Dir, &st)
+		}
+	}
+	if err != nil {
 		return 0, fmt.Errorf("ask for free space: %w", err)
 	}
 	reserve := d.cfg.Reserve
