@@ -147,7 +147,7 @@ func parseEntry(line string) (e Entry, err error) {
 }
 
 // Dir is a directory of backups.
-type Dir struct{ path string }
+type Dir struct{ path, cluster string }
 
 // mark is what makes a directory one of backups.
 type mark struct {
@@ -165,9 +165,8 @@ func Make(path, cluster string) (*Dir, error) {
 	}
 	d, err := Open(path)
 	if err == nil {
-		m, err := d.mark()
-		if err == nil && m.Cluster != cluster {
-			err = fmt.Errorf("%s holds backups of cluster %s, not %s: use another directory: %w", path, m.Cluster, cluster, meta.ErrConflict)
+		if d.cluster != cluster {
+			err = fmt.Errorf("%s holds backups of cluster %s, not %s: use another directory: %w", path, d.cluster, cluster, meta.ErrConflict)
 		}
 		return d, err
 	} else if !errors.Is(err, meta.ErrNotFound) {
@@ -182,7 +181,7 @@ func Make(path, cluster string) (*Dir, error) {
 			return nil, fmt.Errorf("%s is not empty and holds no backups (%s): use another directory: %w", path, e.Name(), meta.ErrConflict)
 		}
 	}
-	d = &Dir{path}
+	d = &Dir{path: path, cluster: cluster}
 	for _, name := range []string{blobsDir, pointsDir} {
 		if err := os.MkdirAll(d.at(name), 0o700); err != nil {
 			return nil, err
@@ -192,14 +191,14 @@ func Make(path, cluster string) (*Dir, error) {
 	if err != nil {
 		return nil, err
 	}
-	return d, writeFile(d.at(markFile), append(text, '\n'))
+	return d, writeFile(d.at(markFile), text)
 }
 
 // Open opens a directory of backups.
 //
 // Errors: meta.ErrNotFound for one that is none, meta.ErrInvalid for one of another format.
 func Open(path string) (*Dir, error) {
-	d := &Dir{path}
+	d := &Dir{path: path}
 	m, err := d.mark()
 	if err != nil {
 		return nil, err
@@ -207,6 +206,7 @@ func Open(path string) (*Dir, error) {
 	if m.Format != formatName {
 		return nil, fmt.Errorf("%s has format %q, this build reads %q: %w", path, m.Format, formatName, meta.ErrInvalid)
 	}
+	d.cluster = m.Cluster
 	return d, nil
 }
 
@@ -279,7 +279,7 @@ func (d *Dir) Point(id string) (*Point, error) {
 	if err != nil {
 		return nil, fmt.Errorf("backup %s: %w", id, err)
 	}
-	if got := digest.FromBytes(text); string(got) != strings.TrimSpace(string(sum)) {
+	if got := digest.FromBytes(text); string(got)+"\n" != string(sum) {
 		return nil, fmt.Errorf("backup %s: its manifest has the digest %s, not %.80s: %w", id, got, strings.TrimSpace(string(sum)), meta.ErrCorrupt)
 	}
 	if err := json.Unmarshal(text, &p.Manifest); err != nil {
@@ -290,6 +290,8 @@ func (d *Dir) Point(id string) (*Point, error) {
 		return nil, fmt.Errorf("backup %s has format %q, this build reads %q: %w", id, p.Format, formatName, meta.ErrInvalid)
 	case p.ID != id:
 		return nil, fmt.Errorf("backup %s: its manifest is of %s: %w", id, p.ID, meta.ErrCorrupt)
+	case p.Cluster != d.cluster:
+		return nil, fmt.Errorf("backup %s is of cluster %s in a directory of cluster %s: %w", id, p.Cluster, d.cluster, meta.ErrCorrupt)
 	case p.Level > state.Level:
 		return nil, fmt.Errorf("backup %s is of cluster level %d, this build knows levels up to %d: use the build that made it (%s): %w",
 			id, p.Level, state.Level, p.Version, meta.ErrInvalid)
