@@ -21,10 +21,15 @@ func newGCBench(t testing.TB) *bench {
 	return b
 }
 
-func (b *bench) collect(grace time.Duration) (sum CollectResult) {
+func (b *bench) collect(grace time.Duration) CollectResult {
+	b.Helper()
+	return b.collectBy(10, grace)
+}
+
+func (b *bench) collectBy(limit uint32, grace time.Duration) (sum CollectResult) {
 	b.Helper()
 	for more := true; more; {
-		r := b.must(CollectBlobs{Limit: 10, Grace: &grace}).Value.(CollectResult)
+		r := b.must(CollectBlobs{Limit: limit, Grace: &grace}).Value.(CollectResult)
 		sum.Links, sum.Collected, sum.Bytes, sum.Held, more = sum.Links+r.Links, sum.Collected+r.Collected, sum.Bytes+r.Bytes, r.Held, r.More
 	}
 	return sum
@@ -572,4 +577,28 @@ func (f *fleet) strays(server meta.NodeID) {
 		c.Strays = append(c.Strays, Stray{Root: root, StoredBytes: 2})
 	}
 	f.must(c)
+}
+
+// BenchmarkCollect is for the claim that collecting costs the same beside any number
+// of blobs that stay: time is of one root with two copies.
+func BenchmarkCollect(b *testing.B) {
+	for _, kept := range []int{100, 100_000} {
+		b.Run(fmt.Sprint(kept), func(b *testing.B) {
+			m := newGCBench(b)
+			for i := range kept {
+				m.must(link(fmt.Sprint("kept", i), "eu-1"))
+			}
+			for i := range b.N {
+				name := fmt.Sprint("gone", i)
+				m.must(link(name, "eu-1"))
+				m.must(report("eu-2", meta.ReplicaVerified, name))
+				m.must(UnlinkBlob{Repo: appRef, Digest: blob(name).Digest})
+			}
+			m.now = m.now.Add(time.Second)
+			b.ResetTimer()
+			if r := m.collectBy(300, 0); r.Collected != uint32(b.N) {
+				b.Fatalf("collected %+v of %d", r, b.N)
+			}
+		})
+	}
 }
