@@ -437,3 +437,78 @@ func judgeTimeline(t *testing.T, i incident, gone int) {
 		t.Errorf("%d copies were found missing, %d blobs were removed", missing, gone)
 	}
 }
+
+// TestABlobStoreIsLost takes the blob store of a region's only server away while the
+// server lives, so that it cannot make another in its place: what needs bytes is served
+// from other regions, at the server itself, too, and returns when the store does.
+func TestABlobStoreIsLost(t *testing.T) {
+	ctx := limit(t, 8*time.Minute)
+	c := startCluster(t, 3, 3)
+	lost, seen := c.servers[0], c.servers[1]
+	c.createRepo(t, "crit", "--class", "critical")
+	const repository, pkg = "acme/crit/image", "image"
+	images := pushImages(ctx, t, lost.registry(c.token), repository, imageCount)
+	var digests []string
+	for _, img := range images {
+		digests = append(digests, img.Digest())
+	}
+	c.awaitCopies(ctx, t, seen, "acme/crit", pkg, digests, "r1", "r2", "r3")
+	here := []*member{lost, c.agents[0]}
+	readers := startHosts(ctx, here, func(ctx context.Context, m *member, n int) error {
+		_, err := m.registry(c.token).Pull(ctx, repository, images[(n+len(images)/2*slices.Index(here, m))%len(images)].Digest())
+		return err
+	})
+	writers := startHosts(ctx, here, func(ctx context.Context, m *member, n int) error {
+		img, err := image.Make(rand.Uint64()>>9, 1, 4096)
+		if err != nil {
+			return err
+		}
+		return m.registry(c.token).Push(ctx, repository, fmt.Sprintf("%s-%d", m.name, n), img)
+	})
+	defer readers.end()
+	defer writers.end()
+	readers.each(ctx, t, time.Now(), here, 3)
+	writers.each(ctx, t, time.Now(), here, 2)
+
+	dir, aside := filepath.Join(lost.node.Data, "blobs"), filepath.Join(c.dir, "aside")
+	began := time.Now()
+	if err := os.Rename(dir, aside); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(dir, []byte("no directory"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.awaitHealth(ctx, t, seen, "r1", "degraded")
+	readers.each(ctx, t, time.Now(), here, 5)
+	writers.each(ctx, t, time.Now(), here, 3)
+	if err := proc.Await(ctx, "r1 to hand its writes over", func(ctx context.Context) error {
+		h, _, err := c.regionStatus(ctx, seen, "r1")
+		if err == nil && (h.Kind != "blobs_lost" || !strings.HasPrefix(h.Why, "blobs: ") || len(h.Backups) == 0) {
+			err = fmt.Errorf("r1 is %+v", h)
+		}
+		return err
+	}, seen.process); err != nil {
+		t.Fatal(err)
+	}
+	reads, at, retries := readers.outage(began, here)
+	t.Logf("reads: no client waited longer than %.1f s (goal 10 s), at %s; %d retries", reads.Seconds(), at, retries)
+	writes, at, retries := writers.outage(began, here)
+	t.Logf("writes: no client waited longer than %.1f s, at %s; %d retries", writes.Seconds(), at, retries)
+	late := pushImages(ctx, t, lost.registry(c.token), repository, 2)
+	c.awaitCopies(ctx, t, seen, "acme/crit", pkg, []string{late[0].Digest(), late[1].Digest()}, "r2", "r3")
+
+	back := time.Now()
+	if err := errors.Join(os.Remove(dir), os.Rename(aside, dir)); err != nil {
+		t.Fatal(err)
+	}
+	c.awaitHealth(ctx, t, seen, "r1", "healthy")
+	t.Logf("the store is back: recorded as healthy after %.1f s", time.Since(back).Seconds())
+	c.awaitCopies(ctx, t, seen, "acme/crit", pkg, append(digests, late[0].Digest(), late[1].Digest()), "r1")
+	readers.each(ctx, t, back, here, 3)
+	readers.end()
+	writers.end()
+	for _, err := range append(readers.gaveUp, writers.gaveUp...) {
+		t.Errorf("given up after %v: %v", clientPatience, err)
+	}
+	t.Logf("\n%s", c.shoal(t, seen, "region", "status", "r1"))
+}
