@@ -112,6 +112,8 @@ type Config struct {
 	// Elsewhere says, on a server, that it cannot use its blobs: what needs them is sent
 	// to another server, and served here only when there is none. Nil never does.
 	Elsewhere func() bool
+	// Writable refuses pushes early, before any of their bodies is read; nil takes them.
+	Writable func() error
 	// TLS serves the node certificate; nil takes plain HTTP only.
 	TLS *tls.Config
 	// Plain takes plain HTTP from everywhere, not only from loopback.

@@ -151,6 +151,11 @@ func (g *Gateway) answer(e *exchange) error {
 	} else if at != "" && at != g.Self {
 		return g.forward(e, call, match.Route)
 	}
+	if g.Writable != nil && match.Route.Action == access.Push {
+		if err := g.Writable(); err != nil {
+			return err
+		}
+	}
 	if g.long[match.Route.Name] {
 		ctx, cancel := context.WithCancel(call.R.Context())
 		defer cancel()

@@ -149,7 +149,7 @@ func (n *Node) buildAgent(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := n.openGateway(gate, append(speaks, api), nil, mirror.Wrote); err != nil {
+	if err := n.openGateway(gate, append(speaks, api), nil, mirror.Wrote, nil); err != nil {
 		return err
 	}
 	waves, err := wave.NewAgent(wave.AgentConfig{

@@ -25,6 +25,7 @@ import (
 	"github.com/shoal-registry/shoal/node/fence"
 	"github.com/shoal-registry/shoal/node/join"
 	"github.com/shoal-registry/shoal/raftmeta"
+	"github.com/shoal-registry/shoal/raftmeta/consensus"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/raftmeta/remote"
 	"github.com/shoal-registry/shoal/raftmeta/state"
@@ -75,6 +76,11 @@ func (n *Node) buildServer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	room, err := openRoom(n.cfg.Data, n.metrics, log)
+	if err != nil {
+		return err
+	}
+	n.parts.Add("room", room.run)
 	records, err := raftmeta.OpenStore(raftmeta.StoreConfig{
 		Dir: n.cfg.Data, Self: me.ID, Cluster: n.id.plane(), Host: raftHost,
 		Profile: n.cfg.RaftProfile, Bootstrap: n.id.Begin, Servers: n.id.Servers, Rejoins: returning,
@@ -82,6 +88,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 			raftHost.Update(servers, nil)
 			n.swarmHost.Update(servers, nil)
 		},
+		Room: room.Room, DiskFull: room.release, Snapshots: consensus.Snapshots{SegmentBytes: room.segment()},
 		Log: log, Metrics: n.metrics,
 	})
 	if err != nil {
@@ -111,7 +118,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 			replicas.Damaged(root)
 			audit.Damaged(root)
 		},
-		Dir: n.blobsDir(), Fsync: true, HotBytes: int64(n.cfg.HotBytes), Reserve: int64(n.cfg.Reserve), UploadTTL: n.uploadTTL(),
+		Dir: n.blobsDir(), Fsync: true, HotBytes: int64(n.cfg.HotBytes), Reserve: room.blobs(n.blobsDir(), int64(n.cfg.Reserve)), UploadTTL: n.uploadTTL(),
 		Log: log, Metrics: n.metrics,
 	})
 	if err != nil {
@@ -244,7 +251,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 			wavesHandler(c.Who).ServeHTTP(c.W, c.R)
 			return nil
 		}},
-	}, nil); err != nil {
+	}, nil, room.Writable); err != nil {
 		return err
 	}
 	n.parts.Add("certificate", func(ctx context.Context) error { return n.cred.Run(ctx, n.reissue(admission, record), n.renewalFailed) })

@@ -106,7 +106,7 @@ func (n *Node) api(m raftmeta.Asker, c admin.Config) (*admin.API, error) {
 	return admin.New(c)
 }
 
-func (n *Node) openGateway(gate *access.Gate, speaks []protocol.Protocol, mounts []gateway.Mount, wrote func(meta.Token)) error {
+func (n *Node) openGateway(gate *access.Gate, speaks []protocol.Protocol, mounts []gateway.Mount, wrote func(meta.Token), writable func() error) error {
 	forward, err := n.forwarder()
 	if err != nil {
 		return err
@@ -114,7 +114,7 @@ func (n *Node) openGateway(gate *access.Gate, speaks []protocol.Protocol, mounts
 	n.gateway, err = gateway.New(gateway.Config{
 		Self: n.ID(), Role: n.cfg.Role, Listen: n.cfg.Gateway, Protocols: speaks, Mounts: mounts,
 		Elsewhere: n.elsewhere(),
-		Gate:      gate, Repositories: access.Records{Asker: n.metadata}, Forward: forward, Wrote: wrote,
+		Gate:      gate, Repositories: access.Records{Asker: n.metadata}, Forward: forward, Wrote: wrote, Writable: writable,
 		TLS: trust.ServerTLS(n.cred), Plain: n.cfg.Plain, Log: n.log, Metrics: n.metrics,
 	})
 	if err != nil {

@@ -45,6 +45,10 @@ type StoreConfig struct {
 	// Learned, when set, is told of servers that the roster does not have yet and
 	// that may connect: after a long absence even the leader can be one.
 	Learned func([]meta.Node)
+	// Room, when set, says how much room the disks of log and state have; DiskFull,
+	// when set, makes some when the state's refuses a write.
+	Room     func() consensus.Room
+	DiskFull func()
 	// Fatal is told what this process cannot go on with, see consensus.Config.
 	Fatal      func(error)
 	CacheBytes int64 // of the state's block cache; state.Options has the default
@@ -91,14 +95,14 @@ func OpenStore(cfg StoreConfig) (*Store, error) {
 		return nil, advised(cfg.Dir, err)
 	}
 	s := &Store{cfg: cfg}
-	machine, err := state.Open(filepath.Join(cfg.Dir, "state"), state.Options{Log: cfg.Log, CacheBytes: cfg.CacheBytes, Damaged: s.fatal})
+	machine, err := state.Open(filepath.Join(cfg.Dir, "state"), state.Options{Log: cfg.Log, CacheBytes: cfg.CacheBytes, Damaged: s.fatal, DiskFull: cfg.DiskFull})
 	if err != nil {
 		return nil, advised(cfg.Dir, err)
 	}
 	s.machine, s.view.machine = machine, machine
 	if s.node, err = consensus.New(consensus.Config{
 		Dir: filepath.Join(cfg.Dir, "raft"), Self: cfg.Self, Cluster: cfg.Cluster, Host: cfg.Host,
-		Machine: &s.view, Roster: &s.view, Seeds: cfg.Servers, Timing: timing, Snapshots: cfg.Snapshots, Fatal: s.fatal, Learned: cfg.Learned,
+		Machine: &s.view, Roster: &s.view, Seeds: cfg.Servers, Timing: timing, Snapshots: cfg.Snapshots, Fatal: s.fatal, Room: cfg.Room, Learned: cfg.Learned,
 		Level: state.Level,
 		Log:   cfg.Log, Metrics: cfg.Metrics,
 	}); err != nil {

@@ -81,6 +81,9 @@ type Config struct {
 	Commit time.Duration
 	// Stall is how long the log's disk may take over one write before Fatal; 10 s.
 	Stall time.Duration
+	// Room, when set, says how much room the disk of the log has. It is asked before each
+	// write and must be quick.
+	Room func() Room
 	// Fatal is told what this process cannot go on with: a hung disk (which blocks
 	// failover while the process lives), an entry that fails its checksum, a machine
 	// that cannot apply. It should end the process. Default: print and exit 70.

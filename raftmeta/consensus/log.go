@@ -26,6 +26,7 @@ type guardedLog struct {
 	// stalled is told of a write beyond limit, corrupt of an entry that is not what
 	// was written.
 	stalled, corrupt func(error)
+	room             func() Room // nil: not asked
 	m                *metrics
 }
 
@@ -56,6 +57,17 @@ func entrySum(l *raft.Log, data []byte) uint32 {
 	sum := crc32.Update(0, castagnoli, head[:])
 	sum = crc32.Update(sum, castagnoli, data)
 	return crc32.Update(sum, castagnoli, l.Extensions)
+}
+
+// full refuses a write that the disk might refuse in its middle. Raft takes the
+// refusal for a follower that lags, or a leader that steps down.
+//
+// Errors: meta.ErrNoSpace.
+func (g *guardedLog) full() error {
+	if g.room == nil || g.room() != RoomFull {
+		return nil
+	}
+	return fmt.Errorf("the disk of the raft log is full: %w", meta.ErrNoSpace)
 }
 
 // watch calls fatal when the write that it guards takes longer than the limit. The
@@ -109,6 +121,9 @@ func (g *guardedLog) read(index uint64, l *raft.Log) (err error) {
 func (g *guardedLog) StoreLog(l *raft.Log) error { return g.StoreLogs([]*raft.Log{l}) }
 
 // StoreLogs implements raft.LogStore: durable when it returns.
+//
+// Errors: meta.ErrNoSpace, with nothing written. Any other calls Fatal: what of the
+// entries is on the disk is not known until the log is opened again.
 func (g *guardedLog) StoreLogs(logs []*raft.Log) error {
 	size := 0
 	for _, l := range logs {
@@ -126,15 +141,31 @@ func (g *guardedLog) StoreLogs(logs []*raft.Log) error {
 		ptrs[i] = &sealed[i]
 	}
 	defer g.watch("store entries")()
+	if err := g.full(); err != nil {
+		return err
+	}
 	start := time.Now()
 	err := g.wal.StoreLogs(ptrs)
 	g.m.logWrite.Observe(time.Since(start).Seconds())
+	if err != nil && !errors.Is(err, wal.ErrClosed) {
+		g.stalled(fmt.Errorf("the raft log did not store entries: %w", err))
+	}
 	return err
 }
 
 // DeleteRange implements raft.LogStore.
+//
+// Errors: meta.ErrNoSpace when its end was to be replaced and there is no room for
+// what replaces it: Raft would go on believing in the end that it had.
 func (g *guardedLog) DeleteRange(first, last uint64) error {
 	defer g.watch("delete entries")()
+	if end, err := g.wal.LastIndex(); err == nil && last >= end {
+		if begin, err := g.wal.FirstIndex(); err == nil && first > begin {
+			if err := g.full(); err != nil {
+				return err
+			}
+		}
+	}
 	return g.wal.DeleteRange(first, last)
 }
 

@@ -103,7 +103,7 @@ func New(cfg Config) (*Node, error) {
 	if cfg.entries != nil {
 		entries = cfg.entries(w)
 	}
-	n.logs = &guardedLog{wal: entries, limit: cfg.Stall, stalled: cfg.Fatal, corrupt: n.corrupt, m: n.m}
+	n.logs = &guardedLog{wal: entries, limit: cfg.Stall, stalled: cfg.Fatal, corrupt: n.corrupt, room: cfg.Room, m: n.m}
 	n.replica = &replica{
 		machine: cfg.Machine, m: n.m, fatal: cfg.Fatal, snapshots: n.snapshots, configured: n.configurationChanged,
 	}
@@ -239,6 +239,7 @@ func (n *Node) Run(ctx context.Context) error {
 	group.Go(func() error { return n.lead(loops) })
 	group.Go(func() error { return n.freshen(loops) })
 	group.Go(func() error { return n.learn(loops) })
+	group.Go(func() error { return n.keepRoom(loops) })
 	<-ctx.Done()
 
 	n.handOver()

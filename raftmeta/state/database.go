@@ -12,6 +12,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 )
@@ -132,6 +133,9 @@ func (m *Machine) openDatabase(dir string, create bool) (*database, error) {
 		ErrorIfNotExists:   !create,
 		Logger:             pebbleLog{m.options.Log},
 		EventListener:      m.listener(),
+	}
+	if m.options.DiskFull != nil {
+		options.FS = vfs.OnDiskFull(vfs.Default, m.options.DiskFull)
 	}
 	for i := range options.Levels {
 		options.Levels[i].FilterPolicy = bloom.FilterPolicy(10)

@@ -38,6 +38,9 @@ type Options struct {
 	Log *slog.Logger
 	// CacheBytes is Pebble's block cache; 0 is 32 MiB.
 	CacheBytes int64
+	// DiskFull, when set, is called when the disk refuses a write, which is then tried
+	// once more: it should make room, quickly.
+	DiskFull func()
 	// Damaged is told of files that are not what was written, found in the background.
 	// What a call finds it returns. Nil is not told.
 	Damaged func(error)
