@@ -93,8 +93,11 @@ func newDrill(t *testing.T, c *cluster) *drill {
 		n := i + 1
 		d.env = append(d.env, fmt.Sprintf("REGION%d=r%d", n, n))
 		host, data := proc.LoopbackHost(), filepath.Join(d.dir, fmt.Sprint("data", n))
-		if i < len(c.servers) {
+		switch {
+		case i < len(c.servers):
 			host, data = c.servers[i].node.Host, c.servers[i].node.Data
+		case i == 3: // The new first server has the address of an old one.
+			host = c.servers[0].node.Host
 		}
 		d.hosts[n] = host
 		d.env = append(d.env, fmt.Sprintf("HOST%d=%s", n, host), fmt.Sprintf("DATA%d=%s", n, data))
@@ -203,6 +206,22 @@ func (f files) audit(t *testing.T, token string, hosts ...string) {
 	}
 }
 
+// follows waits until an agent that nobody told anything serves all files, those of the
+// new epoch too.
+func (f files) follows(t *testing.T, agent *member, token string) {
+	t.Helper()
+	if err := proc.Await(limit(t, 2*time.Minute), "the agent to follow", func(context.Context) error {
+		for name, want := range f {
+			if status, _, body := f.request(t, http.MethodGet, agent.node.Host, token, name, "", nil); status != http.StatusOK || !bytes.Equal(body, want) {
+				return fmt.Errorf("%s: %d %.200s", name, status, body)
+			}
+		}
+		return nil
+	}, agent.process); err != nil {
+		t.Error(err)
+	}
+}
+
 // refusesToken requires that a token of the epoch before is refused with words.
 func (f files) refusesToken(t *testing.T, host, token, old, name string) {
 	t.Helper()
@@ -215,7 +234,7 @@ func (f files) refusesToken(t *testing.T, host, token, old, name string) {
 // filled is a cluster of three regions, as the runbook assumes it, with files in it.
 func filled(t *testing.T) (c *cluster, f files, writeToken string) {
 	t.Helper()
-	c = startCluster(t, 3, 0)
+	c = startCluster(t, 3, 1)
 	c.shoal(t, c.servers[0], "tenant", "create", "acme")
 	c.shoal(t, c.servers[0], "repo", "create", "acme/files", "--format", "generic", "--class", "critical", "--home", "r1")
 	f = files{}
@@ -252,6 +271,7 @@ func TestRunbookRestore(t *testing.T) {
 	}
 	f.publish(t, d.hosts[5], token, "after/file", 3000)
 	f.audit(t, token, d.hosts[4], d.hosts[5])
+	f.follows(t, c.agents[0], token)
 }
 
 // TestRunbookLostQuorum: two of three voters are gone, the rest goes on as the runbook
@@ -294,4 +314,5 @@ func TestRunbookLostQuorum(t *testing.T) {
 		t.Errorf("the token of a write after the recovery is %s", now)
 	}
 	f.audit(t, c.token, d.hosts[2], d.hosts[3])
+	f.follows(t, c.agents[0], c.token)
 }
