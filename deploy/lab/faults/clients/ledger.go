@@ -97,7 +97,11 @@ type auditor struct {
 
 // get asks until there is an answer; that a node cannot answer right now is none.
 func (a *auditor) get(ctx context.Context, method, path string) (answer, error) {
-	ctx, cancel := context.WithTimeout(ctx, a.patience)
+	patience := a.patience
+	if a.hopeless() {
+		patience = min(patience, 2*time.Second)
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {
 		attempt, stop := context.WithTimeout(ctx, 15*time.Second)
@@ -118,6 +122,14 @@ func (a *auditor) get(ctx context.Context, method, path string) (answer, error) 
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
+}
+
+// hopeless reports whether so much is wrong that there is no use in being patient with
+// each of the rest.
+func (a *auditor) hopeless() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.Lost)+len(a.Alive)+len(a.Moved) >= 10
 }
 
 // key compares one key; counts are taken at one node only.

@@ -49,6 +49,7 @@ var kinds = []kind{
 	{"flip-state", "a byte of a killed server's state changes", "byte flip", 2, 0, time.Second, false, flipState},
 	{"flip-snapshot", "a byte of a killed server's snapshots changes", "byte flip", 1, 0, time.Second, false, flipSnapshot},
 	{"membership", "a server joins and leaves again", "membership", 2, 2 * time.Second, 5 * time.Second, false, membership},
+	{"collect", "garbage is collected at once, without the grace that deleted versions have", "collection", 2, 0, time.Second, false, collect},
 	{"rolling", "all servers are restarted in turn, with SIGTERM", "rolling restart", 2, 0, time.Second, false, rolling},
 }
 
@@ -255,6 +256,15 @@ func power(n *Nemesis, ctx context.Context, s Step, rng *rand.Rand) error {
 
 func powerAll(n *Nemesis, _ context.Context, _ Step, _ *rand.Rand) error {
 	return n.cut(n.Cluster.Servers...)
+}
+
+// collect has the cluster delete everything that no version uses any more.
+func collect(n *Nemesis, ctx context.Context, s Step, _ *rand.Rand) error {
+	if _, err := n.Cluster.ShoalOn(ctx, n.server(s), "gc", "run", "--grace", "0s", "--force", "--strays"); err != nil {
+		n.Say("%v", err) // it may come with another fault, and find no quorum
+		return errNothing
+	}
+	return nil
 }
 
 // churn ends the leader gracefully and brings it back, three leaders in a row.
