@@ -163,7 +163,8 @@ const (
 
 // remark puts down of which draining servers a root is a remain. Everything that
 // changes a copy, a demand or the first link of a root ends with it; where no server
-// is draining it is one read.
+// is draining it is one read. A last copy that nobody is asked to make another of, as
+// that of an upload which no version uses yet, is demanded where servers stay.
 func (t *tx) remark(root digest.CID) error {
 	servers, err := draining(t)
 	if err != nil || len(servers) == 0 || root.IsZero() {
@@ -173,6 +174,7 @@ func (t *tx) remark(root digest.CID) error {
 		here  = map[meta.NodeID]meta.RegionName{} // draining servers with a verified copy
 		owed  = map[meta.RegionName]bool{}
 		stays bool // a server that stays has one
+		last  bool // so that a draining one has the last
 	)
 	for p, err := range t.scan(within(keyReplicas(root))) {
 		if err != nil {
@@ -207,7 +209,7 @@ func (t *tx) remark(root digest.CID) error {
 		if region, has := here[id]; has && wanted {
 			switch {
 			case !stays:
-				why = RemainsLast
+				why, last = RemainsLast, true
 			case owed[region]:
 				why = RemainsShort
 			}
@@ -223,7 +225,41 @@ func (t *tx) remark(root digest.CID) error {
 			t.set(k, []byte(why))
 		}
 	}
-	return nil
+	if !last {
+		return nil
+	}
+	return t.evacuate(root, here, owed)
+}
+
+// evacuate demands a root of which only draining servers have copies in a region where
+// others can hold it, unless one owes it already: in one of theirs, else the first.
+func (t *tx) evacuate(root digest.CID, here map[meta.NodeID]meta.RegionName, owed map[meta.RegionName]bool) error {
+	var to meta.RegionName
+	near := false
+	for r, err := range regions(t) {
+		if err != nil {
+			return err
+		}
+		if r.Region.Leaving != 0 || len(r.holders()) == 0 {
+			continue
+		}
+		if owed[r.Region.Name] {
+			return nil
+		}
+		own := slices.ContainsFunc(r.Servers, func(id meta.NodeID) bool { return here[id] != "" })
+		if to == "" || own && !near {
+			to, near = r.Region.Name, own
+		}
+	}
+	if to == "" {
+		return nil // No server stays that could have it.
+	}
+	blob, err := blobByRoot(t, root)
+	if err != nil {
+		return err
+	}
+	_, err = t.demand(blob, to, meta.ClassCold)
+	return err
 }
 
 // needEmpty refuses a server that is not drained to the end.

@@ -59,9 +59,20 @@ func auditRemains(v *View) error {
 				}
 			}
 		}
+		able, owing := false, false
+		for r, err := range regions(v) {
+			if err != nil {
+				return err
+			}
+			if r.Region.Leaving == 0 && len(r.Servers) > len(r.Draining) {
+				able, owing = true, owing || short[r.Region.Name]
+			}
+		}
 		for _, r := range all {
 			switch {
 			case r.Server == "" || !used || !draining[r.Server]:
+			case !stays && able && !owing:
+				return fmt.Errorf("%s has the last copy of %s and nobody is to make another", r.Server, root)
 			case !stays:
 				want[string(append(keyRemains(r.Server), root[:]...))] = RemainsLast
 			case short[r.Region]:
@@ -141,6 +152,10 @@ func TestServersAreDrained(t *testing.T) {
 	b.must(link("late", "eu-1"))
 	if left := b.remains("eu-1"); left.Last != 1 {
 		t.Errorf("%+v", left)
+	}
+	// No version uses it, so nobody owed it; now another of its region does.
+	if got := states(b, "late"); got != "eu=pending eu-1=verified" {
+		t.Errorf("copies of an upload are %q", got)
 	}
 	b.must(report("eu-2", meta.ReplicaVerified, "layer", "m1", "late"))
 	if left := b.remains("eu-1"); !left.Removable() {
