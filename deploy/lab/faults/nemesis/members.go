@@ -74,10 +74,14 @@ func (n *Nemesis) identity(ctx context.Context, m *wave.Member) (string, error) 
 }
 
 // remove takes a server of that id from the cluster, by way of any other: the first
-// request drains it, and it is asked again until nothing lies at that server alone.
-func (n *Nemesis) remove(ctx context.Context, m *wave.Member, id string) error {
+// request drains it, and it is asked again until nothing lies at that server alone. force
+// does not wait for that.
+func (n *Nemesis) remove(ctx context.Context, m *wave.Member, id string, force bool, patience time.Duration) error {
 	path := "/api/v1/nodes/" + id
-	ctx, cancel := context.WithTimeoutCause(ctx, n.Patience, fmt.Errorf("not removed within %v", n.Patience))
+	if force {
+		path += "?force=true"
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("not removed within %v", patience))
 	defer cancel()
 	for {
 		var last error
@@ -120,7 +124,12 @@ func membership(n *Nemesis, ctx context.Context, s Step, _ *rand.Rand) error {
 		n.Load.Shun(m.Name(), true)
 		id, err := n.identity(ctx, m)
 		if err == nil {
-			err = n.remove(ctx, m, id)
+			if err = n.remove(ctx, m, id, false, n.Patience/3); err != nil {
+				// Slow is not wrong: it is counted, and goes as one that has died.
+				n.Say("%v", err)
+				n.Restarts["a server that was not drained in time: removed by force"]++
+				err = n.remove(ctx, m, id, true, n.Patience)
+			}
 		}
 		n.Load.SetMembers(wave.Members(n.Cluster.Members(), func(o *wave.Member) bool { return o != m }))
 		n.Load.Shun(m.Name(), false)
