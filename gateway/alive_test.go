@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/shoal-registry/shoal/gateway"
 	"github.com/shoal-registry/shoal/gateway/protocol"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 )
@@ -142,4 +143,43 @@ func TestASilentServerIsLeft(t *testing.T) {
 		}
 	}
 	t.Logf("back %v later", time.Since(began).Round(10*time.Millisecond))
+}
+
+// A server that cannot use its blobs sends on what needs them, and serves it itself when
+// there is nobody else; what needs none stays.
+func TestElsewhere(t *testing.T) {
+	c := newCluster(t)
+	var lost atomic.Bool
+	at := func(name string) func(*protocol.Call) error {
+		return func(c *protocol.Call) error {
+			_, err := io.WriteString(c.W, name)
+			return err
+		}
+	}
+	other := c.start(meta.RoleServer, upload(protocol.AnyServer, at("other")))
+	lame := c.start(meta.RoleServer, upload(protocol.AnyServer, at("lame")), func(_ *testNode, g *gateway.Config) { g.Elsewhere = lost.Load })
+	cl := client(t, nil, false)
+	post := func() (int, string) {
+		resp, body := call(t, cl, "POST", "http://"+lame.addr+"/up/acme/app", strings.NewReader("x"), asAdmin()...)
+		return resp.StatusCode, body
+	}
+	if status, body := post(); status != http.StatusOK || body != "lame" {
+		t.Errorf("a server that is well: %d %s", status, body)
+	}
+	lost.Store(true)
+	if status, body := post(); status != http.StatusOK || body != "other" {
+		t.Errorf("without its blobs: %d %s", status, body)
+	}
+	if resp, _ := call(t, cl, "POST", "http://"+lame.addr+"/up/acme/app", nil); resp.StatusCode != http.StatusUnauthorized {
+		t.Errorf("without credentials: %d", resp.StatusCode)
+	}
+	other.stop()
+	other.await(t)
+	status, body := post()
+	if status == http.StatusServiceUnavailable {
+		status, body = post() // the first was on its way to the other when that ended
+	}
+	if status != http.StatusOK || body != "lame" {
+		t.Errorf("with nobody else: %d %s", status, body)
+	}
 }

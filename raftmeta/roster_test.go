@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/shoal-registry/shoal/raftmeta"
 	"github.com/shoal-registry/shoal/raftmeta/feed"
@@ -150,4 +151,38 @@ func TestGatewaysSpreadAgents(t *testing.T) {
 	if len(firsts) != 4 {
 		t.Errorf("agents begin with %v", firsts)
 	}
+}
+
+// TestRosterServes: the health of regions comes with the roster, by the listing and by
+// the feed.
+func TestRosterServes(t *testing.T) {
+	m := metatest.New(t)
+	m.Admit(meta.Node{ID: "s2", Role: meta.RoleServer, Region: "eu", Gateway: "127.0.0.1:5001"})
+	m.Must(state.ReportBlobs{Server: "s2", State: meta.BlobsFailing, Why: "gone"})
+	r := raftmeta.NewRoster(nil)
+	if !r.Serves("s2") {
+		t.Error("without news a server does not serve")
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	done := make(chan error, 1)
+	go func() { done <- r.Follow(ctx, m, "eu", m.Watch) }()
+	<-r.Ready()
+	await := func(id meta.NodeID, want bool) {
+		t.Helper()
+		for end := time.Now().Add(2 * time.Minute); r.Serves(id) != want; time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("%s serves: %v", id, !want)
+			}
+		}
+	}
+	await("s2", false)
+	await("s1", true)
+	m.Must(state.ReportBlobs{Server: "s2"})
+	await("s2", true)
+	m.Must(state.SetRegionHealth{Region: "eu", Was: m.Must(state.ReportBlobs{Server: "s2", State: meta.BlobsLow}).Index, State: meta.HealthDegraded, Kind: meta.IncidentServers, Silent: []meta.NodeID{"s1"}})
+	await("s1", false)
+	await("s2", true)
+	stop()
+	<-done
 }
