@@ -34,7 +34,7 @@ func statusAt(ctx context.Context, cluster *wave.Cluster, at *wave.Member) (s st
 // AwaitVoters waits until the cluster has the servers it shall have, and all of them vote
 // that shall. Before that it does not survive what one server may do to it.
 func AwaitVoters(ctx context.Context, cluster *wave.Cluster) error {
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
 	want := min(5, (len(cluster.Servers)+1)/2*2-1)
 	return proc.Await(ctx, "votes for all servers", func(ctx context.Context) error {
@@ -124,7 +124,7 @@ func membership(n *Nemesis, ctx context.Context, s Step, _ *rand.Rand) error {
 		n.Load.Shun(m.Name(), true)
 		id, err := n.identity(ctx, m)
 		if err == nil {
-			if err = n.remove(ctx, m, id, false, n.Patience/3); err != nil {
+			if err = n.remove(ctx, m, id, false, 2*time.Minute); err != nil {
 				// Slow is not wrong: it is counted, and goes as one that has died.
 				n.Say("%v", err)
 				n.Restarts["a server that was not drained in time: removed by force"]++

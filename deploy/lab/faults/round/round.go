@@ -38,8 +38,8 @@ type Profile struct {
 
 // Profiles are those that --profile takes.
 var Profiles = []Profile{
-	{Name: "site", Clients: 12, Timeout: 5 * time.Second, Scale: 1, Patience: 3 * time.Minute},
-	{Name: "wan", RTT: 60 * time.Millisecond, Clients: 40, Timeout: 12 * time.Second, Scale: 3, Patience: 5 * time.Minute},
+	{Name: "site", Clients: 12, Timeout: 5 * time.Second, Scale: 1, Patience: 10 * time.Minute},
+	{Name: "wan", RTT: 60 * time.Millisecond, Clients: 40, Timeout: 12 * time.Second, Scale: 3, Patience: 10 * time.Minute},
 }
 
 // Config is one round.
