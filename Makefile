@@ -107,6 +107,12 @@ mutants: ## small faults put into the product on purpose, each of which a round 
 sim: ## waves of 100 to 100,000 hosts in virtual time: SCENARIO=wave-2600 (go run ./deploy/sim --list) SEED=7
 	$(GO) run ./deploy/sim --scenario "$(SCENARIO)" --seed $(SEED)
 
+VERSIONS ?= 1000000
+
+.PHONY: scale
+scale: build ## a package of VERSIONS=1000000 versions beside one of 100: publish, resolve, listings, restart, memory (--keep in SCALE_FLAGS= leaves the data)
+	$(GO) run ./deploy/scale --bin $(BIN) --versions $(VERSIONS) $(SCALE_FLAGS)
+
 .PHONY: bench
 bench: build ## shoal beside the distribution registry on this machine: SCALE=0.1 for a quick look
 	@deploy/tools/setup go >/dev/null
