@@ -7,7 +7,7 @@ import (
 	"github.com/shoal-registry/shoal/verify/digest"
 )
 
-// DemandBlobs demands blobs where the repository's versions are owed, before a
+// DemandBlobs demands blobs where the repository's versions are owed now, before a
 // version uses them: a repository with CopiesBeforeAck 2 has to have their second
 // copies first. They are demanded no weaker than standard, since a client waits. What
 // no version comes to use is taken back with its link.
