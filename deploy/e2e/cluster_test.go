@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -26,12 +27,14 @@ type cluster struct {
 	servers []*member // regions r1, r2 ...; the first bootstraps
 	agents  []*member
 	token   string // of the administrator
+	old     string // when set, the binary that servers begin with
 }
 
 type member struct {
 	name    string
 	node    proc.Node
 	process *proc.Process
+	binary  string // "" is the one under test
 }
 
 func (m *member) gateway() string { return m.node.Host + ":" + proc.GatewayPort }
@@ -45,6 +48,13 @@ func (m *member) registry(token string) *image.Client {
 func startCluster(t *testing.T, regions, agents int, serverFlags ...string) *cluster {
 	t.Helper()
 	c := &cluster{dir: folder(t, "")}
+	c.start(t, regions, agents, serverFlags...)
+	return c
+}
+
+// start is startCluster of a cluster that has a folder.
+func (c *cluster) start(t *testing.T, regions, agents int, serverFlags ...string) {
+	t.Helper()
 	t.Cleanup(func() {
 		for _, m := range c.members() {
 			if m.process == nil {
@@ -59,7 +69,7 @@ func startCluster(t *testing.T, regions, agents int, serverFlags ...string) *clu
 	for i := range regions {
 		region := fmt.Sprintf("r%d", i+1)
 		m := c.member("server", "server-"+region, region)
-		m.node.Extra = serverFlags
+		m.node.Extra, m.binary = serverFlags, c.old
 		if i == 0 {
 			m.node.Bootstrap = true
 		} else {
@@ -82,7 +92,6 @@ func startCluster(t *testing.T, regions, agents int, serverFlags ...string) *clu
 		c.agents = append(c.agents, m)
 		c.launch(t, m)
 	}
-	return c
 }
 
 // awaitVoters waits until all servers that shall vote do (1, 3 or 5 of them), which a
@@ -179,7 +188,7 @@ func (c *cluster) begin(m *member) error {
 	if err := os.MkdirAll(m.node.Data, 0o700); err != nil {
 		return err
 	}
-	process, err := proc.Start(proc.Spec{Name: m.name, Path: binary, Args: m.node.Args(), Log: m.node.Data + ".log",
+	process, err := proc.Start(proc.Spec{Name: m.name, Path: cmp.Or(m.binary, binary), Args: m.node.Args(), Log: m.node.Data + ".log",
 		Env: []string{"HOME=" + c.dir}})
 	if err != nil {
 		return err
