@@ -429,6 +429,14 @@ func (r *Registrar) leave(root digest.CID, id meta.NodeID) {
 	s.table.leave(root, id)
 }
 
+// Copies returns how many members of root besides this server have all of it.
+func (r *Registrar) Copies(root digest.CID) int {
+	s := r.shard(root)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.table.copies(root, r.cfg.Self.ID)
+}
+
 // local joins this server itself to a swarm and returns members of its region.
 func (r *Registrar) local(root digest.CID, has progress, n int) (peers []Peer, members int) {
 	self, now := r.cfg.Self, time.Now()

@@ -10,6 +10,7 @@ import (
 	"github.com/shoal-registry/shoal/raftmeta"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/raftmeta/state"
+	"github.com/shoal-registry/shoal/transfer/limit"
 	"github.com/shoal-registry/shoal/transfer/store"
 	"github.com/shoal-registry/shoal/verify/digest"
 )
@@ -97,6 +98,52 @@ func (r rescue) offer(ctx context.Context) (offered int) {
 		page.After = lost[len(lost)-1].Root.String()
 	}
 	return offered
+}
+
+// relief takes in what hosts of this region offer of blobs that no server has, also of
+// those that other regions owe: from then on there is a server to copy it from.
+type relief struct {
+	metadata raftmeta.Asker
+	doer     raftmeta.Doer
+	self     meta.NodeID
+	// offered returns how many hosts of the region have all of a blob.
+	offered func(digest.CID) int
+	ensure  func(context.Context, meta.Blob) error
+	log     *slog.Logger
+}
+
+const (
+	reliefEvery = 5 * time.Second
+	reliefTime  = 10 * time.Minute // for one blob
+)
+
+func (r relief) run(ctx context.Context) error {
+	for rest(ctx, reliefEvery) {
+		lost, _, err := raftmeta.Ask(ctx, r.metadata, meta.Local, state.ListLost{})
+		if err != nil {
+			continue // it is asked again
+		}
+		for _, l := range lost {
+			if r.offered(l.Root) == 0 {
+				continue
+			}
+			if err := r.take(ctx, l); err != nil && ctx.Err() == nil {
+				r.log.Warn("a blob that no server has was not taken from a host's cache", "root", l.Root.String(), "error", err)
+			}
+		}
+	}
+	return nil
+}
+
+// take fetches a blob and says that it is here.
+func (r relief) take(ctx context.Context, l meta.LostBlob) error {
+	limited, cancel := context.WithTimeout(limit.WithClass(ctx, limit.Bulk), reliefTime)
+	defer cancel()
+	if err := r.ensure(limited, meta.Blob{Context: l.Context, Digest: l.Digest, Root: l.Root, StoredBytes: l.StoredBytes}); err != nil {
+		return err
+	}
+	r.log.Info("took a blob that no server had from a host's cache", "root", l.Root.String())
+	return reporter{r.metadata, r.doer, r.self}.Report(ctx, []meta.Replica{{Root: l.Root, Server: r.self, State: meta.ReplicaVerified}})
 }
 
 // have says what is here of a blob.

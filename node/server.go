@@ -258,6 +258,9 @@ func (n *Node) buildServer(ctx context.Context) error {
 	if err := n.buildCollection(records, disk, me, log); err != nil {
 		return err
 	}
+	n.parts.Add("relief", relief{
+		metadata: records, doer: records, self: me.ID, offered: registrar.Copies, ensure: bytes.Ensure, log: log,
+	}.run)
 	if audit, err = n.newScrub(records, disk, replicas, func() { n.fares.Lost(errBlobsRemoved) }); err != nil {
 		return err
 	}

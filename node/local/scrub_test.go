@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -262,4 +263,35 @@ func TestALostBlobIsSentAgain(t *testing.T) {
 		t.Errorf("GET afterwards: %d", status)
 	}
 	scrubAll(t, c)
+}
+
+// The last copy of one region is damaged and nobody has the blob but a host of another:
+// the server there takes it in, and the first is repaired from that.
+func TestAServerIsRepairedFromACacheOfAnotherRegion(t *testing.T) {
+	dir := t.TempDir()
+	cluster, _ := start(t, local.Options{Dir: dir, Regions: 2, Agents: 2})
+	d := cluster.Description()
+	coldRepository(t, d, meta.RepoRef{Tenant: "acme", Name: "cold"}, "generic")
+	content := make([]byte, 3<<20)
+	rand.Read(content)
+	const path = "/generic/acme/cold/model.bin"
+	if status, answer := request(t, http.MethodPut, "http://"+d.Servers[0].Gateway+path, content); status != http.StatusCreated {
+		t.Fatalf("PUT: %d %s", status, answer)
+	}
+	far := slices.IndexFunc(d.Agents, func(e local.Endpoint) bool { return e.Region == "r2" })
+	if status, body := request(t, http.MethodGet, "http://"+d.Agents[far].Gateway+path, nil); status != http.StatusOK || !bytes.Equal(body, content) {
+		t.Fatalf("GET at the agent: %d", status)
+	}
+	// What its server kept of that, nobody counts on.
+	for _, file := range []string{largest(t, filepath.Join(dir, "server-2")), largest(t, filepath.Join(dir, "server-1"))} {
+		if err := os.Remove(file); err != nil {
+			t.Fatal(err)
+		}
+	}
+	scrubAll(t, adminOf(d))
+	for _, server := range []string{"server-1", "server-2"} {
+		if stored, err := os.ReadFile(largest(t, filepath.Join(dir, server))); err != nil || !bytes.Equal(stored, content) {
+			t.Errorf("the file of %s is not what was pushed: %v", server, err)
+		}
+	}
 }
