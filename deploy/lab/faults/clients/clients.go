@@ -395,7 +395,7 @@ func (c *client) operate(ctx context.Context, k *key) bool {
 		return c.untag(ctx, k, c.rng.IntN(aliases(k.kind)))
 	case roll < 40:
 		return c.fetch(ctx, k, c.recent(have))
-	case roll < 46 && k.kind == history.Image:
+	case roll < 50 && k.kind == history.Image:
 		return c.pullLayer(ctx, k, c.recent(have))
 	default:
 		_, _, ok := c.read(ctx, k, c.rng.IntN(aliases(k.kind)), c.rng.IntN(10) < 7)

@@ -182,7 +182,7 @@ func (f forgetfulFile) Sync() error {
 			Edits: []Edit{
 				{blobFile, "if err == nil && digest.Sum(b) == e.m.Chunks[i].ID {\n\t\treturn b, nil\n\t}\n\t// Memory", "if err == nil {\n\t\treturn b, nil\n\t}\n\t// Memory"},
 			},
-			Only: []string{"flip-blob", "kill-all"}, Keys: 16,
+			Only: []string{"flip-blobs", "kill-all"}, Keys: 16,
 		},
 		{
 			Name: "request-applied-twice",

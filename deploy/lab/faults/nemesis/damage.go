@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/shoal-registry/shoal/deploy/lab/wave"
 )
@@ -71,7 +72,9 @@ func (n *Nemesis) flipOne(m *wave.Member, dir string, names []string, rng *rand.
 		i := rng.IntN(len(names))
 		at, err := flip(filepath.Join(m.Node.Data, dir, names[i]), rng)
 		if err == nil {
-			n.Say("%s: byte %d of %s is another one now", m.Name(), at, filepath.Join(dir, names[i]))
+			if dir != blobs { // of which there are many
+				n.Say("%s: byte %d of %s is another one now", m.Name(), at, filepath.Join(dir, names[i]))
+			}
 			return nil
 		}
 		if !errors.Is(err, errNothing) && !errors.Is(err, fs.ErrNotExist) {
@@ -84,9 +87,12 @@ func (n *Nemesis) flipOne(m *wave.Member, dir string, names []string, rng *rand.
 
 const blobs = "blobs/blobs"
 
-// flipBlob damages a blob of a running server, of which other servers have copies that
+// flips is how many blobs one fault damages. The youngest are: clients still read them.
+const flips = 12
+
+// flipBlobs damages blobs of a running server, of which other servers have copies that
 // were not damaged: what is the only one cannot be got back by anybody.
-func flipBlob(n *Nemesis, _ context.Context, s Step, rng *rand.Rand) error {
+func flipBlobs(n *Nemesis, _ context.Context, s Step, rng *rand.Rand) error {
 	m := n.server(s)
 	whole := func(name string) bool { return !strings.Contains(name, ".part") && !strings.Contains(name, ".tmp") }
 	copies := make(map[string]int)
@@ -95,15 +101,33 @@ func flipBlob(n *Nemesis, _ context.Context, s Step, rng *rand.Rand) error {
 			copies[name]++
 		}
 	}
-	names := slices.DeleteFunc(filesOf(m, blobs, whole), func(name string) bool {
-		return copies[name] < 2 || n.damaged[strings.TrimSuffix(name, filepath.Ext(name))]
-	})
-	if len(names) == 0 {
+	root := func(name string) string { return strings.TrimSuffix(name, filepath.Ext(name)) }
+	names := slices.DeleteFunc(filesOf(m, blobs, whole), func(name string) bool { return copies[name] < 2 || n.damaged[root(name)] })
+	age := make(map[string]time.Time)
+	for _, name := range names {
+		if info, err := os.Stat(filepath.Join(m.Node.Data, blobs, name)); err == nil {
+			age[name] = info.ModTime()
+		}
+	}
+	slices.SortStableFunc(names, func(a, b string) int { return age[b].Compare(age[a]) })
+	done := 0
+	for _, name := range names {
+		if done == flips {
+			break
+		}
+		n.damaged[root(name)] = true
+		switch err := n.flipOne(m, blobs, []string{name}, rng); {
+		case err == nil:
+			done++
+		case !errors.Is(err, errNothing):
+			return err
+		}
+	}
+	n.Flipped += done
+	if done == 0 {
 		return errNothing
 	}
-	name := names[rng.IntN(len(names))]
-	n.damaged[strings.TrimSuffix(name, filepath.Ext(name))] = true
-	return n.flipOne(m, blobs, []string{name}, rng)
+	return nil
 }
 
 // flipStopped damages a file of a server that does not run, which starts again then.

@@ -44,7 +44,7 @@ var kinds = []kind{
 	{"power", "a server loses its power: what was not synced is gone", "power", 4, 0, 2 * time.Second, false, power},
 	{"power-all", "the same with all servers at once", "power", 3, 0, time.Second, false, powerAll},
 	{"churn", "the leader ends and comes back, three times in a row", "leader churn", 2, 0, time.Second, false, churn},
-	{"flip-blob", "a byte of a stored blob changes under a running server", "byte flip", 8, 0, time.Second, false, flipBlob},
+	{"flip-blobs", "a byte in each of twelve stored blobs changes under a running server", "byte flip", 5, 0, time.Second, false, flipBlobs},
 	{"flip-log", "a byte of a killed server's log changes", "byte flip", 2, 0, time.Second, false, flipLog},
 	{"flip-state", "a byte of a killed server's state changes", "byte flip", 2, 0, time.Second, false, flipState},
 	{"flip-snapshot", "a byte of a killed server's snapshots changes", "byte flip", 1, 0, time.Second, false, flipSnapshot},

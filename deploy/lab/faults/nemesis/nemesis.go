@@ -68,6 +68,8 @@ type Nemesis struct {
 	// Restarts counts servers that ended by themselves, by what they said last.
 	Restarts map[string]int
 
+	// Flipped counts damaged blobs.
+	Flipped int
 	// Rejoined counts servers that had to join anew since their metadata was damaged.
 	Rejoined int
 

@@ -27,6 +27,7 @@ type Report struct {
 	Groups       map[string]int       `json:"groups"`   // kills, pauses, partitions ...
 	Ended        map[string]int       `json:"ended"`    // servers that ended by themselves, by their last words
 	Rejoined     int                  `json:"rejoined"` // servers that joined anew, their metadata being damaged
+	Flipped      int                  `json:"flipped"`  // blobs
 	History      history.Totals       `json:"history"`
 	Findings     []history.Finding    `json:"findings,omitempty"`
 	Audit        *clients.Audit       `json:"audit"`
@@ -98,8 +99,8 @@ func (r *Report) Print(w io.Writer) {
 	for _, why := range slices.Sorted(maps.Keys(r.Ended)) {
 		fmt.Fprintf(w, "ended by itself %d x: %s\n", r.Ended[why], why)
 	}
-	if r.Rejoined > 0 {
-		fmt.Fprintf(w, "joined anew %d servers with damaged metadata\n", r.Rejoined)
+	if r.Rejoined+r.Flipped > 0 {
+		fmt.Fprintf(w, "damaged     %d blobs, by a byte each; %d servers rejoined, their log or state being damaged\n", r.Flipped, r.Rejoined)
 	}
 	a := r.Availability
 	fmt.Fprintf(w, "available   %.2f %% of 100 ms, %.2f %% of seconds had an acknowledged operation; longest gap %.1f s; %d acknowledged, %.0f a second\n",

@@ -161,7 +161,7 @@ func Run(ctx context.Context, c Config) (_ *Report, err error) {
 	running.Wait()
 	r.DurationSec = ended.Sub(began).Seconds()
 	r.Availability = work.Pulse.Availability(began, ended)
-	r.Rejoined = bad.Rejoined
+	r.Rejoined, r.Flipped = bad.Rejoined, bad.Flipped
 	r.Faults, r.Groups, r.Ended = maps.Clone(bad.Counts), bad.Groups(), maps.Clone(bad.Restarts)
 	if err != nil {
 		var late error
