@@ -82,6 +82,7 @@ func start(t *testing.T) fixture {
 	api, err := admin.New(admin.Config{
 		Self: meta.Node{ID: self, Role: meta.RoleServer, Region: "eu"}, Version: "v0", Metadata: m, Doer: m, Quorum: quorum{},
 		Formats: []string{"oci", "generic"}, Packages: map[string]protocol.Packages{"oci": images{}}, Waves: known,
+		Backups:  frozenBackups{},
 		Reported: func() []client.ReportedPeer { return []client.ReportedPeer{{ID: "liar", By: 2, KeptAway: true}} },
 		Nearest: func(_ context.Context, home meta.RegionName) meta.RegionName {
 			if home == "eu" {
