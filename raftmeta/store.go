@@ -50,8 +50,10 @@ type StoreConfig struct {
 	Room     func() consensus.Room
 	DiskFull func()
 	// Fatal is told what this process cannot go on with, see consensus.Config.
-	Fatal      func(error)
-	CacheBytes int64 // of the state's block cache; state.Options has the default
+	Fatal func(error)
+	// CompareEvery is how often the servers compare their states; 6 h.
+	CompareEvery time.Duration
+	CacheBytes   int64 // of the state's block cache; state.Options has the default
 
 	Log     *slog.Logger
 	Metrics prometheus.Registerer
@@ -64,6 +66,12 @@ type Store struct {
 	machine *state.Machine
 	node    *consensus.Node
 	view    replicated
+
+	compared chan *state.View // states to be hashed
+	hashed   struct {         // what this process hashed last; of the goroutine of compare
+		index uint64
+		sum   []byte
+	}
 }
 
 var (
@@ -94,8 +102,11 @@ func OpenStore(cfg StoreConfig) (*Store, error) {
 	if err := markedDamaged(cfg.Dir); err != nil {
 		return nil, advised(cfg.Dir, err)
 	}
-	s := &Store{cfg: cfg}
-	machine, err := state.Open(filepath.Join(cfg.Dir, "state"), state.Options{Log: cfg.Log, CacheBytes: cfg.CacheBytes, Damaged: s.fatal, DiskFull: cfg.DiskFull})
+	if cfg.CompareEvery == 0 {
+		cfg.CompareEvery = compareEvery
+	}
+	s := &Store{cfg: cfg, compared: make(chan *state.View, 1)}
+	machine, err := state.Open(filepath.Join(cfg.Dir, "state"), state.Options{Log: cfg.Log, CacheBytes: cfg.CacheBytes, Damaged: s.fatal, DiskFull: cfg.DiskFull, Compare: s.toCompare})
 	if err != nil {
 		return nil, advised(cfg.Dir, err)
 	}
@@ -135,6 +146,7 @@ func (s *Store) found() error {
 func (s *Store) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return advised(s.cfg.Dir, s.node.Run(ctx)) })
+	group.Go(func() error { return s.compare(ctx) })
 	if s.cfg.Bootstrap != nil {
 		group.Go(func() error { return s.bootstrap(ctx) })
 	}
@@ -238,6 +250,7 @@ func visible(c state.Command) bool {
 	switch c.(type) {
 	case state.LinkBlob, state.MountBlob, state.StageReferences, state.ExpireUploads,
 		state.ReportReplicas, state.DemandReplica, state.SealRootKey, state.Tick,
+		state.CompareState, state.ReportState,
 		state.AdmitHosts, state.ReportHosts, state.EndWave, state.ForgetWaves:
 		return false
 	}

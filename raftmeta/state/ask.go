@@ -71,6 +71,7 @@ var Questions = table(
 	question[ListCopies, Copies], question[UsesOf, Uses],
 	question[GetGC, GCStatus], question[GarbageDue, bool], question[ListGarbage, []Garbage],
 	question[ListOrders, []Order], question[GetOrder, OrderAnswer], question[StrayRoots, StrayAnswer],
+	question[ListComparisons, []Comparison],
 	question[RegionHealth, []meta.RegionHealth], question[ListIncidents, []meta.Incident],
 )
 

@@ -74,6 +74,8 @@ const (
 	typeDrainServer      = 47
 	typeLeaveRegion      = 48
 	typeHoldLevel        = 49
+	typeCompareState     = 94
+	typeReportState      = 95
 	typeReportReplicas   = 50
 	typeDemandReplica    = 51
 	typeSettleDemands    = 52
@@ -192,6 +194,8 @@ var kinds = map[uint16]kind{
 	typeReportBlobs:      kindOf[ReportBlobs, none](healthLevel),
 	typeReportChecked:    kindOf[ReportChecked, none](healthLevel),
 	typeCollectBlobs:     kindOf[CollectBlobs, CollectResult](GCLevel),
+	typeCompareState:     kindOf[CompareState, none](4),
+	typeReportState:      kindOf[ReportState, none](4),
 	typeSettleCollected:  kindOf[SettleCollected, none](GCLevel),
 	typeCollectStrays:    kindOf[CollectStrays, StraysResult](GCLevel),
 	typeSetGC:            kindOf[SetGC, GCSettings](GCLevel),

@@ -31,7 +31,7 @@ func TestWireNames(t *testing.T) {
 		"60 CreateWave, 61 CancelWave, 62 AdmitHosts, 63 ReportHosts, 64 EndWave, 65 ForgetWaves, " +
 		"70 SetRegionHealth, 71 ReportBlobs, 72 ReportChecked, " +
 		"80 HoldBackup, 81 CloseBackup, 82 BeginEpoch, " +
-		"90 CollectBlobs, 91 SettleCollected, 92 CollectStrays, 93 SetGC"
+		"90 CollectBlobs, 91 SettleCollected, 92 CollectStrays, 93 SetGC, 94 CompareState, 95 ReportState"
 	if got := strings.Join(commands, ", "); got != want {
 		t.Errorf("commands are\n%s\nwant\n%s", got, want)
 	}
@@ -39,7 +39,7 @@ func TestWireNames(t *testing.T) {
 		"GetVersion GetHold GetLevel Remains AliasHistory ListAliases ListFiles ListNodes ListPackages ListReferences ListRegions ListRepositories " +
 		"OpenBackups UsedBlobs ListTenants ListVersions LastCopies NextSettlement PendingReplicas Replicas Resolve GetWave ListWaves WaveHosts ListWaveHosts " +
 		"GetGC GarbageDue ListGarbage ListOrders GetOrder StrayRoots " +
-		"RegionHealth ListIncidents ListBacklogs TenantBacklogs PendingInLane Replication CopiesOf " +
+		"ListComparisons RegionHealth ListIncidents ListBacklogs TenantBacklogs PendingInLane Replication CopiesOf " +
 		"GetAudit IsLost ListAudits ListCopies ListLost UsesOf"
 	names := strings.Fields(want)
 	slices.Sort(names)

@@ -35,15 +35,16 @@ const (
 	// Tenant, repository -> Settlement: what is to be settled anew, all at first.
 	spaceSettlements = 'S'
 	// Server, root -> why: what a draining server has that is not replaced yet.
-	spaceRemains   = 'D'
-	spaceIncidents = 'I' // the health of regions and its history; health.go has the letters
-	spaceAudits    = 'Q' // what servers said of their bytes, and lost blobs (audit.go)
-	spaceBackups   = 'B' // backup -> meta.Backup
-	spaceGarbage   = 'G' // what nobody uses, and what servers are to remove (garbage.go)
-	spaceRequests  = 'x' // request id -> result
-	spaceWindow    = 'y' // sequence -> request id: what to forget next
-	spaceFeed      = 'e' // index, seq -> feed.Change
-	spaceMachine   = 'm' // applied, format, level, cluster ...
+	spaceRemains     = 'D'
+	spaceIncidents   = 'I' // the health of regions and its history; health.go has the letters
+	spaceAudits      = 'Q' // what servers said of their bytes, and lost blobs (audit.go)
+	spaceBackups     = 'B' // backup -> meta.Backup
+	spaceGarbage     = 'G' // what nobody uses, and what servers are to remove (garbage.go)
+	spaceComparisons = 'V' // index -> Comparison
+	spaceRequests    = 'x' // request id -> result
+	spaceWindow      = 'y' // sequence -> request id: what to forget next
+	spaceFeed        = 'e' // index, seq -> feed.Change
+	spaceMachine     = 'm' // applied, format, level, cluster ...
 )
 
 // Letters below a tenant; [x] is a bare last part.

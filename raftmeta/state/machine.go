@@ -38,6 +38,9 @@ type Options struct {
 	Log *slog.Logger
 	// CacheBytes is Pebble's block cache; 0 is 32 MiB.
 	CacheBytes int64
+	// Compare, when set, is given the state as it is at each CompareState, and closes it.
+	// It must not wait; false leaves it to the machine. It is called by ApplyBatch.
+	Compare func(*View) bool
 	// DiskFull, when set, is called when the disk refuses a write, which is then tried
 	// once more: it should make room, quickly.
 	DiskFull func()
@@ -229,7 +232,16 @@ func (m *Machine) ApplyBatch(entries []Entry) ([]Result, error) {
 	results := make([]Result, 0, len(entries))
 	for len(entries) > 0 {
 		n := min(len(entries), batchEntries)
+		for i, e := range entries[:n] {
+			if compares(e.Command) {
+				n = i + 1
+				break
+			}
+		}
 		some, err := m.applySome(entries[:n])
+		if err == nil {
+			err = m.look(some)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -476,7 +488,11 @@ func (m *Machine) Hash(ctx context.Context) (index uint64, sum [32]byte, err err
 // Hash is Machine.Hash of this view.
 //
 // Errors: *StorageError; of ctx.
-func (v *View) Hash(ctx context.Context) (sum [32]byte, err error) {
+func (v *View) Hash(ctx context.Context) (sum [32]byte, err error) { return v.HashSlowly(ctx, nil) }
+
+// HashSlowly is Hash that tells read, when that is set, how many bytes were read since
+// it was told last; read may wait.
+func (v *View) HashSlowly(ctx context.Context, read func(bytes int)) (sum [32]byte, err error) {
 	h := blake3.New()
 	var size [binary.MaxVarintLen64]byte
 	for p, err := range v.scan(span{}) {
@@ -485,6 +501,9 @@ func (v *View) Hash(ctx context.Context) (sum [32]byte, err error) {
 		}
 		if err != nil {
 			return sum, fmt.Errorf("hash the state: %w", err)
+		}
+		if read != nil {
+			read(len(p.key) + len(p.value))
 		}
 		if string(p.key) == string(keyApplied) {
 			continue
