@@ -26,6 +26,7 @@ var scenarios = map[string]func(*testing.T) []Entry{
 	"level1": func(*testing.T) []Entry { return levelOne() },
 	"level2": func(*testing.T) []Entry { return levelTwo() },
 	"level3": levelThree,
+	"level4": levelFour,
 }
 
 // TestGolden replays logs that earlier builds wrote. Results and the state must
@@ -147,7 +148,9 @@ func levelOne() []Entry { return writeLevelOne().entries }
 func levelTwo() []Entry { return writeLevelTwo().entries }
 
 // levelThree goes on from there with servers that come and go.
-func levelThree(t *testing.T) []Entry {
+func levelThree(t *testing.T) []Entry { return writeLevelThree(t).entries }
+
+func writeLevelThree(t *testing.T) *logWriter {
 	l := writeLevelTwo()
 	l.dir = t.TempDir
 	join := func(id meta.NodeID, region meta.RegionName) {
@@ -171,7 +174,7 @@ func levelThree(t *testing.T) []Entry {
 	l.add("", PutRegion{Region: meta.Region{Name: "sa", Primary: true}})
 	join("sa-1", "sa")
 	settle(5)
-	return l.entries
+	return l
 }
 
 func writeLevelTwo() *logWriter {
