@@ -372,11 +372,12 @@ func (c *Cluster) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// The token lets everything: the file is for its owner alone.
-	if err := node.WriteFileAtomic(filepath.Join(c.opts.Dir, "dev.json"), append(raw, '\n'), 0o600); err != nil {
+	// The token lets everything: the files are for their owner alone. The description
+	// comes last, as scripts wait for it.
+	if err := node.WriteFileAtomic(filepath.Join(c.opts.Dir, node.AdminTokenFile), token, 0o600); err != nil {
 		return err
 	}
-	if err := node.WriteFileAtomic(filepath.Join(c.opts.Dir, node.AdminTokenFile), token, 0o600); err != nil {
+	if err := node.WriteFileAtomic(filepath.Join(c.opts.Dir, "dev.json"), append(raw, '\n'), 0o600); err != nil {
 		return err
 	}
 	close(c.ready)
