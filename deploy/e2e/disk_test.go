@@ -214,6 +214,13 @@ func TestTwoDisksFilledByPushes(t *testing.T) {
 	makeRoom(t, ballast, other)
 	sound.resumes(ctx, t, m, client, repository, "after")
 
+	// Without room for log and state writes are refused; reads go on.
+	ballast = brim(t, meta)
+	sound.onBrim(ctx, t, client, repository, "brim")
+	alive(t, m)
+	sound.audit(ctx, t, client, repository, "the disk of log and state full")
+	makeRoom(t, ballast)
+	sound.resumes(ctx, t, m, client, repository, "after-brim")
 	m.process.Kill()
 	m.again()
 	c.launch(t, m)
