@@ -149,7 +149,7 @@ func TestASilentServerIsLeft(t *testing.T) {
 // there is nobody else; what needs none stays.
 func TestElsewhere(t *testing.T) {
 	c := newCluster(t)
-	var lost atomic.Bool
+	var lost, leaving atomic.Bool
 	at := func(name string) func(*protocol.Call) error {
 		return func(c *protocol.Call) error {
 			_, err := io.WriteString(c.W, name)
@@ -157,7 +157,9 @@ func TestElsewhere(t *testing.T) {
 		}
 	}
 	other := c.start(meta.RoleServer, upload(protocol.AnyServer, at("other")))
-	lame := c.start(meta.RoleServer, upload(protocol.AnyServer, at("lame")), func(_ *testNode, g *gateway.Config) { g.Elsewhere = lost.Load })
+	lame := c.start(meta.RoleServer, upload(protocol.AnyServer, at("lame")), func(_ *testNode, g *gateway.Config) {
+		g.Elsewhere, g.Leaving = lost.Load, leaving.Load
+	})
 	cl := client(t, nil, false)
 	post := func() (int, string) {
 		resp, body := call(t, cl, "POST", "http://"+lame.addr+"/up/acme/app", strings.NewReader("x"), asAdmin()...)
@@ -166,6 +168,11 @@ func TestElsewhere(t *testing.T) {
 	if status, body := post(); status != http.StatusOK || body != "lame" {
 		t.Errorf("a server that is well: %d %s", status, body)
 	}
+	leaving.Store(true)
+	if status, body := post(); status != http.StatusOK || body != "other" {
+		t.Errorf("a server that leaves: %d %s", status, body)
+	}
+	leaving.Store(false)
 	lost.Store(true)
 	if status, body := post(); status != http.StatusOK || body != "other" {
 		t.Errorf("without its blobs: %d %s", status, body)

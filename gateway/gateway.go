@@ -112,6 +112,9 @@ type Config struct {
 	// Elsewhere says, on a server, that it cannot use its blobs: what needs them is sent
 	// to another server, and served here only when there is none. Nil never does.
 	Elsewhere func() bool
+	// Leaving says, on a server, that it takes nothing new: pushes are sent to another
+	// server, and served here only when there is none. Nil never does.
+	Leaving func() bool
 	// Writable refuses pushes early, before any of their bodies is read; nil takes them.
 	Writable func() error
 	// TLS serves the node certificate; nil takes plain HTTP only.

@@ -246,9 +246,13 @@ func (g *Gateway) lookUp(e *exchange, call *protocol.Call, route *protocol.Route
 	return find(meta.Strong)
 }
 
-// elsewhere says that a call needs blobs and this server has none to use. What belongs
-// to an upload session is its owner's, whatever its state.
+// elsewhere says that a call needs blobs and this server has none to use, or brings
+// some and this server is leaving. What belongs to an upload session is its owner's,
+// whatever its state.
 func (g *Gateway) elsewhere(route *protocol.Route) bool {
+	if g.Leaving != nil && g.Forward != nil && route.Action == access.Push && route.Place == protocol.AnyServer && g.Leaving() {
+		return true
+	}
 	return g.Elsewhere != nil && g.Forward != nil && (route.Action == access.Pull || route.Action == access.Push) &&
 		(route.Place == protocol.Anywhere || route.Place == protocol.AnyServer) && g.Elsewhere()
 }

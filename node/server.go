@@ -340,6 +340,12 @@ func (n *Node) begin(record meta.Node) error {
 	return n.id.save(n.cfg.Data)
 }
 
+// drains reports whether a server is being emptied.
+func (n *Node) drains(id meta.NodeID) bool {
+	known, ok := n.swarmHost.Node(id)
+	return ok && known.Draining != nil
+}
+
 // holders lists the servers of a region that keep its copies: those that do not drain.
 func (n *Node) holders(region meta.RegionName) []meta.NodeID {
 	var ids []meta.NodeID
@@ -486,7 +492,8 @@ func (f *fetches) run(ctx context.Context, ensure func(context.Context, meta.Blo
 func (n *Node) forwarder() (*forward.Forwarder, error) {
 	f, err := forward.New(forward.Config{
 		Self: n.ID(), Region: n.id.Node.Region, Roster: gateways{n.swarmHost},
-		TLS: trust.ClientTLS(n.cred), Identify: n.identify, Distance: n.distanceTo, Serves: n.serves, Log: n.log,
+		TLS: trust.ClientTLS(n.cred), Identify: n.identify, Distance: n.distanceTo, Log: n.log,
+		Serves: func(id meta.NodeID) bool { return n.serves(id) && !n.drains(id) },
 	})
 	if err == nil {
 		n.closes(func() error {

@@ -469,6 +469,14 @@ func TestServersAreReplaced(t *testing.T) {
 	}
 	third := c.servers[2]
 	id := c.idOf(ctx, t, third)
+	// One that drains goes on serving, and sends what is new to another.
+	c.shoal(t, c.servers[0], "server", "drain", id)
+	img := makeImage(t, 1, 2048)
+	l.try("while-draining", img.Digest())
+	if err := third.registry(c.token).Push(ctx, repository, "while-draining", img); err != nil {
+		t.Fatal(err)
+	}
+	l.acknowledge("while-draining")
 	replace(third, id, "server-r3-new")
 	ended(third)
 	third.again()
