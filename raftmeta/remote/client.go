@@ -45,6 +45,9 @@ const (
 	strongRound    = 2 * time.Second
 	// hedgeAfter is how long a server may be silent before the next is asked, too.
 	hedgeAfter = 400 * time.Millisecond
+	// hedgeStrong is the same of a strong read, which takes a round among servers that
+	// may be far apart.
+	hedgeStrong = time.Second
 	// A server that failed is asked last for a second, twice as long each time it
 	// fails again, up to coolMax.
 	coolMin = time.Second
@@ -159,11 +162,10 @@ func (c *Client) Answer(ctx context.Context, f meta.Freshness, q raftmeta.Reques
 		timeout += strongRound // a bound that was named waits for a round too
 	}
 	// A silent server is asked last for a while, but the question at hand waits for it:
-	// after hedgeAfter the next is asked beside it. Not in a strong read, which takes a
-	// round among servers far apart.
+	// after hedgeAfter the next is asked beside it.
 	wait := hedgeAfter
 	if f.Mode == meta.ModeStrong {
-		wait = timeout
+		wait = hedgeStrong
 	}
 	trying, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -178,7 +180,7 @@ func (c *Client) Answer(ctx context.Context, f meta.Freshness, q raftmeta.Reques
 	defer func() {
 		// Another was quicker by so much that it comes first for a while.
 		for s, since := range asked {
-			if ctx.Err() == nil && time.Since(since) >= hedgeAfter {
+			if ctx.Err() == nil && time.Since(since) >= wait {
 				c.report(s, false)
 			}
 		}

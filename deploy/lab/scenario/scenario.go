@@ -30,7 +30,7 @@ type Scenario struct {
 
 // All returns every scenario, in the order of the table.
 func All() []Scenario {
-	return []Scenario{wave16, wave32, cpu, singleflight, liar, headless, regions, regionsKill, frozen, zones, prewarm, limit, yield, cache, memory}
+	return []Scenario{wave16, wave32, cpu, singleflight, liar, headless, regions, regionsKill, failover, frozen, zones, prewarm, limit, yield, cache, memory}
 }
 
 // Find returns the scenario of that name.
