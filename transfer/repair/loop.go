@@ -26,8 +26,8 @@ import (
 
 const (
 	pageFirst    = 64                    // demands asked of a lane at first
-	pageDemands  = 1000                  // and then at once
-	planMost     = 512                   // copies planned ahead
+	pageDemands  = 1000                  // and at most, each page being twice the last
+	planMost     = 64                    // copies planned ahead; more would make each new demand wait for the planning
 	rememberMost = 1 << 16               // outcomes remembered; a forgotten one is found out again
 	relistEvery  = 30 * time.Second      // without news, in case news were lost
 	settleDelay  = 20 * time.Millisecond // demands come in bursts: one listing for all of a push
@@ -37,6 +37,7 @@ const (
 	retryFirst   = 250 * time.Millisecond
 	retryMost    = 5 * time.Minute
 	activeHalf   = 20 * time.Second // half-life of what was lately copied for a tenant
+	activeLeast  = 256 << 10        // less, in bytes, is nothing
 	failAfter    = 3                // attempts after which a copy is reported failed
 	reportMost   = 1000
 	reportQueue  = 10_000
@@ -306,8 +307,8 @@ func later(a, b time.Time) time.Time {
 //
 // The link is shared by what is under way, so whose turn it is alone would not keep a
 // tenant with much waiting from filling it. No tenant takes all workers. One that had
-// more copied lately than its part among the tenants of that time has at most its part
-// of the workers, and begins nothing beside another's copy of its class or a more
+// more copied lately than its part among the tenants of that time has at most half its
+// part of the workers, and begins nothing beside another's copy of its class or a more
 // urgent one: what the others leave is its. It is held up no longer than that they
 // catch up with it. The cold class never has more than half of the workers.
 func (l *Loop) next(queue []place.Copy) int {
@@ -321,20 +322,7 @@ func (l *Loop) next(queue []place.Copy) int {
 			cold++
 		}
 	}
-	now := time.Now()
-	weights, works := 0, 0.0
-	for tenant, a := range l.active {
-		work := a.at(now)
-		if work < 1 && tenants[tenant] == 0 {
-			delete(l.active, tenant)
-			continue
-		}
-		weights, works = weights+a.weight, works+work
-	}
-	beyond := func(tenant string) bool {
-		a, ok := l.active[tenant]
-		return ok && a.at(now)*float64(weights) > works*float64(a.weight)
-	}
+	weights, beyond := l.parts()
 	most := max(l.cfg.Workers-max(l.cfg.Workers/4, 1), 1)
 	may := func(lane place.Lane) bool {
 		running := tenants[lane.Tenant]
@@ -346,12 +334,30 @@ func (l *Loop) next(queue []place.Copy) int {
 				return false
 			}
 		}
-		return running < max(min(most, l.cfg.Workers*l.active[lane.Tenant].weight/weights), 1)
+		return running < max(min(most, l.cfg.Workers*l.active[lane.Tenant].weight/weights/2), 1)
 	}
 	mostCold := max(l.cfg.Workers/2, 1)
 	return slices.IndexFunc(queue, func(c place.Copy) bool {
 		return l.running[c.Demand.Root] == nil && (c.Lane.Class != meta.ClassCold || cold < mostCold) && may(c.Lane)
 	})
+}
+
+// parts says which tenants had more copied lately than their part among those of that
+// time; weights is the sum of theirs.
+func (l *Loop) parts() (weights int, beyond func(tenant string) bool) {
+	now, works := time.Now(), 0.0
+	for tenant, a := range l.active {
+		work := a.at(now)
+		if work < activeLeast {
+			delete(l.active, tenant)
+			continue
+		}
+		weights, works = weights+a.weight, works+work
+	}
+	return weights, func(tenant string) bool {
+		a, ok := l.active[tenant]
+		return ok && a.at(now)*float64(weights) > works*float64(a.weight)
+	}
 }
 
 // forget makes the Loop look at a copy again.
@@ -445,7 +451,7 @@ func (p *listing) due(ctx context.Context, lane place.Lane) iter.Seq[place.Copy]
 		if known {
 			after = &front.last
 		}
-		for limit := pageFirst; ; limit = pageDemands {
+		for limit := pageFirst; ; limit = min(2*limit, pageDemands) {
 			page, err := p.cfg.Demands.Pending(ctx, p.cfg.Region, lane, after, limit)
 			if err != nil {
 				p.err = cmp.Or(p.err, fmt.Errorf("list demands of %s: %w", p.cfg.Region, err))

@@ -32,7 +32,7 @@ func newMetrics(r prometheus.Registerer, l *Loop) *metrics {
 			Help: "1 while copies that are not critical wait because of an incident."}),
 	}
 	backlog := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "shoal", Subsystem: "repair", Name: "backlog",
-		Help: "Copies planned for this server at the last listing, at most 512."}, func() float64 { return float64(l.backlog.Load()) })
+		Help: "Copies planned for this server at the last listing, at most 64."}, func() float64 { return float64(l.backlog.Load()) })
 	if r != nil {
 		r.MustRegister(m.outcomes, m.bytes, m.dropped, m.seconds, m.lag, m.paused, backlog)
 	}
