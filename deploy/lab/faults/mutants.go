@@ -69,6 +69,9 @@ func runMutant(ctx context.Context, c round.Config, m mutant.Mutant, root, dir s
 		return "", err
 	}
 	c.Only, c.Keys, c.UntilWrong = m.Only, m.Keys, true
+	if m.LargeEvery > 0 {
+		c.LargeEvery = m.LargeEvery
+	}
 	c.Profile.Patience = time.Minute // a mutant may well not come back at all
 	c.Dir = filepath.Join(dir, m.Name)
 	if err := os.Mkdir(c.Dir, 0o755); err != nil {

@@ -40,8 +40,9 @@ type Config struct {
 	Timeout time.Duration // of one request
 	Seed    uint64
 	Token   string // credential
-	// LargeBytes is the size of the few large artifacts; others have up to 24 KiB.
+	// LargeBytes is the size of one in LargeEvery artifacts; others have up to 24 KiB.
 	LargeBytes int64
+	LargeEvery int
 	Say        func(format string, args ...any) // gets what is wrong as soon as it is seen
 }
 

@@ -116,7 +116,7 @@ func (c *client) publish(ctx context.Context, k *key) bool {
 		c.node = c.w.pick(c.rng, true)
 	}
 	v := version{seed: c.rng.Uint64() >> 9, size: 1 + c.rng.Int64N(24<<10)}
-	if c.rng.IntN(50) == 0 && c.w.cfg.LargeBytes > 0 {
+	if c.w.cfg.LargeBytes > 0 && c.rng.IntN(c.w.cfg.LargeEvery) == 0 {
 		v.size = c.w.cfg.LargeBytes
 	}
 	if k.kind == history.Image {
@@ -490,7 +490,7 @@ func (c *client) pullLayer(ctx context.Context, k *key, number uint8) bool {
 	header, offset := http.Header{}, int64(0)
 	if c.rng.IntN(2) == 0 {
 		offset = c.rng.Int64N(layer.Size)
-		header.Set("Range", fmt.Sprintf("bytes=%d-%d", offset, offset+c.rng.Int64N(64<<10)))
+		header.Set("Range", fmt.Sprintf("bytes=%d-%d", offset, offset+c.rng.Int64N(layer.Size-offset)))
 	}
 	a, err := c.ask(ctx, http.MethodGet, "/v2/"+Images+"/"+k.path+"/blobs/"+layer.Digest, header, nil, 0)
 	if err != nil {

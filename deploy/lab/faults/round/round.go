@@ -59,7 +59,9 @@ type Config struct {
 	Rate     float64 // operations a second of all clients, at most
 	AtLeast  int     // acknowledged operations a second before a fault counts
 	DiskSize int64
-	Large    int64 // bytes of a large artifact
+	// Large is the size in bytes of one in LargeEvery artifacts.
+	Large      int64
+	LargeEvery int
 	// UntilWrong ends the round as soon as something is known to be wrong.
 	UntilWrong bool
 	Say        func(format string, args ...any)
@@ -126,7 +128,7 @@ func Run(ctx context.Context, c Config) (_ *Report, err error) {
 		return nil, err
 	}
 	work := clients.New(clients.Config{Clients: c.Clients, Keys: c.Keys, Rate: c.Rate, Timeout: c.Profile.Timeout,
-		Seed: c.Seed, Token: cluster.AdminToken, LargeBytes: c.Large, Say: c.Say}, record)
+		Seed: c.Seed, Token: cluster.AdminToken, LargeBytes: c.Large, LargeEvery: c.LargeEvery, Say: c.Say}, record)
 	l := load{work}
 	l.SetMembers(cluster.Members())
 	bad := nemesis.New(nemesis.Config{Cluster: cluster, Disks: bind(cluster, disks), Load: l, AtLeast: c.AtLeast, Patience: c.Profile.Patience, Say: c.Say,
