@@ -105,6 +105,7 @@ const (
 	maxAppendEntries  = 1024     // of one message; hashicorp's ceiling
 	logCacheEntries   = 1024     // recent entries in memory, for the followers
 	maxProposalBytes  = 32 << 20 // of commands waiting for their commit on the leader
+	applyStalls       = 3        // Config.Stall: a state that tidies up is slower than a log
 	keptResults       = 4096     // results by index, for the server that forwarded
 	maxStreamsPerPeer = 256      // accepted, a protocol
 	idleStream        = 30 * time.Second

@@ -59,6 +59,7 @@ type replica struct {
 	results results
 	m       *metrics
 	fatal   func(error)
+	stall   time.Duration // that Apply may take
 	// configured is told that a change of the configuration is applied.
 	configured func()
 	// snapshots forgets an installed stream once it is restored.
@@ -95,7 +96,12 @@ func (r *replica) ApplyBatch(logs []*raft.Log) []any {
 	}
 	if len(entries) > 0 {
 		start := time.Now()
+		watch := time.AfterFunc(r.stall, func() {
+			r.fatal(fmt.Errorf("entries %d to %d were not applied within %v, the disk of the state hangs: %w",
+				entries[0].Index, entries[len(entries)-1].Index, r.stall, meta.ErrUnavailable))
+		})
 		values, err := r.machine.Apply(entries)
+		watch.Stop()
 		r.m.apply.Observe(time.Since(start).Seconds())
 		if err == nil && len(values) != len(entries) {
 			err = fmt.Errorf("%d results of %d entries", len(values), len(entries))

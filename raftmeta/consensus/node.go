@@ -105,7 +105,7 @@ func New(cfg Config) (*Node, error) {
 	}
 	n.logs = &guardedLog{wal: entries, limit: cfg.Stall, stalled: cfg.Fatal, corrupt: n.corrupt, room: cfg.Room, m: n.m}
 	n.replica = &replica{
-		machine: cfg.Machine, m: n.m, fatal: cfg.Fatal, snapshots: n.snapshots, configured: n.configurationChanged,
+		machine: cfg.Machine, m: n.m, fatal: cfg.Fatal, stall: applyStalls * cfg.Stall, snapshots: n.snapshots, configured: n.configurationChanged,
 	}
 	if err := n.recover(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open raft: %w", err), w.Close())
