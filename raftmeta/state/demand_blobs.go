@@ -64,8 +64,10 @@ func (c DemandBlobs) apply(t *tx) (any, error) {
 			return nil, err
 		}
 		for _, region := range owing {
-			if r, err := t.region(region); err != nil || r == nil {
+			if r, err := t.region(region); err != nil {
 				return nil, err
+			} else if r == nil {
+				continue // It was given up; the settlement is under way.
 			}
 			if _, err := t.demand(&record.Blob, region, class); err != nil {
 				return nil, err
