@@ -3,11 +3,13 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
 
+	"github.com/shoal-registry/shoal/node"
 	"github.com/shoal-registry/shoal/node/doctor"
 )
 
@@ -16,6 +18,7 @@ func newDoctor() *cobra.Command {
 		out  output
 		data string
 		ops  string
+		hash bool
 	)
 	cmd := &cobra.Command{
 		Use:   "doctor",
@@ -33,6 +36,9 @@ func newDoctor() *cobra.Command {
 			}
 			checks := doctor.Local(data)
 			findings := doctor.Run(cmd.Context(), checks)
+			if hash {
+				findings = append(findings, stateHash(cmd.Context(), data))
+			}
 			for _, addr := range opsAddresses(ops, data) {
 				ctx, cancel := context.WithTimeout(cmd.Context(), requestTimeout)
 				findings = append(findings, doctor.Ready(ctx, http.DefaultClient, addr)...)
@@ -60,8 +66,18 @@ func newDoctor() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&data, "data", "", "the node's data directory (default: dev's)")
 	cmd.Flags().StringVar(&ops, "ops", "", "the node's ops listener, HOST:PORT (default: dev.json's, else 127.0.0.1:7072)")
+	cmd.Flags().BoolVar(&hash, "state", false, "also hash the metadata of a server that does not run: servers at one index have one hash")
 	out.flag(cmd)
 	return cmd
+}
+
+// stateHash tells what a server's metadata is, to be compared with another's.
+func stateHash(ctx context.Context, data string) doctor.Finding {
+	index, sum, err := node.StateHash(ctx, data)
+	if err != nil {
+		return doctor.Finding{Check: "state", Level: doctor.Fail, Detail: err.Error(), Advice: "stop the server first"}
+	}
+	return doctor.Finding{Check: "state", Level: doctor.OK, Detail: fmt.Sprintf("index %d, hash %x", index, sum)}
 }
 
 // opsAddresses returns whom to ask: the one named, those of dev.json, or the default.
