@@ -114,6 +114,12 @@ func levelFour(t *testing.T) []Entry {
 	l.add("", SettleCollected{Server: "eu-8", Removed: []CollectedCopy{{Root: root("garbage"), Index: collected}, {Root: root("garbage"), Index: collected + 1}}, Kept: []CollectedCopy{{Root: root("m7"), Index: collected + 1}}})
 	l.add("", CollectStrays{Server: "eu-9", Strays: []Stray{{Root: root("stray"), StoredBytes: 5}, {Root: root("kept"), StoredBytes: 4}}})
 
+	// Servers that compare their states.
+	l.add("", CompareState{})
+	compared := uint64(len(l.entries))
+	l.add("", ReportState{Index: compared, Server: "eu-8", Hash: make([]byte, 32)})
+	l.add("", ReportState{Index: 1, Server: "eu-9", Hash: make([]byte, 32)})
+
 	// An epoch that one server begins, with what was left unsettled.
 	l.add("", DrainServer{ID: "us-7", Drain: true})
 	epoch := BeginEpoch{Epoch: 2, Node: server("eu-8", "eu"), Sealed: []byte("sealed"), Recovery: meta.Recovery{First: "eu-8", Index: 1}}
