@@ -701,13 +701,24 @@ func (e *entry) readDisk(i int, b []byte) ([]byte, error) {
 
 // readChecked is readDisk by who holds no lock; a damaged chunk is then no longer here.
 func (e *entry) readChecked(i int, b []byte) ([]byte, error) {
-	b, err := e.readDisk(i, b)
+	got, err := e.readDisk(i, b)
 	if errors.Is(err, meta.ErrCorrupt) {
-		e.life.Lock()
-		e.quarantine(i)
-		e.unlock()
+		return e.condemn(i, b)
 	}
-	return b, err
+	return got, err
+}
+
+// condemn takes away chunk i, which was found damaged without the lock, unless it is
+// sound by now: who had the lock meanwhile may have put a sound file there, a push for
+// example, whose acknowledgement counts on it.
+func (e *entry) condemn(i int, b []byte) ([]byte, error) {
+	e.life.Lock()
+	defer e.unlock()
+	got, err := e.readDisk(i, b)
+	if errors.Is(err, meta.ErrCorrupt) {
+		e.quarantine(i)
+	}
+	return got, err
 }
 
 func (e *entry) has(i int) bool {

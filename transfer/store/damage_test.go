@@ -442,3 +442,30 @@ func TestBitmapThatSaysAll(t *testing.T) {
 		t.Errorf("complete %v with %d chunks of 3", b.Complete(), b.Have().Count())
 	}
 }
+
+// A chunk that was found damaged, and is sound once the finder has the lock, stays: a
+// push has put a sound file there meanwhile and was acknowledged.
+func TestWhatIsSoundAgainIsNotCondemned(t *testing.T) {
+	var told int
+	d := testDisk(t, DiskConfig{Dir: t.TempDir(), Fsync: true, HotBytes: -1, OnCorrupt: func(digest.CID, int) { told++ }})
+	content := random(2<<20, 1)
+	in := put(t, d, content)
+	fl := d.files(in.Map.Root())
+	must(t, flipByte(fl.whole, 5))
+	e := d.hold(in.Map.Root())
+	defer d.drop(e)
+	must(t, e.peek(t.Context()))
+	buf := make([]byte, in.Map.Chunks[0].Stored)
+	if _, err := e.readDisk(0, buf); !errors.Is(err, meta.ErrCorrupt) {
+		t.Fatalf("the damaged chunk: %v", err)
+	}
+	put(t, d, content) // before the finder has the lock; it finds the damage, too
+	before := told
+	got, err := e.condemn(0, buf)
+	if err != nil || !bytes.Equal(got, content[:len(buf)]) {
+		t.Errorf("the chunk of the push: %v", err)
+	}
+	if state, _ := e.snapshot(); state != complete || told != before || !holds(d, content) {
+		t.Errorf("after a push the blob is in state %v, %d times damaged", state, told-before)
+	}
+}
