@@ -37,7 +37,7 @@ type link struct {
 	closed  chan struct{} // closed when it has ended
 	kick    chan struct{} // out is not empty
 	rtt     atomic.Int64  // time.Duration
-	maps    atomic.Int32  // MapPart in out
+	maps    atomic.Int64  // bytes of maps in out
 	outlet  Outlet        // of conn; nil when it has none
 	conn    network.Conn  // of the control stream; there may be others to the peer
 	piece   atomic.Uint32 // bytes of a chunk written at once
@@ -371,7 +371,7 @@ func (l *link) flush(f *flow) error {
 	defer f.busy.Store(false)
 	for i, m := range queue {
 		if m.Map != nil {
-			l.maps.Add(-1)
+			l.maps.Add(-int64(len(m.Map.Data)))
 		}
 		if err := wire.Write(buf, m); err != nil {
 			return err

@@ -590,8 +590,8 @@ func (m *membership) onMapAsk(p *member, a *wire.MapAsk) {
 	if a.Offset >= total || p.link.maps.Load() >= mapsAtOnce {
 		return
 	}
-	p.link.maps.Add(1)
 	end := min(total, a.Offset+wire.MapPartBytes)
+	p.link.maps.Add(int64(end - a.Offset))
 	m.send(p, wire.Message{Map: &wire.MapPart{Channel: p.channel, Offset: a.Offset, Total: total, Data: m.encoded[a.Offset:end]}})
 }
 

@@ -32,7 +32,7 @@ const (
 	maxMembers  = 4096    // peers known of for one root, connected or not
 	maxLoad     = 1 << 16 // waiting requests of a peer that are believed
 	dialsAtOnce = 4       // before the map is known
-	mapsAtOnce  = 2       // parts of maps waiting to be written to one peer
+	mapsAtOnce  = 1 << 20 // bytes of maps waiting to be written to one peer, from which on asks are passed over
 )
 
 // membership is this node's part in the swarm of one root. The goroutine of run owns

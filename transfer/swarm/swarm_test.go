@@ -15,6 +15,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/protocol"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/transfer/chunk"
 	"github.com/shoal-registry/shoal/transfer/store"
@@ -368,6 +370,33 @@ func TestTheMapComesFromAPeer(t *testing.T) {
 		t.Fatalf("%d bytes, %v", len(encoded), err)
 	}
 	want(t, agent, root, content)
+}
+
+// Maps that are asked of one peer all at once come all at once: none is left to be asked
+// for again.
+func TestManyMapsComeFromOnePeer(t *testing.T) {
+	w := newTown(t)
+	seed := w.add(server)
+	var roots []digest.CID
+	for range 200 {
+		root := w.put(seed, random(1<<10))
+		delete(w.maps, root)
+		roots = append(roots, root)
+	}
+	agent := w.add()
+	var group errgroup.Group
+	for _, root := range roots {
+		group.Go(func() error {
+			encoded, err := agent.Map(within(t), root)
+			if err == nil && digest.Sum(encoded) != root {
+				err = errors.New("it is another map")
+			}
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestAWrongMapFromTheFinderIsNotTaken(t *testing.T) {
