@@ -190,3 +190,25 @@ func TestElsewhere(t *testing.T) {
 		t.Errorf("with nobody else: %d %s", status, body)
 	}
 }
+
+// Servers that all turn away serve themselves what one of them was sent: it does not go
+// in circles.
+func TestNobodyElseIsLeft(t *testing.T) {
+	c := newCluster(t)
+	var turned atomic.Bool
+	turned.Store(true)
+	var all []*testNode
+	for range 4 {
+		all = append(all, c.start(meta.RoleServer, upload(protocol.AnyServer, func(c *protocol.Call) error {
+			_, err := io.Copy(c.W, c.R.Body)
+			return err
+		}), func(_ *testNode, g *gateway.Config) { g.Elsewhere, g.Leaving = turned.Load, turned.Load }))
+	}
+	cl := client(t, nil, false)
+	for _, n := range all {
+		resp, body := call(t, cl, "POST", "http://"+n.addr+"/up/acme/app", strings.NewReader("x"), asAdmin()...)
+		if resp.StatusCode != http.StatusOK || body != "x" {
+			t.Errorf("a push at %s: %d %s", n.node.ID, resp.StatusCode, body)
+		}
+	}
+}

@@ -167,8 +167,10 @@ func (f *Forwarder) Server(w http.ResponseWriter, r *http.Request) error {
 		return fmt.Errorf("forward: list servers: %w", err)
 	}
 	tried := 0
+	passed := passedBy(r.Header)
 	for _, n := range f.order(servers) {
-		if n.ID == f.Self {
+		// Who has passed it on would send it on again.
+		if n.ID == f.Self || slices.Contains(passed, string(n.ID)) || len(passed) >= maxHops {
 			continue
 		}
 		sent, err := f.try(w, r, n)
@@ -177,7 +179,7 @@ func (f *Forwarder) Server(w http.ResponseWriter, r *http.Request) error {
 			return nil
 		}
 		broken, _ := errors.AsType[*BrokenError](err)
-		if broken != nil {
+		if broken != nil && r.Context().Err() == nil { // else it was the client who left
 			f.failed(n.ID)
 		}
 		again := broken != nil && (r.Method == http.MethodGet || r.Method == http.MethodHead) && r.ContentLength == 0
@@ -359,14 +361,19 @@ func (e *BrokenError) Unwrap() []error { return []error{meta.ErrUnavailable, e.C
 // Errors: meta.ErrUnavailable when the request was here before or has passed too
 // many nodes: the roster and the nodes do not agree.
 func (f *Forwarder) hops(h http.Header) (string, error) {
-	var passed []string
-	if s := h.Get(HeaderHops); s != "" {
-		passed = strings.Split(s, ",")
-	}
+	passed := passedBy(h)
 	if slices.Contains(passed, string(f.Self)) || len(passed) >= maxHops {
 		return "", fmt.Errorf("forward: the request goes in circles (%s): %w", strings.Join(passed, ", "), meta.ErrUnavailable)
 	}
 	return strings.Join(append(passed, string(f.Self)), ","), nil
+}
+
+// passedBy returns the nodes that a request has passed.
+func passedBy(h http.Header) []string {
+	if s := h.Get(HeaderHops); s != "" {
+		return strings.Split(s, ",")
+	}
+	return nil
 }
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, copyBufferBytes); return &b }}

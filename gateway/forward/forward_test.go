@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"testing"
 	"time"
 
@@ -93,6 +94,30 @@ func TestOrderSpreads(t *testing.T) {
 		if count[s.ID] < 50 {
 			t.Errorf("%s is the first of %d of 300", s.ID, count[s.ID])
 		}
+	}
+}
+
+// one is a roster of one server.
+type one struct{ node meta.Node }
+
+func (o one) Servers(context.Context) ([]meta.Node, error)         { return []meta.Node{o.node}, nil }
+func (o one) Node(context.Context, meta.NodeID) (meta.Node, error) { return o.node, nil }
+
+// A client that leaves says nothing about the server that had its request.
+func TestAClientThatLeavesTakesNoServerDown(t *testing.T) {
+	f := newForwarder(t, "agent")
+	defer f.Close()
+	f.Roster = one{meta.Node{ID: "eu-1", Region: "eu", Role: meta.RoleServer, Gateway: "127.0.0.1:1"}}
+	gone, leave := context.WithCancel(t.Context())
+	leave()
+	r := httptest.NewRequestWithContext(gone, http.MethodPost, "/", http.NoBody)
+	if err := f.Server(httptest.NewRecorder(), r); err == nil {
+		t.Error("a request whose client has left is answered")
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.down["eu-1"] || f.watching {
+		t.Error("the server counts as down")
 	}
 }
 
