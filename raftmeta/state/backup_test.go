@@ -176,3 +176,25 @@ func TestBeginEpoch(t *testing.T) {
 		})
 	}
 }
+
+// TestAnEpochBeginsUndrained: the one server holds the copies, whatever was to become of
+// it and its region before.
+func TestAnEpochBeginsUndrained(t *testing.T) {
+	for _, before := range []Command{DrainServer{ID: "eu-1", Drain: true}, LeaveRegion{Name: "eu", Leave: true}} {
+		b := newDrainBench(t)
+		b.must(image("m1"))
+		b.must(before)
+		settle(b, maxSettled)
+		c := epochOf(b, "eu-1")
+		c.Node.Draining = nil
+		b.must(c)
+		settle(b, maxSettled)
+		if got := states(b, "m1"); got != "eu=verified eu-1=verified us=pending" {
+			t.Errorf("after %s copies are %q", Name(before), got)
+		}
+		if left := b.remains("eu-1"); left.Draining != nil || left.Last+left.Short > 0 {
+			t.Errorf("after %s remains are %+v", Name(before), left)
+		}
+		check(b)
+	}
+}

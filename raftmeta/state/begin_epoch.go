@@ -2,6 +2,7 @@ package state
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/shoal-registry/shoal/raftmeta/feed"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
@@ -87,6 +88,7 @@ func (t *tx) keepOnly(c *BeginEpoch) (lost []meta.LostServer, err error) {
 		return nil, err
 	}
 	node := c.Node
+	node.Draining = nil
 	switch {
 	case known == nil:
 		node.Admitted = t.now
@@ -96,6 +98,9 @@ func (t *tx) keepOnly(c *BeginEpoch) (lost []meta.LostServer, err error) {
 	default:
 		node.Admitted = known.Admitted
 		t.putNode(&node)
+	}
+	if err == nil {
+		err = t.keepAll(&node)
 	}
 	if err != nil {
 		return nil, err
@@ -122,4 +127,18 @@ func (t *tx) keepOnly(c *BeginEpoch) (lost []meta.LostServer, err error) {
 		}
 	}
 	return lost, nil
+}
+
+// keepAll takes back that the one server drains, or that its region is given up.
+func (t *tx) keepAll(n *meta.Node) error {
+	r, err := find[regionRecord](t, keyRegion(n.Region), "region", n.Region)
+	if err != nil || r.Region.Leaving == 0 && !slices.Contains(r.Draining, n.ID) {
+		return err
+	}
+	r.Region.Leaving = 0
+	if err := t.stopDraining(r, n); err != nil {
+		return err
+	}
+	t.putRegion(r)
+	return nil
 }

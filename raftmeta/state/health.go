@@ -175,8 +175,8 @@ func (t *tx) needSure(leaving meta.NodeID) error {
 			return err
 		}
 		for _, s := range h.Servers {
-			// What a server holds that is to go as well does not count anyway.
-			if s.Unchecked != 0 && s.Server != leaving && region != nil && !slices.Contains(region.Draining, s.Server) {
+			// What a server holds that has gone, or is to go as well, does not count anyway.
+			if s.Unchecked != 0 && s.Server != leaving && region != nil && slices.Contains(region.holders(), s.Server) {
 				return fmt.Errorf("nobody knows whether server %s of region %s still has its copies, `shoal region status %s` says why: %w",
 					s.Server, h.Region, h.Region, meta.ErrConflict)
 			}
@@ -204,7 +204,7 @@ func (t *tx) standIns(owing []meta.RegionName) ([]meta.RegionName, error) {
 			}
 			if r, err := t.region(backup); err != nil {
 				return nil, err
-			} else if r == nil || r.Region.Leaving != 0 || len(r.Servers) == 0 {
+			} else if r == nil || r.Region.Leaving != 0 || len(r.holders()) == 0 {
 				continue
 			}
 			if b, err := healthOf(t, backup); err != nil {

@@ -191,6 +191,30 @@ func TestDoubtfulCopiesAreNoCopies(t *testing.T) {
 	check(b)
 }
 
+// TestWhoIsGoneIsNotDoubted: a server that was removed before it had looked at its copies
+// will never look, and keeps nobody.
+func TestWhoIsGoneIsNotDoubted(t *testing.T) {
+	b := newHealthBench(t)
+	b.judge(down("us", []meta.NodeID{"us-1"}, "eu"))
+	b.judge(well("us"))
+	b.must(RemoveNode{ID: "us-1", Force: true})
+	b.must(DrainServer{ID: "eu-1", Drain: true})
+	settle(b, maxSettled)
+	b.must(RemoveNode{ID: "eu-1"})
+	check(b)
+}
+
+// TestWhoDrainsStandsInForNobody: what is owed where no server counts is never paid.
+func TestWhoDrainsStandsInForNobody(t *testing.T) {
+	b := newHealthBench(t)
+	b.must(DrainServer{ID: "ap-1", Drain: true})
+	b.judge(down("us", []meta.NodeID{"us-1"}, "ap", "eu"))
+	b.must(image("m1"))
+	if got := states(b, "m1"); got != "eu=pending eu-1=verified us=pending" {
+		t.Errorf("copies are %q", got)
+	}
+}
+
 // TestHistoryIsBounded: incidents and their timelines have an end.
 func TestHistoryIsBounded(t *testing.T) {
 	b := newHealthBench(t)
