@@ -77,6 +77,30 @@ func TestAgentForwardsWrites(t *testing.T) {
 	}
 }
 
+// What the owner of an upload session has written is noted like any other write.
+func TestAgentNotesWhatOwnersWrite(t *testing.T) {
+	c := newCluster(t)
+	server := c.start(meta.RoleServer, upload(protocol.Owner, func(c *protocol.Call) error {
+		c.Committed(meta.Token{Epoch: 1, Index: 9})
+		return nil
+	}))
+	var wrote atomic.Pointer[meta.Token]
+	agent := c.start(meta.RoleAgent, upload(protocol.Owner, func(*protocol.Call) error { return nil }), func(_ *testNode, c *gateway.Config) {
+		c.Wrote = func(t meta.Token) { wrote.Store(&t) }
+	})
+	minter, err := uploadid.NewMinter(server.node.ID, server.key.Private().Seed())
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, body := call(t, client(t, nil, false), "POST", "http://"+agent.addr+"/up/acme/app/"+minter.New("abc", "admin:bootstrap", acme), nil, asAdmin()...)
+	if resp.StatusCode != http.StatusOK {
+		t.Fatalf("%d %s", resp.StatusCode, body)
+	}
+	if token := wrote.Load(); token == nil || *token != (meta.Token{Epoch: 1, Index: 9}) {
+		t.Errorf("the agent noted %v", token)
+	}
+}
+
 // docker login and push at an agent: the token comes from a server, without
 // credentials from the agent itself, and that one counts nowhere else.
 func TestAgentTokens(t *testing.T) {

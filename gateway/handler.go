@@ -275,14 +275,16 @@ func (g *Gateway) forward(e *exchange, call *protocol.Call, route *protocol.Rout
 	}
 	e.r.Header.Set(protocol.HeaderRequestID, e.id)
 	e.r.Header.Set(headerTrace, e.trace)
-	if at, err := placeOf(call, route); err != nil {
+	at, err := placeOf(call, route)
+	if err != nil {
 		return err
-	} else if at != "" {
-		return g.Forward.Node(e.stream, e.r, at)
 	}
 	var w http.ResponseWriter = e.stream
 	if g.Wrote != nil {
 		w = &tokenNote{stream: e.stream, wrote: g.Wrote}
+	}
+	if at != "" {
+		return g.Forward.Node(w, e.r, at)
 	}
 	return g.Forward.Server(w, e.r)
 }
