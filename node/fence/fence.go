@@ -87,9 +87,12 @@ type Config struct {
 // Fence is one server's. It is safe for concurrent use.
 type Fence struct {
 	Config
-	http     *http.Client
-	superior chan trust.Epoch // holds one that is after the own
-	keep     func([]byte) error
+	http *http.Client
+	keep func([]byte) error
+	// superior holds one epoch that is after the own. Who puts it there has hearing, and
+	// has kept the statement: the server stops as soon as it is told.
+	superior chan trust.Epoch
+	hearing  sync.Mutex
 }
 
 // New returns a Fence. keep, which may be nil, is called with the statement of a later
@@ -171,16 +174,17 @@ func (f *Fence) hear(statement []byte) {
 	if !f.after(e, own, ownStatement) {
 		return
 	}
-	select {
-	case f.superior <- e:
-	default:
-		return
+	f.hearing.Lock()
+	defer f.hearing.Unlock()
+	if len(f.superior) > 0 {
+		return // The server is about to be told.
 	}
 	if f.keep != nil {
 		if err := f.keep(statement); err != nil {
 			f.Log.Warn("the statement of a later epoch is not kept", "error", err)
 		}
 	}
+	f.superior <- e
 }
 
 // ServeHTTP answers Path, to anybody: what it says is public.

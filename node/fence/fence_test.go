@@ -140,3 +140,28 @@ func TestOnlyTheRootIsBelieved(t *testing.T) {
 		t.Errorf("the gateway of another cluster: %v", err)
 	}
 }
+
+// TestTheWordIsKeptFirst: the server stops once it is told of a later epoch, so what it
+// has to remember is on disk by then.
+func TestTheWordIsKeptFirst(t *testing.T) {
+	a, err := trust.NewAuthority("one", time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := start(t, a, 1, nobody)
+	kept := 0
+	m.keep = func([]byte) error {
+		kept++
+		if err := m.heard(); err != nil {
+			t.Errorf("it is told before the word is kept: %v", err)
+		}
+		return nil
+	}
+	young := start(t, a, 2, nobody)
+	_, statement := young.Epoch()
+	m.hear(statement)
+	m.hear(statement) // again, while the first is under way
+	if err := m.heard(); !errors.Is(err, meta.ErrConflict) || kept != 1 {
+		t.Errorf("kept %d times: %v", kept, err)
+	}
+}
