@@ -46,9 +46,7 @@ func (n *Node) rejoin(ctx context.Context) error {
 	for {
 		leader, term, err := n.askOut(ctx, others, patience)
 		if err == nil {
-			err = errors.Join(
-				n.logs.SetUint64(keyTerm, term), n.logs.SetUint64(keyVoteTerm, term), n.logs.Set(keyVote, []byte(leader)))
-			if err != nil {
+			if err := keepTerm(n.logs, leader, term); err != nil {
 				return fmt.Errorf("keep the term: %w", err)
 			}
 			n.log.Info("out of the configuration, joining anew", "leader", leader, "term", term)
@@ -61,6 +59,18 @@ func (n *Node) rejoin(ctx context.Context) error {
 		case <-time.After(time.Second):
 		}
 	}
+}
+
+// keepTerm writes down that this server voted for the leader of a term. The term comes
+// last: with it there is a state (HasState), and no rejoin after a crash.
+func keepTerm(disk raft.StableStore, leader meta.NodeID, term uint64) error {
+	if err := disk.Set(keyVote, []byte(leader)); err != nil {
+		return err
+	}
+	if err := disk.SetUint64(keyVoteTerm, term); err != nil {
+		return err
+	}
+	return disk.SetUint64(keyTerm, term)
 }
 
 // askOut asks the servers in turn, and whom they name as leader, until one has taken

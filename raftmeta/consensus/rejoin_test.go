@@ -1,8 +1,10 @@
 package consensus
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/hashicorp/raft"
@@ -57,4 +59,51 @@ func TestVoterWithoutItsLogJoinsAnew(t *testing.T) {
 	if !out {
 		t.Errorf("it never left: configurations of %v servers", sizes)
 	}
+}
+
+// A crash while the term is kept leaves a server that asks again, or one that has
+// voted: not one that knows the term and may vote in it.
+func TestTermIsKeptAfterTheVote(t *testing.T) {
+	for after := range 3 {
+		disk := &dyingStore{InmemStore: raft.NewInmemStore(), left: after}
+		if err := keepTerm(disk, "leader", 7); err == nil {
+			t.Fatalf("no error after %d writes", after)
+		}
+		has, err := raft.HasExistingState(disk, disk, raft.NewDiscardSnapshotStore())
+		if has || err != nil {
+			t.Errorf("after %d writes it has state: %v, %v", after, has, err)
+		}
+	}
+	disk := &dyingStore{InmemStore: raft.NewInmemStore(), left: 3}
+	if err := keepTerm(disk, "leader", 7); err != nil {
+		t.Fatal(err)
+	}
+	term, err1 := disk.GetUint64(keyTerm)
+	voted, err2 := disk.GetUint64(keyVoteTerm)
+	vote, err3 := disk.Get(keyVote)
+	if term != 7 || voted != 7 || !slices.Equal(vote, []byte("leader")) {
+		t.Errorf("term %d, vote in %d for %q: %v", term, voted, vote, errors.Join(err1, err2, err3))
+	}
+}
+
+// dyingStore takes so many more writes.
+type dyingStore struct {
+	*raft.InmemStore
+	left int
+}
+
+func (d *dyingStore) write(do func() error) error {
+	if d.left == 0 {
+		return errors.New("the disk is gone")
+	}
+	d.left--
+	return do()
+}
+
+func (d *dyingStore) Set(k, v []byte) error {
+	return d.write(func() error { return d.InmemStore.Set(k, v) })
+}
+
+func (d *dyingStore) SetUint64(k []byte, v uint64) error {
+	return d.write(func() error { return d.InmemStore.SetUint64(k, v) })
 }
