@@ -48,12 +48,17 @@ func (m rooted) Answer(ctx context.Context, f meta.Freshness, q raftmeta.Request
 	return asOf, err
 }
 
-type quorum struct{}
+// quorum is a Raft group in which others vote too, of whom some are dead.
+type quorum struct{ others, dead []meta.NodeID }
 
-func (quorum) Leader() meta.NodeID   { return self }
-func (quorum) Voters() []meta.NodeID { return []meta.NodeID{self} }
-func (quorum) Survey(context.Context) []raftmeta.Surveyed {
-	return []raftmeta.Surveyed{{ID: self, Answered: true, Level: state.Level + 1, Applied: 10}}
+func (*quorum) Leader() meta.NodeID     { return self }
+func (q *quorum) Voters() []meta.NodeID { return append([]meta.NodeID{self}, q.others...) }
+func (q *quorum) Survey(context.Context) []raftmeta.Surveyed {
+	answers := []raftmeta.Surveyed{{ID: self, Answered: true, Level: state.Level + 1, Applied: 10}}
+	for _, id := range q.others {
+		answers = append(answers, raftmeta.Surveyed{ID: id, Answered: !slices.Contains(q.dead, id), Level: state.Level})
+	}
+	return answers
 }
 
 type fixture struct {
@@ -61,6 +66,7 @@ type fixture struct {
 	meta  rooted
 	gw    *protocoltest.Gateway
 	heard *heard
+	votes *quorum
 }
 
 // as returns a client with another token.
@@ -78,9 +84,9 @@ func start(t *testing.T) fixture {
 	}
 	hash := sha256.Sum256([]byte(protocoltest.AdminToken))
 	m := rooted{catalogtest.NewMetadata(t, self, "eu", hash[:]), authority.Root()}
-	known := &heard{}
+	known, votes := &heard{}, &quorum{}
 	api, err := admin.New(admin.Config{
-		Self: meta.Node{ID: self, Role: meta.RoleServer, Region: "eu"}, Version: "v0", Metadata: m, Doer: m, Quorum: quorum{},
+		Self: meta.Node{ID: self, Role: meta.RoleServer, Region: "eu"}, Version: "v0", Metadata: m, Doer: m, Quorum: votes,
 		Formats: []string{"oci", "generic"}, Packages: map[string]protocol.Packages{"oci": images{}}, Waves: known,
 		Backups:  frozenBackups{},
 		Reported: func() []client.ReportedPeer { return []client.ReportedPeer{{ID: "liar", By: 2, KeptAway: true}} },
@@ -103,7 +109,7 @@ func start(t *testing.T) fixture {
 			t.Fatal(err)
 		}
 	}
-	return fixture{c, m, gw, known}
+	return fixture{c, m, gw, known, votes}
 }
 
 // collect reads a whole listing.

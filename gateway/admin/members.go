@@ -176,6 +176,11 @@ func (a *API) removeNode(c *protocol.Call) error {
 			return err
 		}
 	}
+	if node.Role == meta.RoleServer {
+		if err := a.mayVote(c.R.Context(), id); err != nil {
+			return fmt.Errorf("remove node %s: %w", id, err)
+		}
+	}
 	if _, err = a.do(c, 1, remove); err == nil {
 		c.W.WriteHeader(http.StatusNoContent)
 		return nil
@@ -230,6 +235,27 @@ func (a *API) mayLose(c *protocol.Call, leaving ...meta.NodeID) error {
 		}
 		q.After = found.After
 	}
+}
+
+// mayVote refuses to let servers go while the voters that stay and answer are no
+// majority. Who is out of the roster is heard by nobody, but the change of the
+// configuration that takes its vote needs the majority of that very configuration.
+func (a *API) mayVote(ctx context.Context, leaving ...meta.NodeID) error {
+	voters := a.voters()
+	if !slices.ContainsFunc(voters, func(id meta.NodeID) bool { return slices.Contains(leaving, id) }) {
+		return nil
+	}
+	answers, stay := a.survey(ctx), 0
+	for _, id := range voters {
+		if answers[id].Answered && !slices.Contains(leaving, id) {
+			stay++
+		}
+	}
+	if 2*stay > len(voters) {
+		return nil
+	}
+	return fmt.Errorf("%d of %d voters would stay and answer, which is no majority: drain what is to go, remove what does not answer first, and ask again when the votes have moved: %w",
+		stay, len(voters), meta.ErrConflict)
 }
 
 // removal is one DELETE of a region.
@@ -327,6 +353,11 @@ func (r *removal) run() (client.Removed, error) {
 	if agents > 0 {
 		r.wait("%d agents are of the region: stop them and remove them with --agents (agents=true)", agents)
 	}
+	if len(r.waiting) == 0 {
+		if err := r.shedVotes(nodes); err != nil {
+			return removed, err
+		}
+	}
 	if len(r.waiting) > 0 {
 		removed.Nodes = []meta.NodeID{}
 		return removed, nil
@@ -341,6 +372,37 @@ func (r *removal) run() (client.Removed, error) {
 	}
 	removed.Done = true
 	return removed, nil
+}
+
+// shedVotes removes one of the region's servers first, one that does not answer if there
+// is one, when all of them together have too many votes to go in one entry.
+func (r *removal) shedVotes(nodes []meta.Node) error {
+	ctx := r.call.R.Context()
+	var servers []meta.NodeID
+	for _, n := range nodes {
+		if n.Role == meta.RoleServer {
+			servers = append(servers, n.ID)
+		}
+	}
+	refused := r.mayVote(ctx, servers...)
+	if refused == nil {
+		return nil
+	}
+	voters, answers := r.voters(), r.survey(ctx)
+	servers = slices.DeleteFunc(servers, func(id meta.NodeID) bool { return !slices.Contains(voters, id) })
+	slices.SortStableFunc(servers, func(x, y meta.NodeID) int {
+		rank := map[bool]int{true: 1}
+		return rank[answers[x].Answered] - rank[answers[y].Answered]
+	})
+	if len(servers) < 2 || r.mayVote(ctx, servers[0]) != nil {
+		r.wait("%s", protocol.Message(refused))
+		return nil
+	}
+	if err := r.do(state.RemoveNode{ID: servers[0], Force: r.force}); err != nil {
+		return err
+	}
+	r.wait("server %s was removed alone, the votes of the others go after it", servers[0])
+	return nil
 }
 
 // leave lets the region be given up, if it is not yet, and returns since when it is.

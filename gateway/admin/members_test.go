@@ -169,6 +169,46 @@ func TestRegionsAreRemoved(t *testing.T) {
 	}
 }
 
+// The servers that stay have to be a majority of the votes: what changes the votes is
+// decided by all who have one, and nobody hears who is out of the roster.
+func TestVotesStay(t *testing.T) {
+	f, ctx := start(t), t.Context()
+	for _, id := range []meta.NodeID{"ap-1", "ap-2"} {
+		admit(t, f, id, meta.RoleServer, "ap")
+	}
+	f.votes.others = []meta.NodeID{"ap-1", "ap-2"}
+	f.settle(t)
+	home := client.RegionRemoval{Home: "eu"}
+	must[client.Removed](t)(f.RemoveRegion(ctx, "ap", home))
+	f.settle(t)
+	// One goes alone, first of all one that is dead; with it dead no other may.
+	f.votes.dead = []meta.NodeID{"ap-2"}
+	if err := f.RemoveNode(ctx, "ap-1", true); !errors.Is(err, meta.ErrConflict) || !strings.Contains(err.Error(), "1 of 3 voters") {
+		t.Errorf("a vote that is needed: %v", err)
+	}
+	servers := func() (ids []meta.NodeID) {
+		for _, n := range collect(t, f.Nodes(ctx, "", "ap")) {
+			ids = append(ids, n.ID)
+		}
+		return ids
+	}
+	if r := must[client.Removed](t)(f.RemoveRegion(ctx, "ap", home)); r.Done || !slices.Equal(servers(), []meta.NodeID{"ap-1"}) {
+		t.Errorf("%+v, %v stay", r, servers())
+	}
+	f.settle(t)
+	// Its vote is there still, then that of the other.
+	for _, others := range [][]meta.NodeID{{"ap-1", "ap-2"}, {"ap-1"}} {
+		f.votes.others = others
+		if r := must[client.Removed](t)(f.RemoveRegion(ctx, "ap", home)); r.Done || len(r.Waiting) != 1 || !strings.Contains(r.Waiting[0], "voters") {
+			t.Errorf("with the votes of %v: %+v", others, r)
+		}
+	}
+	f.votes.others = nil
+	if r := must[client.Removed](t)(f.RemoveRegion(ctx, "ap", home)); !r.Done || len(servers()) != 0 {
+		t.Errorf("%+v, %v stay", r, servers())
+	}
+}
+
 func TestLevelIsHeld(t *testing.T) {
 	f, ctx := start(t), t.Context()
 	l := must[client.Level](t)(f.ClusterLevel(ctx))
