@@ -61,7 +61,8 @@ func SetAside(dir, name string) (string, error) {
 	if err := os.Mkdir(aside, 0o700); err != nil {
 		return "", err
 	}
-	for _, part := range []string{"raft", "state"} {
+	// The mark of the damage goes last: a server that was interrupted here does not start.
+	for _, part := range []string{"state", "raft"} {
 		err := os.Rename(filepath.Join(dir, part), filepath.Join(aside, part))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return "", fmt.Errorf("set the metadata aside: %w", err)
