@@ -30,6 +30,31 @@ func upload1(t *testing.T, d *Disk, content []byte) (Upload, digest.CID) {
 	return u, in.Root
 }
 
+// Reading a large blob at a gentle pace takes hours: it keeps nobody from removing it.
+func TestCollectWhileScrubbed(t *testing.T) {
+	d := testDisk(t, DiskConfig{Dir: t.TempDir(), Fsync: true})
+	root := put(t, d, random(2<<20, 1)).Map.Root()
+	var collected error
+	chunks := 0
+	found, err := d.Scrub(t.Context(), root, ScrubOptions{Pace: func(ctx context.Context, _ int64) error {
+		if chunks++; chunks == 2 {
+			_, collected = d.Collect(ctx, root, yes)
+		}
+		return nil
+	}})
+	if err != nil || collected != nil || found.Whole || found.Damaged != 0 {
+		t.Errorf("collected: %v; the scrub found %+v: %v", collected, found, err)
+	}
+	if _, err := d.Open(t.Context(), root); !errors.Is(err, meta.ErrNotFound) {
+		t.Errorf("a collected blob opens: %v", err)
+	}
+	if e := d.hold(root); e.refs != 1 || e.yields != 0 {
+		t.Errorf("%d uses and %d yields are left", e.refs, e.yields)
+	} else {
+		d.drop(e)
+	}
+}
+
 // A blob goes when nobody uses it and it is still to go; what an upload has made stays
 // until its handle is closed, also when the blob was there before.
 func TestCollect(t *testing.T) {

@@ -194,6 +194,9 @@ type Scrubbed struct {
 func (d *Disk) Scrub(ctx context.Context, root digest.CID, o ScrubOptions) (s Scrubbed, err error) {
 	e := d.hold(root)
 	defer d.drop(e)
+	// It takes long, and does without a blob that is to go.
+	d.yield(e, 1)
+	defer d.yield(e, -1)
 	if err = e.peek(ctx); err == nil {
 		if state, _ := e.snapshot(); state == absent {
 			err = meta.ErrNotFound
@@ -210,6 +213,13 @@ func (d *Disk) Scrub(ctx context.Context, root digest.CID, o ScrubOptions) (s Sc
 		d.sound.Add(root, struct{}{})
 	}
 	return s, nil
+}
+
+// yield counts holds of those that do without the blob, more or fewer.
+func (d *Disk) yield(e *entry, n int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	e.yields += n
 }
 
 // scrub hashes every chunk that is here, beside readers and writers.
