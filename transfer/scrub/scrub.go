@@ -129,7 +129,6 @@ type Scrubber struct {
 	toldReport         meta.AuditReport
 	owed               time.Duration // pauses saved up
 	foreign            meter
-	cursor             digest.CID // of the watch on open copies
 }
 
 // meter turns a growing sum into a rate.
