@@ -49,6 +49,7 @@ type Node struct {
 	lock    *DirLock
 	key     *trust.Key
 	id      *identity // as this start found or made it
+	known   bool      // the cluster knew this node before this start
 	root    *trust.Root
 	cred    *trust.Credential
 	metrics *prometheus.Registry
@@ -234,6 +235,7 @@ func (n *Node) enter(ctx context.Context, record meta.Node) error {
 	for {
 		reply, err := join.Enter(ctx, n.cfg.Join, token, n.key, request)
 		if err == nil {
+			n.known = reply.Known
 			n.id, err = n.adopt(reply)
 			return err
 		}

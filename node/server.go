@@ -39,7 +39,7 @@ import (
 )
 
 func (n *Node) buildServer(ctx context.Context) error {
-	returning := n.id != nil // from an earlier start
+	n.known = n.id != nil // from an earlier start
 	// Listening comes first: the node has to say in the roster where it is reached.
 	if err := n.listenSwarm(); err != nil {
 		return err
@@ -83,7 +83,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 	n.parts.Add("room", room.run)
 	records, err := raftmeta.OpenStore(raftmeta.StoreConfig{
 		Dir: n.cfg.Data, Self: me.ID, Cluster: n.id.plane(), Host: raftHost,
-		Profile: n.cfg.RaftProfile, Bootstrap: n.id.Begin, Servers: n.id.Servers, Rejoins: returning,
+		Profile: n.cfg.RaftProfile, Bootstrap: n.id.Begin, Servers: n.id.Servers, Rejoins: n.known,
 		Learned: func(servers []meta.Node) {
 			raftHost.Update(servers, nil)
 			n.swarmHost.Update(servers, nil)

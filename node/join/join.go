@@ -75,6 +75,9 @@ type Reply struct {
 	// Epoch is the cluster's, Statement the root's word on it; the first has none.
 	Epoch     uint64 `cbor:"7,keyasint,omitempty"`
 	Statement []byte `cbor:"8,keyasint,omitempty"`
+	// Known says that the node was in the roster before it entered: a server may be a
+	// voter, though it has no log.
+	Known bool `cbor:"9,keyasint,omitempty"`
 }
 
 // Enter admits the node of key through the server at base (https://host:port).
@@ -221,7 +224,9 @@ func (s *Server) enter(ctx context.Context, message signed) (Reply, error) {
 	known, _, err := raftmeta.Ask(ctx, s.Metadata, meta.Strong, state.GetNode{ID: req.Node.ID})
 	switch {
 	case err == nil && known.Role == req.Node.Role:
-		return s.reply(ctx, cluster, keep(req.Node, known), req.Hosts)
+		reply, err := s.reply(ctx, cluster, keep(req.Node, known), req.Hosts)
+		reply.Known = true
+		return reply, err
 	case err == nil:
 		return Reply{}, fmt.Errorf("node %s is a %s: use another --data for a %s: %w", known.ID, known.Role, req.Node.Role, meta.ErrDenied)
 	case !errors.Is(err, meta.ErrNotFound):

@@ -176,7 +176,11 @@ func TestRegionIsTheTokens(t *testing.T) {
 	}
 	record.Region = "us"
 	reply, err := join.Enter(t.Context(), c.url, token, key, join.Request{Node: record})
-	if err != nil || reply.Node.Region != "us" {
-		t.Errorf("the right region: %+v, %v", reply.Node, err)
+	if err != nil || reply.Node.Region != "us" || reply.Known {
+		t.Errorf("the right region: %+v, %v", reply, err)
+	}
+	// One that has lost all but its key is told that it is not new.
+	if reply, err = join.Enter(t.Context(), c.url, token, key, join.Request{Node: record}); err != nil || !reply.Known {
+		t.Errorf("again: %+v, %v", reply, err)
 	}
 }
