@@ -61,7 +61,7 @@ func newWorld(t *testing.T, edit func(*catalog.Config)) *world {
 	if w.Catalog, err = catalog.New(cfg); err != nil {
 		t.Fatal(err)
 	}
-	w.by = catalog.Caller{Who: meta.Principal{Name: "user:ada", Read: []string{"acme/app", "acme/other"}}}
+	w.by = catalog.Caller{Who: meta.Principal{Name: "user:ada", Read: []string{"acme/app", "acme/other"}, Write: []string{"acme/app", "acme/other"}}}
 	return w
 }
 

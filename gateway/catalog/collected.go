@@ -82,11 +82,15 @@ func (c *Catalog) waning(b state.BlobAnswer) bool {
 
 // Offer is Blob for a client that leaves out the upload when the blob is there. One
 // that no version uses any more it keeps for that client; on an agent, which cannot, it
-// is as good as absent, so that the client sends it. So is one that no server has.
+// is as good as absent, so that the client sends it. So is one that no server has. Who
+// may not push to the repository sends nothing, and keeps nothing: for them it is Blob.
 //
 // Errors: as Blob.
 func (c *Catalog) Offer(ctx context.Context, by Caller, repo meta.RepoRef, d digest.Digest) (state.BlobAnswer, meta.AsOf, error) {
 	b, asOf, err := c.Blob(ctx, by, repo, d)
+	if !by.Who.Admin && !meta.Match(by.Who.Write, repo) {
+		return b, asOf, err
+	}
 	if err == nil {
 		err = c.sendable(ctx, by, b.Blob)
 	}

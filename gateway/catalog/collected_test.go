@@ -144,9 +144,18 @@ func TestOfferKeepsWhatWasDeleted(t *testing.T) {
 			w.must(err)
 		})
 	}
+	// Who only reads sends nothing: the question changes nothing, and is answered as any
+	// read is.
+	reader := w.by
+	reader.Who.Write = nil
+	for at, c := range map[string]*catalog.Catalog{"server": w.Catalog, "agent": agent.Catalog} {
+		if _, _, err := c.Offer(t.Context(), reader, app, layer.Digest); err != nil {
+			t.Errorf("a reader at the %s: %v", at, err)
+		}
+	}
 	w.collect()
 	if _, _, err := w.Offer(t.Context(), w.by, app, layer.Digest); !errors.Is(err, meta.ErrNotFound) {
-		t.Errorf("what was collected is offered: %v", err)
+		t.Errorf("what was collected is offered, or a reader has kept it: %v", err)
 	}
 	if _, err := w.Mount(t.Context(), w.by, other, &app, layer.Digest); !errors.Is(err, meta.ErrNotFound) {
 		t.Errorf("what was collected is mounted: %v", err)
