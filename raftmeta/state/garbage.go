@@ -290,6 +290,12 @@ func (t *tx) discard(root digest.CID, g garbageRecord) error {
 	})
 }
 
+// isGarbage reports whether a root waits to be collected: nobody is owed copies of it.
+func (t *tx) isGarbage(root digest.CID) (bool, error) {
+	g, err := t.get(keyGarbage(root))
+	return g != nil, err
+}
+
 // rescue takes a root that is linked again back from the garbage, and the orders to
 // remove it back from the servers. One that is being removed there meanwhile is not
 // vouched for by anybody (trusted).

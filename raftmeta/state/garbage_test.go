@@ -602,3 +602,23 @@ func BenchmarkCollect(b *testing.B) {
 		})
 	}
 }
+
+// TestGarbageIsOwedByNobody: a copy that fails while its root waits to be collected is
+// not made again.
+func TestGarbageIsOwedByNobody(t *testing.T) {
+	b := newDrainBench(t)
+	b.must(link("layer", "eu-1"))
+	b.must(image("m1", "layer"))
+	b.must(report("eu-2", meta.ReplicaVerified, "layer"))
+	b.must(report("us-1", meta.ReplicaVerified, "layer"))
+	b.must(DeleteVersion{Repo: appRef, Package: "api", Version: string(blob("m1").Digest)})
+	b.must(UnlinkBlob{Repo: appRef, Digest: blob("layer").Digest})
+	if got := states(b, "layer"); got != "eu=verified eu-1=verified eu-2=verified us=verified us-1=verified" {
+		t.Errorf("copies are %q", got)
+	}
+	b.must(report("us-1", meta.ReplicaFailed, "layer"))
+	if got := states(b, "layer"); got != "eu=verified eu-1=verified eu-2=verified us-1=failed" {
+		t.Errorf("copies of garbage are %q", got)
+	}
+	check(b)
+}

@@ -110,7 +110,18 @@ func (t *tx) recordCopy(b *meta.Blob, server meta.NodeID, state meta.ReplicaStat
 		return err
 	}
 	was := d.State
-	if err := t.settle(d); err != nil {
+	have, want, err := t.copiesOf(d)
+	if err != nil {
+		return err
+	}
+	if have < want && was == meta.ReplicaVerified {
+		if garbage, err := t.isGarbage(d.Root); err != nil {
+			return err
+		} else if garbage {
+			return t.dropDemand(d) // As undemand does with what is pending.
+		}
+	}
+	if err := t.putDemand(d, have, want); err != nil {
 		return err
 	}
 	if d.State != was {
