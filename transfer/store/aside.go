@@ -71,11 +71,8 @@ func (d *Disk) loadAside() {
 
 // makeAside makes room for a piece and returns its path, "" when it is not to be kept.
 // Caller holds aside.mu.
-func (d *Disk) makeAside(root digest.CID, what string, bytes int64, takes bool) string {
+func (d *Disk) makeAside(root digest.CID, what string, bytes int64) string {
 	if d.cfg.CacheBytes > 0 || bytes > asideMost {
-		return ""
-	}
-	if takes && d.room(context.Background(), bytes) != nil {
 		return ""
 	}
 	d.loadAside()
@@ -106,9 +103,13 @@ func (d *Disk) dropAside(i int) bool {
 
 // keepAside keeps the damaged bytes of chunk i. That it cannot is no matter.
 func (d *Disk) keepAside(root digest.CID, i int, b []byte) {
+	// Without the lock: it may find the directory gone, and make all anew.
+	if d.room(context.Background(), int64(len(b))) != nil {
+		return
+	}
 	d.aside.mu.Lock()
 	defer d.aside.mu.Unlock()
-	path := d.makeAside(root, fmt.Sprint(i), int64(len(b)), true)
+	path := d.makeAside(root, fmt.Sprint(i), int64(len(b)))
 	if path == "" {
 		return
 	}
@@ -131,7 +132,7 @@ func (d *Disk) moveAside(root digest.CID, file string) error {
 	}
 	d.aside.mu.Lock()
 	defer d.aside.mu.Unlock()
-	path := d.makeAside(root, "file", stat.Size(), false)
+	path := d.makeAside(root, "file", stat.Size())
 	if path == "" {
 		return fmt.Errorf("%s is not kept: %w", filepath.Base(file), meta.ErrNoSpace)
 	}

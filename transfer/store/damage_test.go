@@ -469,3 +469,26 @@ func TestWhatIsSoundAgainIsNotCondemned(t *testing.T) {
 		t.Errorf("after a push the blob is in state %v, %d times damaged", state, told-before)
 	}
 }
+
+// A damaged chunk of a blob that is still open is found after somebody removed the whole
+// directory: the store makes it again, and goes on.
+func TestDamageAfterTheDirectoryWent(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "blobs")
+	d := testDisk(t, DiskConfig{Dir: dir, Fsync: true, HotBytes: -1})
+	in := put(t, d, random(2<<20, 1))
+	b, err := d.Open(t.Context(), in.Map.Root())
+	must(t, err)
+	must(t, flipByte(d.files(in.Map.Root()).whole, 5))
+	must(t, os.RemoveAll(dir))
+	if _, err := b.ReadChunk(t.Context(), 0, nil); !errors.Is(err, meta.ErrCorrupt) {
+		t.Errorf("the damaged chunk: %v", err)
+	}
+	must(t, b.Close())
+	if _, err := d.Present(t.Context()); err != nil {
+		t.Error(err)
+	}
+	content := random(2<<20, 2)
+	if put(t, d, content); !holds(d, content) {
+		t.Error("the store takes nothing in")
+	}
+}
