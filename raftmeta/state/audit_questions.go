@@ -218,15 +218,13 @@ func (q UsesOf) linkers(v *View) (repos []meta.RepoRef, names []digest.Digest, _
 					if err != nil {
 						return nil, nil, err
 					}
-					if ref := (meta.RepoRef{Tenant: tenant, Name: string(m.key[len(prefix):])}); !slices.Contains(repos, ref) {
-						repos = append(repos, ref)
-					}
+					repos = append(repos, meta.RepoRef{Tenant: tenant, Name: string(m.key[len(prefix):])})
 				}
 			}
 		}
 	}
 	slices.SortFunc(repos, func(a, b meta.RepoRef) int { return bytes.Compare(inRepo(inVersions, a), inRepo(inVersions, b)) })
-	return repos, names, nil
+	return slices.Compact(repos), names, nil
 }
 
 func allTenants(r reader) (all []meta.TenantName, _ error) {

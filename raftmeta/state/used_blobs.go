@@ -66,6 +66,7 @@ func (q UsedBlobs) Answer(v *View) (a UsedBlobsAnswer, _ error) {
 				}
 			}
 			owners = tenants
+			read += len(tenants)
 		}
 		used, err := useOf(v, record, owners)
 		if err != nil {
