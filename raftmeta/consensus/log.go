@@ -26,8 +26,11 @@ type guardedLog struct {
 	// stalled is told of a write beyond limit, corrupt of an entry that is not what
 	// was written.
 	stalled, corrupt func(error)
-	room             func() Room // nil: not asked
-	m                *metrics
+	// covered is the index up to which a snapshot has everything; nil is 0. It is only
+	// asked when an entry is damaged.
+	covered func() uint64
+	room    func() Room // nil: not asked
+	m       *metrics
 }
 
 // entryStore is raft-wal, or a test's.
@@ -80,7 +83,10 @@ func (g *guardedLog) watch(act string) (stop func() bool) {
 	}).Stop
 }
 
-// GetLog implements raft.LogStore.
+// GetLog implements raft.LogStore. A damaged entry that the last snapshot covers is as
+// if it were no longer there: this server has long applied it, and a follower that asks
+// for it gets a snapshot instead. Ending for it would cost a vote, just when a follower
+// that has lost everything needs the others.
 //
 // Errors: raft.ErrLogNotFound; meta.ErrCorrupt, after corrupt was told.
 func (g *guardedLog) GetLog(index uint64, l *raft.Log) error {
@@ -89,6 +95,9 @@ func (g *guardedLog) GetLog(index uint64, l *raft.Log) error {
 		return err
 	}
 	g.m.corrupt.Inc()
+	if g.covered != nil && index <= g.covered() {
+		return raft.ErrLogNotFound
+	}
 	err = fmt.Errorf("raft log entry %d: %w: %w", index, err, meta.ErrCorrupt)
 	g.corrupt(err)
 	return err

@@ -151,6 +151,31 @@ func TestCorruptEntryOfARunningNodeCallsFatal(t *testing.T) {
 	}
 }
 
+// What a snapshot covers is needed by nobody but followers, who can have the snapshot.
+func TestCorruptEntryBehindASnapshotIsNotThere(t *testing.T) {
+	c := newCluster(t, 1, nil)
+	s := c.servers[0]
+	old := c.set(s, "a", "1")
+	if err := s.node.raft.Snapshot().Error(); err != nil {
+		t.Fatal(err)
+	}
+	young := c.set(s, "a", "2")
+	s.node.logs.wal = rotten{s.node.logs.wal}
+	var l raft.Log
+	if err := s.node.logs.GetLog(old.Index, &l); !errors.Is(err, raft.ErrLogNotFound) || errors.Is(err, meta.ErrCorrupt) {
+		t.Errorf("a corrupt entry behind a snapshot reads with %v", err)
+	}
+	select {
+	case err := <-s.fatal:
+		t.Fatalf("it ends the process: %v", err)
+	default:
+	}
+	if err := s.node.logs.GetLog(young.Index, &l); !errors.Is(err, meta.ErrCorrupt) {
+		t.Errorf("a corrupt entry that no snapshot has reads with %v", err)
+	}
+	<-s.fatal
+}
+
 // rotten returns entries with one bit wrong.
 type rotten struct{ entryStore }
 

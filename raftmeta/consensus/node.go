@@ -103,7 +103,7 @@ func New(cfg Config) (*Node, error) {
 	if cfg.entries != nil {
 		entries = cfg.entries(w)
 	}
-	n.logs = &guardedLog{wal: entries, limit: cfg.Stall, stalled: cfg.Fatal, corrupt: n.corrupt, room: cfg.Room, m: n.m}
+	n.logs = &guardedLog{wal: entries, limit: cfg.Stall, stalled: cfg.Fatal, corrupt: n.corrupt, covered: n.snapshots.covers, room: cfg.Room, m: n.m}
 	n.replica = &replica{
 		machine: cfg.Machine, m: n.m, fatal: cfg.Fatal, stall: applyStalls * cfg.Stall, snapshots: n.snapshots, configured: n.configurationChanged,
 	}

@@ -196,6 +196,15 @@ func (s *snapshotStore) newest() (snapshotMeta, bool, error) {
 	return all[0], true, nil
 }
 
+// covers returns the index of the newest description, 0 when there is none to be read.
+func (s *snapshotStore) covers() uint64 {
+	newest, found, err := s.newest()
+	if err != nil || !found {
+		return 0
+	}
+	return newest.Index
+}
+
 // restored says that the machine has the installed state and is at this index: the
 // file goes.
 func (s *snapshotStore) restored(machineIndex uint64) error {

@@ -184,16 +184,30 @@ func (n *Nemesis) Settle(ctx context.Context) error {
 	}
 }
 
-// awaitReady waits until a member answers /readyz, and starts it again when it has ended.
+// awaitReady waits until a member answers /readyz, and starts it again when it has ended;
+// others that end meanwhile as well, since it may need them.
 func (n *Nemesis) awaitReady(ctx context.Context, m *wave.Member) error {
 	ops := m.Host.Addr.String() + ":" + proc.OpsPort
 	for ended := 0; ; {
 		process := m.Process()
-		err := proc.Await(ctx, m.Name()+" to be ready", func(ctx context.Context) error {
+		attempt, stop := context.WithTimeout(ctx, 10*time.Second)
+		err := proc.Await(attempt, m.Name()+" to be ready", func(ctx context.Context) error {
 			return proc.Ready(ctx, m.HTTP(), ops)
 		}, process)
+		stop()
 		if err == nil || ctx.Err() != nil {
 			return err
+		}
+		for _, other := range n.Cluster.Members() {
+			if other != m && other.Ended() {
+				n.ended(other)
+				if err := n.start(other); err != nil {
+					return err
+				}
+			}
+		}
+		if !m.Ended() {
+			continue
 		}
 		n.ended(m)
 		ended++

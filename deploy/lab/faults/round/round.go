@@ -187,7 +187,7 @@ func Run(ctx context.Context, c Config) (_ *Report, err error) {
 		return r, nil
 	}
 	c.Say("reading every acknowledged artifact from every server")
-	r.Audit = work.Audit(ctx, servers, 8, c.Profile.Patience)
+	r.Audit = work.Audit(ctx, servers, c.Clients, c.Profile.Patience)
 	r.Seen = work.Faults()
 	r.LoadAfter = wave.LoadAverage()
 	return r, ctx.Err()
