@@ -250,7 +250,8 @@ func visible(c state.Command) bool {
 	switch c.(type) {
 	case state.LinkBlob, state.MountBlob, state.StageReferences, state.ExpireUploads,
 		state.ReportReplicas, state.DemandReplica, state.SealRootKey, state.Tick,
-		state.CompareState, state.ReportState,
+		state.CompareState, state.ReportState, state.SettleDemands, state.DemandBlobs, state.SettleCollected, state.CollectStrays,
+		state.SetRegionHealth, state.ReportBlobs, state.ReportChecked, state.ReportAudit,
 		state.AdmitHosts, state.ReportHosts, state.EndWave, state.ForgetWaves:
 		return false
 	}
