@@ -51,7 +51,7 @@ func (t *tx) judge(root digest.CID, reason string) error {
 	return nil
 }
 
-// nobodyHas says that no server has a verified copy of root.
+// nobodyHas says that no server of the roster has a verified copy of root.
 func (t *tx) nobodyHas(root digest.CID) (bool, error) {
 	for p, err := range t.scan(within(keyReplicas(root))) {
 		if err != nil {
@@ -61,8 +61,12 @@ func (t *tx) nobodyHas(root digest.CID) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		if r.Server != "" && r.State == meta.ReplicaVerified {
-			return false, nil
+		if r.Server == "" || r.State != meta.ReplicaVerified {
+			continue
+		}
+		// The record of a server that was removed stays.
+		if n, err := t.get(keyNode(r.Server)); err != nil || n != nil {
+			return false, err
 		}
 	}
 	return true, nil

@@ -91,6 +91,19 @@ func TestLostBlobs(t *testing.T) {
 	}
 }
 
+// The copy of a server that has been removed is nobody's, though its record stays.
+func TestCopiesOfRemovedServersDoNotHideALoss(t *testing.T) {
+	b := newAuditBench(t)
+	b.must(link("layer", "eu-1"))
+	b.must(image("m1", "layer"))
+	b.must(report("us-1", meta.ReplicaVerified, "layer"))
+	b.must(RemoveNode{ID: "us-1", Force: true})
+	b.must(failed("eu-1", "its file is gone", "layer"))
+	if got := b.lost(); !slices.Equal(got, []string{"layer: its file is gone"}) {
+		t.Errorf("lost %v", got)
+	}
+}
+
 // What nobody links is not lost, whatever became of its copies.
 func TestUnlinkedIsNotLost(t *testing.T) {
 	b := newAuditBench(t)

@@ -181,7 +181,10 @@ func audit(v *View) error {
 			if err != nil {
 				return err
 			}
-			verified := slices.ContainsFunc(copies, func(r meta.Replica) bool { return r.Server != "" && r.State == meta.ReplicaVerified })
+			verified := slices.ContainsFunc(copies, func(r meta.Replica) bool {
+				_, err := findNode(v, r.Server)
+				return err == nil && r.State == meta.ReplicaVerified
+			})
 			if !is || verified {
 				return fmt.Errorf("%s is listed as lost, linked %v, with a verified copy %v", lost.Root, is, verified)
 			}
