@@ -14,6 +14,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/shoal-registry/shoal/node/fence"
 	"github.com/shoal-registry/shoal/raftmeta"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
@@ -284,7 +286,7 @@ func Recover(ctx context.Context, dir string, force bool, log *slog.Logger, conf
 	defer func() { err = errors.Join(err, s.lock.Release()) }()
 	r.Survey = s.Survey
 	now := time.Now()
-	if err := s.mayRecover(now, force); err != nil {
+	if err := errors.Join(movable(dir, replaced), s.mayRecover(now, force)); err != nil {
 		return r, err
 	}
 	if err := confirm(s.Survey); err != nil {
@@ -503,6 +505,28 @@ func settleRecovery(dir string) error {
 	return syncDirectory(dir)
 }
 
+// movable refuses a data directory some of whose parts are mounts of their own: they
+// cannot be renamed, and what was decided could not be carried out.
+//
+// Errors: meta.ErrConflict.
+func movable(dir string, parts []string) error {
+	var whole, part unix.Stat_t
+	if err := unix.Stat(dir, &whole); err != nil {
+		return fmt.Errorf("look at %s: %w", dir, err)
+	}
+	for _, name := range parts {
+		path := filepath.Join(dir, name)
+		err := unix.Lstat(path, &part)
+		if err == nil && part.Dev != whole.Dev {
+			return fmt.Errorf("%s is a mount of its own and cannot be moved aside: unmount it, put what it holds into a directory of that name, and do this again: %w", path, meta.ErrConflict)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("look at %s: %w", path, err)
+		}
+	}
+	return nil
+}
+
 // moveAside moves the metadata of a data directory into before-NAME, those files of
 // which which is true.
 func moveAside(dir, name string, which func(string) bool) error {
@@ -543,6 +567,9 @@ func Discard(dir string) (kept string, err error) {
 	}
 	if id == nil {
 		return "", fmt.Errorf("%s belongs to no cluster, there is nothing to discard: %w", dir, meta.ErrNotFound)
+	}
+	if err := movable(dir, replaced); err != nil {
+		return "", err
 	}
 	name := fmt.Sprintf("discard-%d", time.Now().Unix())
 	// The identity goes first: without it the directory is of a node that has to join.

@@ -141,3 +141,16 @@ func TestDiscard(t *testing.T) {
 		t.Errorf("once more: %v", err)
 	}
 }
+
+// TestMountsAreNotMoved: what cannot be renamed is refused before anything is decided.
+func TestMountsAreNotMoved(t *testing.T) {
+	if err := movable(decided(t), replaced); err != nil {
+		t.Error(err)
+	}
+	if err := movable(t.TempDir(), replaced); err != nil {
+		t.Errorf("an empty directory: %v", err)
+	}
+	if err := movable("/", []string{"proc"}); !errors.Is(err, meta.ErrConflict) {
+		t.Errorf("a mount: %v", err)
+	}
+}

@@ -30,6 +30,9 @@ func Rejoin(data string, now time.Time) (aside string, err error) {
 	case id.Begin != nil || !hasOthers(id):
 		return "", fmt.Errorf("the server of %s knows no other server that has the metadata: restore a backup instead: %w", data, meta.ErrInvalid)
 	}
+	if err := movable(data, replaced); err != nil {
+		return "", err
+	}
 	return raftmeta.SetAside(data, "aside-"+now.UTC().Format("20060102T150405.000000Z"))
 }
 
