@@ -162,6 +162,12 @@ func (w *world) has(r digest.CID) bool {
 	return ok
 }
 
+// pass lets time go by, and all that is due be done.
+func pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
 // run works with w for as long as test takes, in virtual time.
 func run(t *testing.T, test func(t *testing.T, w *world)) {
 	synctest.Test(t, func(t *testing.T) {
@@ -194,27 +200,27 @@ func TestOrdersAreCarriedOut(t *testing.T) {
 		w.busy[busy] = true
 		w.mu.Unlock()
 		began := time.Now()
-		time.Sleep(5 * time.Second)
+		pass(5 * time.Second)
 		w.mu.Lock()
 		if n := 1201 - len(w.blobs); n < 300 || n > 500 {
 			t.Errorf("%d of 1200 gone after 5 s at 100 a second", n)
 		}
 		w.mu.Unlock()
-		time.Sleep(30*time.Second - time.Since(began))
+		pass(30*time.Second - time.Since(began))
 		if len(w.orders) != 1 || w.orders[busy] != 3 || !w.has(busy) || !w.has(kept) || len(w.blobs) != 2 {
 			t.Fatalf("%d orders and %d blobs are left, want those in use", len(w.orders), len(w.blobs))
 		}
 		w.mu.Lock()
 		lists := w.lists
 		w.mu.Unlock()
-		time.Sleep(10 * time.Minute)
+		pass(10 * time.Minute)
 		w.mu.Lock()
 		if n := w.lists - lists; n > 60 {
 			t.Errorf("%d listings in 10 minutes in which nothing could be done", n)
 		}
 		w.busy[busy] = false
 		w.mu.Unlock()
-		time.Sleep(2 * idleMost)
+		pass(2 * idleMost)
 		if w.has(busy) || len(w.orders) != 0 {
 			t.Error("what was in use is still here")
 		}
@@ -229,14 +235,14 @@ func TestWordsAreSaidAgain(t *testing.T) {
 		w.orders[gone] = 4
 		w.fail = errors.New("no quorum")
 		w.mu.Unlock()
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if w.has(gone) || len(w.removed) != 0 {
 			t.Fatalf("here %v, said %v", w.has(gone), w.removed)
 		}
 		w.mu.Lock()
 		w.fail = nil
 		w.mu.Unlock()
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if !slices.Equal(w.removed, []digest.CID{gone}) {
 			t.Errorf("said %v", w.removed)
 		}
@@ -258,7 +264,7 @@ func TestStraysGo(t *testing.T) {
 		w.unknown[fresh], w.unknown[stray], w.unknown[pinned] = true, true, true
 		w.spare[part], w.spare[late], w.spare[spare] = true, true, true
 		w.mu.Unlock()
-		time.Sleep(61 * time.Minute)
+		pass(61 * time.Minute)
 		if w.has(stray) || w.has(part) {
 			t.Error("a stray or a part that is not needed is still here")
 		}
@@ -267,18 +273,18 @@ func TestStraysGo(t *testing.T) {
 			t.Error("a blob that is known was removed")
 		}
 		listed := w.listed
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		if w.listed != listed {
 			t.Error("the store was looked through again within a day")
 		}
 		w.mu.Lock()
 		w.asked = time.Now()
 		w.mu.Unlock()
-		time.Sleep(10 * time.Second)
+		pass(10 * time.Second)
 		if w.listed == listed || w.has(fresh) {
 			t.Error("the pass that was asked for did not come")
 		}
-		time.Sleep(27 * time.Hour)
+		pass(27 * time.Hour)
 		if w.has(late) {
 			t.Error("a part that is not needed is still here a day later")
 		}
