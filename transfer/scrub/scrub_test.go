@@ -202,6 +202,12 @@ func (s *server) last() meta.AuditReport {
 	return s.reports[len(s.reports)-1]
 }
 
+// pass lets time go by, and all that is due be done.
+func pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
 // in runs a Scrubber over s in virtual time.
 func in(t *testing.T, s *server, file string, do func(*Scrubber)) {
 	t.Helper()
@@ -232,7 +238,7 @@ func TestFindsWhatIsWrong(t *testing.T) {
 	s.blobs[root(5)].content = "sha256:other"
 	s.blobs[root(8)].state, s.blobs[root(8)].bad = "", 1 // nobody counts on it
 	in(t, s, filepath.Join(t.TempDir(), "scrub"), func(scrubber *Scrubber) {
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if got := s.failed; !slices.Equal(got, []string{"its file is gone"}) {
 			t.Errorf("failed %q", got)
 		}
@@ -240,7 +246,7 @@ func TestFindsWhatIsWrong(t *testing.T) {
 			t.Errorf("it says %+v", r)
 		}
 		s.change(func() { s.wanted = meta.AuditRequest{ID: 9, Full: true} })
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if r := s.last(); r.Answered != 9 || r.Full.Blobs != 1199 || r.Full.Damaged != 3 || r.FailedCopies != 4 {
 			t.Errorf("it says %+v, failed %q", r, s.failed)
 		}
@@ -250,7 +256,7 @@ func TestFindsWhatIsWrong(t *testing.T) {
 				b.state, b.gone, b.bad, b.content = meta.ReplicaVerified, false, 0, b.digest
 			}
 		})
-		time.Sleep(10 * time.Second)
+		pass(10 * time.Second)
 		if r := s.last(); r.Open != 0 || r.Repaired != 3 { // nobody counted on the one
 			t.Errorf("it says %+v", r)
 		}
@@ -267,7 +273,7 @@ func TestGoesOnAfterARestart(t *testing.T) {
 	var read int64
 	for range 30 {
 		in(t, s, file, func(scrubber *Scrubber) {
-			time.Sleep(6 * time.Second)
+			pass(6 * time.Second)
 			read = scrubber.Status().Full.Bytes
 		})
 		if read > 120<<20 {
@@ -286,7 +292,7 @@ func TestGoesOnAfterARestart(t *testing.T) {
 func TestDamagedCursor(t *testing.T) {
 	s := newServer(10)
 	file := filepath.Join(t.TempDir(), "scrub")
-	in(t, s, file, func(*Scrubber) { time.Sleep(time.Minute) })
+	in(t, s, file, func(*Scrubber) { pass(time.Minute) })
 	b, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
@@ -313,11 +319,11 @@ func TestGivesWay(t *testing.T) {
 	s.blobs[root(0)].size, s.blobs[root(0)].chunks = 1<<30, 4096
 	s.stored = 1 << 30
 	in(t, s, filepath.Join(t.TempDir(), "scrub"), func(*Scrubber) {
-		time.Sleep(2 * time.Minute)
+		pass(2 * time.Minute)
 		idle := s.hashed()
 		for range 120 {
 			s.change(func() { s.foreign += 50 << 20 })
-			time.Sleep(time.Second)
+			pass(time.Second)
 		}
 		busy := s.hashed() - idle
 		if perSec := float64(idle) / 120; perSec < 0.9*leastRate || perSec > 1.1*leastRate {
@@ -335,14 +341,14 @@ func TestLostDirectory(t *testing.T) {
 	told := false
 	in(t, s, filepath.Join(t.TempDir(), "scrub"), func(scrubber *Scrubber) {
 		scrubber.cfg.Lost = func() { told = true }
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		s.change(func() {
 			for _, b := range s.blobs {
 				b.gone = true
 			}
 			s.lives = 1
 		})
-		time.Sleep(10 * time.Second)
+		pass(10 * time.Second)
 		if len(s.failed) != 3000 || !told {
 			t.Errorf("%d copies of 3000 were reported failed, told %v", len(s.failed), told)
 		}
@@ -355,15 +361,15 @@ func TestMissed(t *testing.T) {
 	s := newServer(20)
 	s.blobs[root(19)].state = "" // need not be here
 	in(t, s, filepath.Join(t.TempDir(), "scrub"), func(scrubber *Scrubber) {
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		s.change(func() { s.blobs[root(1)].gone, s.blobs[root(2)].gone, s.blobs[root(19)].gone = true, true, true })
 		scrubber.Missed(root(19))
-		time.Sleep(time.Second)
+		pass(time.Second)
 		if len(s.failed) != 0 {
 			t.Errorf("failed %q", s.failed)
 		}
 		scrubber.Missed(root(1))
-		time.Sleep(5 * time.Second)
+		pass(5 * time.Second)
 		if !slices.Equal(s.failed, []string{"a reader found its file missing", "its file is gone"}) {
 			t.Errorf("failed %q", s.failed)
 		}
@@ -375,9 +381,9 @@ func TestTriesAgain(t *testing.T) {
 	s := newServer(5)
 	s.listErr = errors.New("not now")
 	in(t, s, filepath.Join(t.TempDir(), "scrub"), func(*Scrubber) {
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		s.change(func() { s.listErr = nil })
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if r := s.last(); r.Existence.Blobs != 5 {
 			t.Errorf("it says %+v", r)
 		}
