@@ -208,7 +208,8 @@ func (r *room) run(ctx context.Context) error {
 
 // hold makes the ballast when it is not there and fits twice above the reserve.
 func (r *room) hold() {
-	if _, err := os.Stat(r.ballast); !errors.Is(err, fs.ErrNotExist) {
+	// An empty one is of a process that was killed before it had its blocks.
+	if stat, err := os.Stat(r.ballast); err == nil && stat.Size() > 0 || err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return
 	}
 	total, free, err := r.usage(r.dirs[0])
