@@ -205,20 +205,25 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, body any, answer 
 	w.Write(codec.Encode(reply)) //nolint:errcheck // the client has gone; it will ask again
 }
 
-func (s *Server) enter(ctx context.Context, message signed) (Reply, error) {
-	var req Request
+// proven returns the request of a message whose sender has proved that it holds the
+// node's key, and the cluster.
+func (s *Server) proven(ctx context.Context, message signed) (req Request, cluster meta.Cluster, err error) {
 	if err := codec.Unmarshal(message.Request, &req); err != nil {
-		return Reply{}, errors.Join(err, meta.ErrInvalid)
+		return req, cluster, errors.Join(err, meta.ErrInvalid)
 	}
-	cluster, _, err := raftmeta.Ask(ctx, s.Metadata, meta.Strong, state.GetCluster{})
-	if err != nil {
-		return Reply{}, err
+	if cluster, _, err = raftmeta.Ask(ctx, s.Metadata, meta.Strong, state.GetCluster{}); err != nil {
+		return req, cluster, err
 	}
 	root, err := trust.ParseRoot(cluster.Root)
 	if err != nil {
-		return Reply{}, err
+		return req, cluster, err
 	}
-	if err := trust.CheckPossession(req.Node.ID, root.Hash(), message.Request, message.Proof); err != nil {
+	return req, cluster, trust.CheckPossession(req.Node.ID, root.Hash(), message.Request, message.Proof)
+}
+
+func (s *Server) enter(ctx context.Context, message signed) (Reply, error) {
+	req, cluster, err := s.proven(ctx, message)
+	if err != nil {
 		return Reply{}, err
 	}
 	known, _, err := raftmeta.Ask(ctx, s.Metadata, meta.Strong, state.GetNode{ID: req.Node.ID})

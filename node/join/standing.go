@@ -36,19 +36,8 @@ func (s *Server) Standing(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) standing(ctx context.Context, message signed) (Reply, error) {
-	var req Request
-	if err := codec.Unmarshal(message.Request, &req); err != nil {
-		return Reply{}, errors.Join(err, meta.ErrInvalid)
-	}
-	cluster, _, err := raftmeta.Ask(ctx, s.Metadata, meta.Strong, state.GetCluster{})
+	req, cluster, err := s.proven(ctx, message)
 	if err != nil {
-		return Reply{}, err
-	}
-	root, err := trust.ParseRoot(cluster.Root)
-	if err != nil {
-		return Reply{}, err
-	}
-	if err := trust.CheckPossession(req.Node.ID, root.Hash(), message.Request, message.Proof); err != nil {
 		return Reply{}, err
 	}
 	_, _, err = raftmeta.Ask(ctx, s.Metadata, meta.Strong, state.GetNode{ID: req.Node.ID})
