@@ -333,6 +333,10 @@ func (p *collection) unlinkReleased() error {
 	return nil
 }
 
+// keptLeast is how long a released link is kept at least, however short the grace: a
+// collection comes to its end while a wave is open.
+const keptLeast = 10 * time.Second
+
 // keepReleased gives a released link another grace period.
 func (p *collection) keepReleased(repo meta.RepoRef, l *linkRecord) error {
 	by := l.By
@@ -341,6 +345,11 @@ func (p *collection) keepReleased(repo meta.RepoRef, l *linkRecord) error {
 	}
 	if err := p.await(repo, l, by); err != nil {
 		return err
+	}
+	if since := p.before - 1 + meta.Time(keptLeast); since > l.Since {
+		p.del(keyReleased(l.Since, repo, l.Link.Blob))
+		l.Since = since
+		p.mark(keyReleased(l.Since, repo, l.Link.Blob))
 	}
 	p.put(keyLink(repo, l.Link.Blob), l)
 	return nil

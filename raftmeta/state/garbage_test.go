@@ -622,3 +622,40 @@ func TestGarbageIsOwedByNobody(t *testing.T) {
 	}
 	check(b)
 }
+
+// TestWavesHoldNobodyElseUp: what an open wave keeps is not looked at again and again,
+// also without any grace.
+func TestWavesHoldNobodyElseUp(t *testing.T) {
+	b := newGCBench(t)
+	b.must(link("other", "eu-1"))
+	b.must(UnlinkBlob{Repo: appRef, Digest: blob("other").Digest})
+	const kept = 7
+	for i := range kept {
+		b.must(image(fmt.Sprint("m", i)))
+	}
+	planned := wave("w1")
+	planned.Wave.Refs = []meta.WaveRef{{Repo: appRef, Package: "api", Version: string(blob("m0").Digest)}}
+	b.must(planned)
+	for i := range kept {
+		b.must(manifestOf(fmt.Sprint("m", i)))
+	}
+	b.now = b.now.Add(time.Second)
+	zero := time.Duration(0)
+	collected := uint32(0)
+	for i, more := 0, true; more; i++ {
+		if i == 10*kept {
+			t.Fatal("there is always more")
+		}
+		r := b.must(CollectBlobs{Limit: 3, Grace: &zero}).Value.(CollectResult)
+		collected, more = collected+r.Collected, r.More
+	}
+	if collected != 1 {
+		t.Errorf("%d blobs were collected, want the one that no wave keeps", collected)
+	}
+	b.must(CancelWave{ID: "w1"})
+	b.now = b.now.Add(keptLeast)
+	if r := b.collect(0); r.Links != kept {
+		t.Errorf("after the wave %+v", r)
+	}
+	check(b)
+}
