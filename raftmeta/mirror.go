@@ -94,6 +94,7 @@ type Mirror struct {
 	waves   chan uint64           // holds the index of the last change of waves
 	lost    chan struct{}         // has a signal when blobs may have been lost
 	flights map[string]*flight
+	flown   uint64 // flights so far
 
 	// alone is set while nothing is heard of any server, neither an answer nor the feed,
 	// which Run goes on trying: what is known is given at once then, and no reader waits
@@ -127,6 +128,7 @@ type scope struct {
 
 // flight is a question on its way; equal ones wait for it.
 type flight struct {
+	number uint64 // in the order in which they began
 	done   chan struct{}
 	answer answer
 	err    error
@@ -414,10 +416,12 @@ func (m *Mirror) followed(after meta.Token) meta.Token {
 }
 
 // answer returns what is kept, if it is fresh enough, or what the server says. One
-// of several equal questions asks, for all, except for readers who may have written
-// elsewhere after it was asked.
+// of several equal questions asks, for all; readers who may have written elsewhere join
+// only what is asked after they came.
 func (m *Mirror) answer(ctx context.Context, key string, f meta.Freshness, q Request) (answer, error) {
-	flightKey := fmt.Sprintf("%s\x00%s %d %t %s", key, f.Mode, f.MaxAge, f.Exact, f.After)
+	flightKey := fmt.Sprintf("%s\x00%s %d %t %t %s", key, f.Mode, f.MaxAge, f.Exact, f.Own, f.After)
+	var came uint64 // how many questions had been asked when this reader came
+	here := false
 	for {
 		m.mu.Lock()
 		if a, ok := m.answers.Get(key); ok && !f.Own && m.serves(a, f, time.Now()) {
@@ -431,14 +435,14 @@ func (m *Mirror) answer(ctx context.Context, key string, f meta.Freshness, q Req
 				return known, nil
 			}
 		}
-		if f.Own {
-			m.mu.Unlock()
-			return m.ask(ctx, key, f, q)
+		if !here {
+			here, came = true, m.flown
 		}
 		fl := m.flights[flightKey]
 		mine := fl == nil
 		if mine {
-			fl = &flight{done: make(chan struct{})}
+			m.flown++
+			fl = &flight{number: m.flown, done: make(chan struct{})}
 			m.flights[flightKey] = fl
 		}
 		m.mu.Unlock()
@@ -454,6 +458,9 @@ func (m *Mirror) answer(ctx context.Context, key string, f meta.Freshness, q Req
 		case <-fl.done:
 		case <-ctx.Done():
 			return answer{}, fmt.Errorf("ask %s: %w", q.Name(), context.Cause(ctx))
+		}
+		if f.Own && fl.number <= came {
+			continue // It may not know what this reader wrote: the next one will.
 		}
 		if !errors.Is(fl.err, context.Canceled) && !errors.Is(fl.err, context.DeadlineExceeded) {
 			return fl.answer, fl.err

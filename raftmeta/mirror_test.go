@@ -171,6 +171,42 @@ func TestMirrorAsksForWhoMayHaveWritten(t *testing.T) {
 	}
 }
 
+// unhurried is a server whose answers take a second.
+type unhurried struct{ *metatest.Store }
+
+func (s unhurried) Answer(ctx context.Context, f meta.Freshness, q raftmeta.Request) (meta.AsOf, error) {
+	asOf, err := s.Store.Answer(ctx, f, q)
+	time.Sleep(time.Second)
+	return asOf, err
+}
+
+// Many who may have written elsewhere ask at one time: the first asks, and all others
+// share the question after that, which knows what had been written when they came.
+func TestMirrorSharesWhatIsAskedLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := unhurried{withApp(t)}
+		push(s.Store, "m1", "latest")
+		m := openMirror(t, t.TempDir(), s)
+		own := meta.Freshness{Mode: meta.ModeBounded, MaxAge: time.Hour, Own: true}
+		var group sync.WaitGroup
+		defer group.Wait()
+		group.Go(func() { resolve(t, m, own, "m1") })
+		synctest.Wait()
+		push(s.Store, "m2", "latest")
+		for range 100 {
+			group.Go(func() {
+				if got, _ := resolve(t, m, own, "m1", "m2"); got != "m2" {
+					t.Errorf("latest is %s", got)
+				}
+			})
+		}
+		group.Wait()
+		if n := s.Asked("Resolve"); n != 2 {
+			t.Errorf("asked %d times", n)
+		}
+	})
+}
+
 // A bound that the reader named is kept, or nothing is served.
 func TestMirrorKeepsABoundThatWasNamed(t *testing.T) {
 	s := withApp(t)
