@@ -75,7 +75,7 @@ race: ## the short tests of the rooms under the race detector
 
 .PHONY: e2e
 e2e: build ## end-to-end: real processes, real clients; parts are skipped aloud when not root
-	SHOAL_BIN=$(abspath $(BIN)) SHOAL_TOOLS=$(TOOLS) $(GO) test -v -count=1 -timeout 30m ./deploy/e2e/...
+	SHOAL_BIN=$(abspath $(BIN)) SHOAL_TOOLS=$(TOOLS) $(GO) test -v -count=1 -timeout 60m ./deploy/e2e/...
 
 .PHONY: e2e-full
 e2e-full: tools build ## end-to-end with the large cases (5 GiB layer, more kills); checks free disk
