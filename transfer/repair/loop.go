@@ -35,6 +35,7 @@ const (
 	trustIdle    = 30 * time.Second      // until a copy that needed nothing is looked at again
 	trustCopy    = 5 * time.Minute       // and one that was made and reported
 	retryFirst   = 250 * time.Millisecond
+	slowAfter    = 2 * time.Second // a copy under way so long holds up no later ones
 	retryMost    = 5 * time.Minute
 	activeHalf   = 20 * time.Second // half-life of what was lately copied for a tenant
 	activeLeast  = 256 << 10        // less, in bytes, is nothing
@@ -72,7 +73,9 @@ const IncidentPause = 10 * time.Minute
 
 // making is a copy under way.
 type making struct {
-	lane place.Lane
+	lane   place.Lane
+	demand meta.Time
+	began  time.Time
 	// sound is false when it was found damaged while it was being made.
 	sound bool
 }
@@ -243,7 +246,7 @@ func (l *Loop) plan(ctx context.Context) error {
 			queue = slices.Delete(queue, at, at+1)
 			l.fair.Serve(copy)
 			l.began(copy)
-			l.running[copy.Demand.Root] = &making{lane: copy.Lane, sound: true}
+			l.running[copy.Demand.Root] = &making{lane: copy.Lane, demand: copy.Demand.Demand, began: time.Now(), sound: true}
 			workers.Go(func() error {
 				r := l.make(ctx, copy.Demand)
 				select {
@@ -256,6 +259,9 @@ func (l *Loop) plan(ctx context.Context) error {
 		if more && len(queue) == 0 {
 			more = false
 			bringTo(time.Now().Add(pause))
+		}
+		if len(queue) > 0 {
+			bringTo(time.Now().Add(slowAfter)) // by then those under way may be slow
 		}
 		select {
 		case <-ctx.Done():
@@ -305,18 +311,48 @@ func later(a, b time.Time) time.Time {
 
 // next returns which copy of the queue may begin, -1 when none may.
 //
+// A copy whose source is out of reach keeps its worker until it is given up, and when a
+// region was lost there may be many, demanded in its last moments. What was demanded
+// later than those that are slow may then begin beside them, as if they were not there.
+func (l *Loop) next(queue []place.Copy) int {
+	if at := l.choose(queue, l.running); at >= 0 {
+		return at
+	}
+	quick, slow := map[digest.CID]*making{}, meta.Time(0)
+	for root, m := range l.running {
+		if time.Since(m.began) < slowAfter {
+			quick[root] = m
+		} else {
+			slow = max(slow, m.demand)
+		}
+	}
+	if slow == 0 || len(l.running) >= 2*l.cfg.Workers {
+		return -1
+	}
+	later := slices.DeleteFunc(slices.Clone(queue), func(c place.Copy) bool {
+		return l.running[c.Demand.Root] != nil || c.Demand.Demand <= slow+meta.Time(slowAfter)
+	})
+	at := l.choose(later, quick)
+	if at < 0 {
+		return -1
+	}
+	return slices.IndexFunc(queue, func(c place.Copy) bool { return c.Demand.Root == later[at].Demand.Root })
+}
+
+// choose is next among the copies that are running.
+//
 // The link is shared by what is under way, so whose turn it is alone would not keep a
 // tenant with much waiting from filling it. No tenant takes all workers. One that had
 // more copied lately than its part among the tenants of that time has at most half its
 // part of the workers, and begins nothing beside another's copy of its class or a more
 // urgent one: what the others leave is its. It is held up no longer than that they
 // catch up with it. The cold class never has more than half of the workers.
-func (l *Loop) next(queue []place.Copy) int {
-	if len(queue) == 0 || len(l.running) >= l.cfg.Workers {
+func (l *Loop) choose(queue []place.Copy, running map[digest.CID]*making) int {
+	if len(queue) == 0 || len(running) >= l.cfg.Workers {
 		return -1
 	}
 	tenants, cold := map[string]int{}, 0
-	for _, m := range l.running {
+	for _, m := range running {
 		tenants[m.lane.Tenant]++
 		if m.lane.Class == meta.ClassCold {
 			cold++
@@ -325,20 +361,20 @@ func (l *Loop) next(queue []place.Copy) int {
 	weights, beyond := l.parts()
 	most := max(l.cfg.Workers-max(l.cfg.Workers/4, 1), 1)
 	may := func(lane place.Lane) bool {
-		running := tenants[lane.Tenant]
+		its := tenants[lane.Tenant]
 		if !beyond(lane.Tenant) {
-			return running < most
+			return its < most
 		}
-		for _, m := range l.running {
+		for _, m := range running {
 			if m.lane.Tenant != lane.Tenant && !place.MoreUrgent(lane.Class, m.lane.Class) && !beyond(m.lane.Tenant) {
 				return false
 			}
 		}
-		return running < max(min(most, l.cfg.Workers*l.active[lane.Tenant].weight/weights/2), 1)
+		return its < max(min(most, l.cfg.Workers*l.active[lane.Tenant].weight/weights/2), 1)
 	}
 	mostCold := max(l.cfg.Workers/2, 1)
 	return slices.IndexFunc(queue, func(c place.Copy) bool {
-		return l.running[c.Demand.Root] == nil && (c.Lane.Class != meta.ClassCold || cold < mostCold) && may(c.Lane)
+		return running[c.Demand.Root] == nil && (c.Lane.Class != meta.ClassCold || cold < mostCold) && may(c.Lane)
 	})
 }
 

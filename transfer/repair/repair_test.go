@@ -352,6 +352,37 @@ func TestCriticalFirstAndBounded(t *testing.T) {
 	})
 }
 
+// Many copies whose source is out of reach do not hold up what is pushed now.
+func TestUnreachableSourcesHoldUpNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster()
+		lost := map[digest.CID]bool{}
+		for i := range 40 {
+			lost[c.demand(i, meta.ClassCritical)] = true
+		}
+		c.ensure = func(ctx context.Context, b meta.Blob) error {
+			if lost[b.Root] {
+				sleep(ctx, 30*time.Second)
+				return meta.ErrUnavailable
+			}
+			sleep(ctx, 100*time.Millisecond)
+			return nil
+		}
+		start(t, c, "a", twoServers)
+		after(10 * time.Second)
+		for i := range 20 {
+			root := c.demand(100+i, meta.ClassCritical)
+			after(5 * time.Second)
+			if c.count(root) == 0 {
+				t.Fatalf("the copy of push %d does not begin within 5 s", i)
+			}
+		}
+		if _, most := c.made(); most > 8 {
+			t.Errorf("%d at once", most)
+		}
+	})
+}
+
 func TestRetries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster()
