@@ -53,7 +53,7 @@ var singleflight = Scenario{
 		inside := wave.Members(c.Members(), func(m *wave.Member) bool { return m.Region == "r2" })
 		into := moved.Sum(inside).Foreign
 		l.AtMost("copies into the region", "%.3f", float64(into)/float64(img.Bytes()), 1.02)
-		l.Must("bytes agents took from another region", "0", moved.Sum(c.Agents).Foreign == 0, "%d", moved.Sum(c.Agents).Foreign)
+		l.Must("bytes agents took from another region, but for measuring how far it is", "0", moved.Sum(c.Agents).Foreign <= wave.ProbeBytes*int64(len(c.Agents)), "%d", moved.Sum(c.Agents).Foreign)
 		l.Note("concurrent first pulls", "%d over %d agents", len(results), len(c.Agents))
 		return nil
 	},
