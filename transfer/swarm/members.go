@@ -327,11 +327,14 @@ func (m *membership) onJoin(l *link, j *wire.Join, allowed bool) {
 		refuse()
 		return
 	}
-	m.touch()
 	if p.link != nil && p.link != l || p.channel != 0 && p.channel != j.Channel {
 		m.gone(p) // it begins anew
 	}
 	began := p.channel == 0
+	if began && !j.Answer {
+		// A grant that is renewed is no wish: two that have it all would keep each other.
+		m.touch()
+	}
 	if began {
 		if p.link == nil && j.Answer {
 			refuse() // it answers what we have given up

@@ -292,7 +292,7 @@ func (m *membership) announced() bool {
 	if len(m.sessions) > 0 {
 		return !complete || m.introduced
 	}
-	return complete && m.introduced && time.Since(m.used) < m.s.cfg.Limits.Linger
+	return complete && m.introduced && time.Since(m.used) < m.s.idles(m.s.cfg.Limits.Linger)
 }
 
 // ended decides, with attach, whether the membership is over.
@@ -312,6 +312,7 @@ func (m *membership) ended() bool {
 		delete(m.s.byRoot, m.root)
 	}
 	delete(m.s.byChannel, m.channel)
+	m.s.counted()
 	return true
 }
 
@@ -323,7 +324,7 @@ func (m *membership) needed() bool {
 	if m.introduced && m.core != nil && m.core.Complete() {
 		idle = max(idle, m.s.cfg.Limits.Linger)
 	}
-	return m.err == nil && (len(m.sessions) > 0 || time.Since(m.used) < idle)
+	return m.err == nil && (len(m.sessions) > 0 || time.Since(m.used) < m.s.idles(idle))
 }
 
 // end lets the members go and frees the blob once nothing uses it.

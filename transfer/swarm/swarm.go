@@ -74,6 +74,7 @@ type Swarm struct {
 	stopped   bool
 	byRoot    map[digest.CID]*membership
 	byChannel map[uint32]*membership
+	crowded   atomic.Bool // more than half as many roots as may be served
 	links     map[peer.ID]*link
 	bans      map[peer.ID]time.Time
 }
@@ -276,8 +277,24 @@ func (s *Swarm) newMembership(root digest.CID, blob store.Blob, fetch bool) *mem
 	m := newMembership(s, root, channel, blob, fetch)
 	s.byRoot[root] = m
 	s.byChannel[channel] = m
+	s.counted()
 	s.start(m.run)
 	return m
+}
+
+// counted notes how full the table of roots is. s.mu is held.
+func (s *Swarm) counted() { s.crowded.Store(len(s.byRoot) > s.cfg.Limits.Serving/2) }
+
+// crowdedIdle is how long a root stays that nobody wants when many are kept.
+const crowdedIdle = time.Second
+
+// idles returns for how long a root stays that nobody wants and that is to stay for d
+// when there is room.
+func (s *Swarm) idles(d time.Duration) time.Duration {
+	if s.crowded.Load() {
+		return min(d, crowdedIdle)
+	}
+	return d
 }
 
 // passive returns the membership to serve root to a peer whose grant is valid, nil

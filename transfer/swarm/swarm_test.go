@@ -563,6 +563,36 @@ func TestWhatNobodyWantsEnds(t *testing.T) {
 	want(t, w.add(), root, content) // and it begins again
 }
 
+// Members that have it all and renew their grants do not keep one another for ever.
+func TestWhatLingersKeepsNobody(t *testing.T) {
+	w := newTown(t)
+	w.expires = 600 * time.Millisecond
+	quick := limits(swarm.Limits{IdleAfter: 700 * time.Millisecond, Linger: 1500 * time.Millisecond})
+	content := random(2 * chunk.MinBytes)
+	nodes := []*node{w.add(server, quick)}
+	root := w.put(nodes[0], content)
+	for range 3 {
+		n := w.add(server, quick)
+		want(t, n, root, content)
+		nodes = append(nodes, n)
+	}
+	for _, n := range nodes {
+		await(t, "the membership ends", func() bool { return n.counter("shoal_swarm_roots") == 0 })
+	}
+}
+
+// A node that serves as much as it may lets go what lies idle there sooner.
+func TestAFullTableMakesRoom(t *testing.T) {
+	w := newTown(t)
+	seed := w.add(server, limits(swarm.Limits{Serving: 8, IdleAfter: time.Hour, Linger: time.Hour}))
+	agent := w.add()
+	for range 40 {
+		content := random(1 << 10)
+		root := w.put(seed, content)
+		want(t, agent, root, content)
+	}
+}
+
 func TestAPeerTooManyIsReferred(t *testing.T) {
 	w := newTown(t)
 	content := random(16 * chunk.MinBytes)

@@ -83,10 +83,10 @@ func TestVerdictsFindEachBreach(t *testing.T) {
 		t.Errorf("a good wave: %+v", r.Verdicts())
 	}
 	for name, spoil := range map[string]func(*Report){
-		"a wrong digest":        func(r *Report) { r.Results[1].Error = "manifest" },
-		"a byte from elsewhere": func(r *Report) { r.Results[0].Traffic.Foreign = 1 },
-		"a busy origin":         func(r *Report) { r.Servers[0].Traffic.Sent = 2600 },
-		"a region fed twice":    func(r *Report) { r.Servers[1].Traffic.Foreign = 1200 },
+		"a wrong digest":       func(r *Report) { r.Results[1].Error = "manifest" },
+		"bytes from elsewhere": func(r *Report) { r.Results[0].Traffic.Foreign = ProbeBytes*int64(len(r.Results)) + 1 },
+		"a busy origin":        func(r *Report) { r.Servers[0].Traffic.Sent = 2600 },
+		"a region fed twice":   func(r *Report) { r.Servers[1].Traffic.Foreign = 1200 },
 		"two servers of a region each within the limit": func(r *Report) {
 			r.Servers = append(r.Servers, Server{Name: "server r2b", Region: "r2", Traffic: netns.Traffic{Foreign: 100}})
 		},
