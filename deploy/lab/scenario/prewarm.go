@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"time"
 
@@ -172,14 +173,24 @@ func cancelled(ctx context.Context, l *Lab, c *wave.Cluster) error {
 	return nil
 }
 
-// pushed uploads image n of the scenario.
+// pushed uploads image n of the scenario. It tries again while the servers are without a
+// quorum, as clients do: their links may just have been mended.
 func pushed(ctx context.Context, l *Lab, c *wave.Cluster, n uint64) (*image.Image, string, error) {
 	img, err := c.Image(n, l.Plan.Layers, l.Plan.Bytes)
 	if err != nil {
 		return nil, "", err
 	}
 	name := fmt.Sprintf("%s/prewarm-%d", wave.Repository, n)
-	return img, name, c.Push(ctx, name, "1", img)
+	var refused error
+	err = proc.Await(ctx, "a push that is taken", func(ctx context.Context) error {
+		err := c.Push(ctx, name, "1", img)
+		if answer, ok := errors.AsType[*image.StatusError](err); ok && answer.Status == http.StatusServiceUnavailable {
+			return err
+		}
+		refused = err
+		return nil
+	})
+	return img, name, errors.Join(err, refused)
 }
 
 // fetched adds up the bytes of chunks that members count as received from peers.
