@@ -99,10 +99,12 @@ const (
 	typeSettleCollected  = 91
 	typeCollectStrays    = 92
 	typeSetGC            = 93
+	// Of level 5: 100 accounts, 110 credentials, 120 revocation, 125 audit, 130
+	// compromise, 140 quotas, 150 nodes, 155 storage.
 )
 
 // Level is the highest cluster level that this build knows.
-const Level uint32 = 4
+const Level uint32 = 5
 
 // kind is what the machine knows of a command's type.
 type kind struct {

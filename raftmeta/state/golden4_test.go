@@ -9,7 +9,9 @@ import (
 )
 
 // levelFour goes on from level 3 with the commands of level 4, done and refused.
-func levelFour(t *testing.T) []Entry {
+func levelFour(t *testing.T) []Entry { return writeLevelFour(t).entries }
+
+func writeLevelFour(t *testing.T) *logWriter {
 	l := writeLevelThree(t)
 	join := func(id meta.NodeID, region meta.RegionName) {
 		l.add("", CreateJoinToken{Token: meta.JoinToken{ID: "of " + string(id), Role: meta.RoleServer, Region: region, Uses: 1, Expires: meta.TimeOf(l.now.Add(time.Hour))}})
@@ -127,5 +129,5 @@ func levelFour(t *testing.T) []Entry {
 	epoch.Epoch = 1
 	l.add("", epoch)
 	settle(9)
-	return l.entries
+	return l
 }

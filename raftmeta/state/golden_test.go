@@ -27,6 +27,7 @@ var scenarios = map[string]func(*testing.T) []Entry{
 	"level2": func(*testing.T) []Entry { return levelTwo() },
 	"level3": levelThree,
 	"level4": levelFour,
+	"level5": levelFive,
 }
 
 // TestGolden replays logs that earlier builds wrote. Results and the state must
