@@ -44,6 +44,15 @@ type Config struct {
 	Advertise string // host that others reach this node by; "" is found out
 	Plain     bool
 
+	// TLSCert and TLSKey are PEM files that the gateway serves to clients instead of
+	// its node certificate, reloaded when they change; LoopbackTLS takes TLS alone on
+	// this machine too.
+	TLSCert, TLSKey string
+	LoopbackTLS     bool
+	// OutgoingAllow are networks, with commas between, that requests to addresses
+	// which people name may reach although they are reserved.
+	OutgoingAllow Prefixes
+
 	Bootstrap bool
 	Join      string
 	Token     Secret
@@ -173,6 +182,36 @@ func (r Rate) String() string {
 	return strconv.FormatInt(int64(r), 10) + "B/s"
 }
 
+// Prefixes are networks, written with commas between.
+type Prefixes []netip.Prefix
+
+// ParsePrefixes reads networks; a bare address is one of itself.
+func ParsePrefixes(s string) (all Prefixes, err error) {
+	for part := range strings.SplitSeq(s, ",") {
+		if part = strings.TrimSpace(part); part == "" {
+			continue
+		}
+		if addr, err := netip.ParseAddr(part); err == nil && addr.Zone() == "" {
+			all = append(all, netip.PrefixFrom(addr, addr.BitLen()))
+			continue
+		}
+		p, err := netip.ParsePrefix(part)
+		if err != nil {
+			return nil, fmt.Errorf("network %q: write it like 10.20.0.0/16 or 192.168.7.9", part)
+		}
+		all = append(all, p.Masked())
+	}
+	return all, nil
+}
+
+func (p Prefixes) String() string {
+	texts := make([]string, len(p))
+	for i, prefix := range p {
+		texts[i] = prefix.String()
+	}
+	return strings.Join(texts, ",")
+}
+
 // Setting is one key of the configuration.
 type Setting struct {
 	Key     string // of the file; the flag is the same with dots as hyphens, if flag does not say
@@ -231,6 +270,12 @@ func duration(key, def, usage string, field func(*Config) *time.Duration, roles 
 			*field(c) = d
 			return nil
 		}}
+}
+
+func prefixes(key, def, usage string, field func(*Config) *Prefixes, roles ...meta.Role) Setting {
+	return Setting{Key: key, Default: def, Usage: usage, Roles: roles,
+		get: func(c *Config) string { return field(c).String() },
+		set: func(c *Config, s string) (err error) { *field(c), err = ParsePrefixes(s); return err }}
 }
 
 func count(key, def, usage string, field func(*Config) *uint64, roles ...meta.Role) Setting {
@@ -302,6 +347,10 @@ var Settings = []Setting{
 	text("ops", "127.0.0.1:7072", "private address of /metrics, /livez, /readyz and /debug/pprof", func(c *Config) *string { return &c.Ops }),
 	text("advertise", "", "host name or address that other nodes reach this one by; empty takes the address of the route to the others", func(c *Config) *string { return &c.Advertise }),
 	boolean("plain", "accept plain HTTP from everywhere, not from loopback alone", func(c *Config) *bool { return &c.Plain }),
+	text("tls-cert", "", "PEM file of the chain that the gateway serves to clients, reloaded when it changes; empty is a certificate of the cluster's root", func(c *Config) *string { return &c.TLSCert }),
+	text("tls-key", "", "PEM file of its key", func(c *Config) *string { return &c.TLSKey }),
+	boolean("loopback-tls", "refuse plain HTTP from this machine too", func(c *Config) *bool { return &c.LoopbackTLS }),
+	prefixes("outgoing-allow", "", "networks that fetches from addresses which people name (issuers, upstreams) may reach although they are loopback, private or otherwise reserved: 10.20.0.0/16,192.168.7.9/32", func(c *Config) *Prefixes { return &c.OutgoingAllow }),
 	boolean("bootstrap", "begin a new cluster with this server", func(c *Config) *bool { return &c.Bootstrap }, meta.RoleServer),
 	text("join", "", "https://host:port of a server of the cluster to join", func(c *Config) *string { return &c.Join }),
 	secret(text("token", "", "join token, from `shoal token join`", func(c *Config) *Secret { return &c.Token })),
