@@ -594,6 +594,9 @@ func (c Config) Check() error {
 			return fmt.Errorf("%s %q: write HOST:PORT: %w", a.key, a.value, err)
 		}
 	}
+	if (c.TLSCert == "") != (c.TLSKey == "") {
+		return errors.New("tls-cert and tls-key are the two halves of one certificate: give both or none")
+	}
 	if c.Bootstrap && c.Join != "" {
 		return errors.New("--bootstrap begins a cluster and --join joins one: give one of them")
 	}
