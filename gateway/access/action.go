@@ -1,36 +1,34 @@
 package access
 
+import "github.com/shoal-registry/shoal/raftmeta/meta"
+
 // Action is what a route does; every route declares one, and a route without
 // one does not start.
-type Action string
+type Action = meta.Action
 
-// Actions. Pull, Push, Delete and List are about the repository that the route
-// names with its parameters {tenant} and {repository}; List without a
-// repository lists across repositories and shows only what the caller may read.
+// Actions; meta says what each is. Those about a repository take it from the route's
+// parameters {tenant} and {repository}, those about a tenant from {tenant}. List,
+// Manage, Audit and Respond of a route that names neither are for whom may do so
+// somewhere: such a route narrows by itself what it shows and does (Authorize of a
+// Target of its own).
 const (
-	// Public is open to everybody: the token endpoint, joining with a token.
-	Public Action = "public"
-	// Login asks only for valid credentials.
-	Login Action = "login"
-	// Pull reads content or names of a repository.
-	Pull Action = "pull"
-	// Push adds to a repository.
-	Push Action = "push"
-	// Delete takes from a repository.
-	Delete Action = "delete"
-	// List enumerates: a repository's names, or the repositories.
-	List Action = "list"
-	// Admin changes or shows what belongs to the cluster.
-	Admin Action = "admin"
-	// NodeOnly is for nodes of the roster, by their TLS certificate.
-	NodeOnly Action = "node"
-)
+	Public   = meta.ActionPublic
+	Login    = meta.ActionLogin
+	NodeOnly = meta.ActionNode
 
-// Valid reports whether a is one of the actions above.
-func (a Action) Valid() bool {
-	switch a {
-	case Public, Login, Pull, Push, Delete, List, Admin, NodeOnly:
-		return true
-	}
-	return false
-}
+	Pull    = meta.ActionPull
+	List    = meta.ActionList
+	Push    = meta.ActionPush
+	Delete  = meta.ActionDelete
+	Promote = meta.ActionPromote
+	Curate  = meta.ActionCurate
+
+	Manage  = meta.ActionManage
+	Audit   = meta.ActionAudit
+	Respond = meta.ActionRespond
+	Elevate = meta.ActionElevate
+
+	Observe = meta.ActionObserve
+	Operate = meta.ActionOperate
+	Admin   = meta.ActionAdmin
+)

@@ -102,6 +102,8 @@ type Tenant struct {
 	CreatedBy string     `cbor:"3,keyasint,omitempty" json:"created_by"`
 	// Tier is the tenant's weight where tenants wait for one another; "" is standard.
 	Tier Tier `cbor:"4,keyasint,omitempty" json:"tier,omitempty"`
+	// Limits bound what the tenant takes, from cluster level 5 on.
+	Limits TenantLimits `cbor:"5,keyasint,omitzero" json:"limits,omitzero"`
 }
 
 // Repository holds packages of one format.
@@ -126,6 +128,9 @@ type Repository struct {
 	// CopiesBeforeAck is how many servers have a verified copy of all that a version
 	// uses before its publish is answered: 1 (0 is that too) or 2.
 	CopiesBeforeAck uint32 `cbor:"14,keyasint,omitempty" json:"copies_before_ack,omitempty"`
+	// DegradedReadMax is how long a node that reaches no server goes on serving private
+	// reads; nil is 15 minutes, 0 not at all. From cluster level 5.
+	DegradedReadMax *time.Duration `cbor:"15,keyasint,omitempty" json:"degraded_read_max,omitempty"`
 }
 
 // MaxRepositoryRegions bounds Repository.Regions.
@@ -273,6 +278,9 @@ type Node struct {
 	Revision uint64 `cbor:"12,keyasint,omitempty" json:"revision"`
 	// Draining is set while a server is being emptied, from cluster level 4.
 	Draining *Drain `cbor:"13,keyasint,omitempty" json:"draining,omitempty"`
+	// Tenants holds the patterns of tenants of which an agent may have anything that is
+	// not public; none is all. From cluster level 5.
+	Tenants []string `cbor:"14,keyasint,omitempty" json:"tenants,omitempty"`
 }
 
 // Drain is why a server does not count any more: what it holds is being copied to
@@ -328,6 +336,8 @@ type JoinToken struct {
 	Expires Time       `cbor:"4,keyasint,omitempty" json:"expires"`
 	Uses    uint64     `cbor:"5,keyasint,omitempty" json:"uses"` // left
 	Read    []string   `cbor:"6,keyasint,omitempty" json:"read,omitempty"`
+	// Tenants becomes Node.Tenants. From cluster level 5.
+	Tenants []string `cbor:"7,keyasint,omitempty" json:"tenants,omitempty"`
 }
 
 // Region is what is decided about a region beyond its nodes.
@@ -357,21 +367,33 @@ type Cluster struct {
 	Recovery *Recovery `cbor:"7,keyasint,omitempty" json:"recovery,omitempty"`
 }
 
-// Principal is who acts. Name is `kind:id`: user:ada, host:<node>, admin:bootstrap,
-// anonymous.
+// Principal is who acts. Name is `kind:id`: user:ada, robot:acme/ci, host:<node>,
+// admin:bootstrap, anonymous. What it may is for gateway/access to say.
 type Principal struct {
 	Name string
-	// Admin may do all.
+	// Admin may do all: who has the admin token.
 	Admin bool
-	// Node is set when a node acts with its certificate, Host when a client on an
-	// agent's loopback acts as its host.
+	// Node is set when a node acts with its certificate.
 	Node NodeID
 	Role Role
 	// Read and Write are the `tenant/repository` patterns it may read and write.
 	Read, Write []string
+	// Rights are what it may, as of At: when the caller was found out. One that
+	// expires does not count in a Principal without At, but a Deny does.
+	Rights []Right
+	At     Time
+	// Limits narrow the rights: each list must allow, too. The first is the
+	// credential's, a token of /token adds its scopes. An empty list allows nothing.
+	Limits [][]Right
 	// Token identifies the credential, for audit and revocation.
 	Token string
+	// Elevation is the break-glass elevation that the principal acts under, "" without.
+	Elevation string
 }
+
+// Tenant returns the tenant that the principal belongs to, "" for those of the
+// cluster.
+func (p Principal) Tenant() TenantName { return TenantOf(p.Name) }
 
 // MayHaveWritten reports whether the principal can be one that published through
 // another gateway: it showed a credential, or may write without one (dev).
