@@ -232,16 +232,16 @@ func TestAdvertiseHost(t *testing.T) {
 }
 
 func TestPrefixes(t *testing.T) {
-	p, err := ParsePrefixes("10.1.2.3/16, 192.168.7.9,fd00::/8")
+	p, err := config.ParsePrefixes("10.1.2.3/16, 192.168.7.9,fd00::/8")
 	if err != nil || p.String() != "10.1.0.0/16,192.168.7.9/32,fd00::/8" {
 		t.Fatalf("%v %v", p, err)
 	}
 	for _, s := range []string{"10.0.0.0/33", "example.com", "fe80::1%eth0"} {
-		if _, err := ParsePrefixes(s); err == nil {
+		if _, err := config.ParsePrefixes(s); err == nil {
 			t.Errorf("%q was read", s)
 		}
 	}
-	if p, err := ParsePrefixes(""); p != nil || err != nil {
+	if p, err := config.ParsePrefixes(""); p != nil || err != nil {
 		t.Fatalf("%v %v", p, err)
 	}
 }
