@@ -117,6 +117,8 @@ type Config struct {
 	Leaving func() bool
 	// Writable refuses pushes early, before any of their bodies is read; nil takes them.
 	Writable func() error
+	// Quota bounds what tenants take; nil bounds nothing.
+	Quota Quota
 	// TLS serves the node certificate; nil takes plain HTTP only.
 	TLS *tls.Config
 	// Plain takes plain HTTP from everywhere, not only from loopback.

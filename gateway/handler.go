@@ -156,6 +156,11 @@ func (g *Gateway) answer(e *exchange) error {
 			return err
 		}
 	}
+	end, err := g.charge(e, call)
+	if err != nil {
+		return err
+	}
+	defer end()
 	if g.long[match.Route.Name] {
 		ctx, cancel := context.WithCancel(call.R.Context())
 		defer cancel()

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -26,6 +27,10 @@ type stream struct {
 	status  int
 	written int64
 
+	// pass, when set, is told of the bytes that move, and paces them.
+	pass    Pass
+	passCtx context.Context
+
 	body     io.ReadCloser
 	bodyMu   sync.Mutex // guards bodyDone: a forwarded body is read by another goroutine
 	bodyDone bool
@@ -41,6 +46,9 @@ func newStream(w http.ResponseWriter, r *http.Request, stall time.Duration) *str
 
 // Unwrap lets http.ResponseController reach the connection.
 func (s *stream) Unwrap() http.ResponseWriter { return s.ResponseWriter }
+
+// limit paces all that moves from now on by pass. It is called before the handler is.
+func (s *stream) limit(ctx context.Context, pass Pass) { s.passCtx, s.pass = ctx, pass }
 
 func (s *stream) wrote() bool { return s.status != 0 }
 
@@ -65,6 +73,9 @@ func (s *stream) step(write func() (int64, error)) (int64, error) {
 	n, err := write()
 	_ = s.control.SetWriteDeadline(time.Time{})
 	s.written += n
+	if s.pass != nil && n > 0 {
+		s.pass.Sent(s.passCtx, int(n))
+	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		err = errors.Join(errStalled, err)
 	}
@@ -165,6 +176,9 @@ func (s *stream) Read(p []byte) (int, error) {
 	s.bodyMu.Unlock()
 
 	n, err := s.body.Read(p)
+	if s.pass != nil && n > 0 {
+		s.pass.Received(s.passCtx, n)
+	}
 
 	s.bodyMu.Lock()
 	defer s.bodyMu.Unlock()

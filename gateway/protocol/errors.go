@@ -86,6 +86,9 @@ func Status(err error) int {
 	return http.StatusInternalServerError
 }
 
+// maxRetryAfter bounds what a client is told to wait for a rate.
+const maxRetryAfter = time.Minute
+
 // Fail sets the headers that an error implies (Allow, Content-Range,
 // Retry-After), takes away those of the answer that is not given, and returns
 // Status(err). A WriteError calls it first.
@@ -105,7 +108,11 @@ func Fail(h http.Header, err error) int {
 	status := Status(err)
 	var unavailable *meta.UnavailableError
 	var behind *meta.BacklogError
+	var quota *meta.QuotaError
 	switch {
+	case errors.As(err, &quota) && quota.RetryAfter > 0:
+		// pip and curl sleep as long as they are told to.
+		h.Set("Retry-After", strconv.FormatInt(int64((min(quota.RetryAfter, maxRetryAfter)+time.Second-1)/time.Second), 10))
 	case errors.As(err, &unavailable) && unavailable.RetryAfter > 0:
 		seconds := (unavailable.RetryAfter + time.Second - 1) / time.Second
 		h.Set("Retry-After", strconv.FormatInt(int64(seconds), 10))
