@@ -43,14 +43,16 @@ const (
 	KindBlob       Kind = 12 // Repo, Digest: unlinked
 	KindWave       Kind = 13 // Name: of a wave that was planned, or is done; Deleted: is over
 	KindHealth     Kind = 14 // Region, Health
+	KindAccess     Kind = 23 // rights were taken back: the access revision is Index
+	KindRespond    Kind = 25 // Repo: something in it went into quarantine or came out; without: Name of a compromise or elevation
 	KindLost       Kind = 20 // Root, which is linked, has no verified copy any more; Deleted: has one again
 )
 
 var kindNames = map[Kind]string{
 	KindProgress: "progress", KindCluster: "cluster", KindTenant: "tenant", KindRepository: "repository",
 	KindPackage: "package", KindVersion: "version", KindAlias: "alias", KindNode: "node",
-	KindRegion: "region", KindDemand: "demand", KindReplica: "replica", KindBlob: "blob",
-	KindWave: "wave", KindLost: "lost", KindHealth: "health",
+	KindRegion: "region", KindDemand: "demand", KindReplica: "replica", KindBlob: "blob", KindRespond: "respond",
+	KindWave: "wave", KindLost: "lost", KindHealth: "health", KindAccess: "access",
 }
 
 func (k Kind) String() string {

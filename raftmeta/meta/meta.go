@@ -182,6 +182,8 @@ type Verdict struct {
 	// Attestation and Signer are the provenance that the decision rests on.
 	Attestation digest.Digest `cbor:"5,keyasint,omitempty" json:"attestation,omitempty"`
 	Signer      string        `cbor:"6,keyasint,omitempty" json:"signer,omitempty"`
+	// Elevation is the break-glass elevation that it was published under.
+	Elevation string `cbor:"7,keyasint,omitempty" json:"elevation,omitempty"`
 }
 
 // Version is an immutable release of a package.
@@ -207,6 +209,10 @@ type Version struct {
 	Revision uint64  `cbor:"17,keyasint,omitempty" json:"revision"`
 	// SHA512 is the second name of the version's document, when it has one.
 	SHA512 digest.Digest `cbor:"18,keyasint,omitempty" json:"sha512,omitempty"`
+	// Credential is what it was published with, from cluster level 5.
+	Credential string `cbor:"19,keyasint,omitempty" json:"credential,omitempty"`
+	// Quarantine, when set, is why nobody may read it.
+	Quarantine *Quarantine `cbor:"20,keyasint,omitempty" json:"quarantine,omitempty"`
 }
 
 // File is a path of a version bound to a blob.
@@ -231,6 +237,8 @@ type Alias struct {
 	// Deleted marks the tombstone, and in the history the move that deleted.
 	Deleted  bool   `cbor:"9,keyasint,omitempty" json:"deleted,omitempty"`
 	Revision uint64 `cbor:"10,keyasint,omitempty" json:"revision"`
+	// Quarantined says that the version is in quarantine.
+	Quarantined bool `cbor:"11,keyasint,omitempty" json:"quarantined,omitempty"`
 }
 
 // PublicContext is the context of bytes that anyone may read.
