@@ -119,6 +119,8 @@ type Config struct {
 	Writable func() error
 	// Quota bounds what tenants take; nil bounds nothing.
 	Quota Quota
+	// Trail takes down denials, failed logins and pulls; nil does not.
+	Trail Trail
 	// TLS serves the node certificate; nil takes plain HTTP only.
 	TLS *tls.Config
 	// Plain takes plain HTTP from everywhere, not only from loopback.

@@ -31,6 +31,12 @@ type exchange struct {
 	who      string
 	err      error
 
+	// what the trail is told
+	call      *protocol.Call
+	action    access.Action
+	denied    error // the judgement, when it was one against the caller
+	forwarded bool
+
 	// caller facts, from the connection or believed from who forwarded
 	loopback bool
 	node     meta.Node // the node at the other end, when isNode
@@ -111,6 +117,7 @@ func (g *Gateway) answer(e *exchange) error {
 		W: e.stream, R: e.r, Params: match.Params,
 		RequestID: e.id, Trace: e.trace, Loopback: e.loopback,
 	}
+	e.call, e.action = call, match.Route.Action
 	var err error
 	if call.After, err = meta.ParseToken(e.r.Header.Get(protocol.HeaderToken)); err != nil {
 		return err
@@ -135,6 +142,7 @@ func (g *Gateway) answer(e *exchange) error {
 			return err
 		}
 		// Nobody has seen anything of it: this server does what it can.
+		e.forwarded = false
 	}
 	if err := g.admit(e, call, match.Route); err != nil {
 		if errors.Is(err, access.ErrChallenge) {
@@ -200,7 +208,7 @@ func (g *Gateway) admit(e *exchange, call *protocol.Call, route *protocol.Route)
 		return access.Authorize(g.Gate.Policy, call.Who, route.Action, call.Repo, repo)
 	}
 	if call.Repo == (meta.RepoRef{}) {
-		return judge(nil)
+		return e.judged(judge(nil))
 	}
 	if badName == nil {
 		if err := g.lookUp(e, call, route, judge); err != nil {
@@ -208,7 +216,10 @@ func (g *Gateway) admit(e *exchange, call *protocol.Call, route *protocol.Route)
 		}
 	}
 	if err := judge(call.Repository); err != nil {
-		return err
+		if errors.Is(err, meta.ErrNotFound) && judge(&meta.Repository{Ref: call.Repo, Visibility: meta.VisibilityPrivate}) == nil {
+			return err // It is just not there.
+		}
+		return e.judged(err)
 	}
 	if badName != nil {
 		return badName
@@ -284,6 +295,7 @@ func (g *Gateway) forward(e *exchange, call *protocol.Call, route *protocol.Rout
 	if err != nil {
 		return err
 	}
+	e.forwarded = true
 	var w http.ResponseWriter = e.stream
 	if g.Wrote != nil {
 		w = &tokenNote{stream: e.stream, wrote: g.Wrote}
@@ -297,6 +309,7 @@ func (g *Gateway) forward(e *exchange, call *protocol.Call, route *protocol.Rout
 // challenge lets the protocol ask for credentials.
 func (g *Gateway) challenge(e *exchange, call *protocol.Call, route *protocol.Route, cause error) error {
 	e.stream.Header().Set("Cache-Control", "no-store")
+	call.Refused = cause
 	e.protocol.Challenge(e.stream, e.r, protocol.Scope{Action: route.Action, Repo: call.Repo, Params: call.Params, Cause: cause})
 	return nil
 }
@@ -413,6 +426,7 @@ func (g *Gateway) record(e *exchange, received int64, took time.Duration) {
 		e.route = "none"
 	}
 	g.metrics.observe(e, status, received, took)
+	g.take(e, status, took)
 	if errors.Is(e.err, errStalled) {
 		g.metrics.stalled.Inc()
 	}

@@ -109,6 +109,7 @@ func (t *tokens) issue(c *protocol.Call, secret string, scopes []string) error {
 	if err != nil {
 		return err
 	}
+	c.Who, c.Minted = who, true
 	var granted []string
 	for _, s := range token.Granted {
 		granted = append(granted, s.String())
@@ -124,6 +125,7 @@ func (t *tokens) issue(c *protocol.Call, secret string, scopes []string) error {
 }
 
 func (t *tokens) refuse(c *protocol.Call, cause error) error {
+	c.Refused = cause
 	t.Challenge(c.W, c.R, protocol.Scope{Action: access.Public, Cause: cause})
 	return nil
 }

@@ -107,6 +107,10 @@ type Call struct {
 	RequestID, Trace string
 	// Loopback says that the connection itself is from this machine.
 	Loopback bool
+	// Refused and Minted are for the trail, said by who serves: why the credentials were
+	// refused, that a token was issued.
+	Refused error
+	Minted  bool
 }
 
 // Params are the values of a pattern's parameters, unescaped.
