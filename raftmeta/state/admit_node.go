@@ -70,7 +70,7 @@ func checkNode(n meta.Node) error {
 			return err
 		}
 	}
-	return nil
+	return checkTenants(n.Tenants)
 }
 
 func (c AdmitNode) apply(t *tx) (any, error) {
@@ -101,7 +101,7 @@ func (c AdmitNode) apply(t *tx) (any, error) {
 		return nil, fmt.Errorf("admit node %s: region %s is being removed, it takes no new nodes: %w", c.Node.ID, c.Node.Region, meta.ErrConflict)
 	}
 	node := c.Node
-	node.Read, node.Admitted, node.Draining = token.Read, t.now, nil
+	node.Read, node.Tenants, node.Admitted, node.Draining = token.Read, token.Tenants, t.now, nil
 	switch {
 	case old == nil && token.Uses == 0:
 		return nil, deny("the join token is used up")

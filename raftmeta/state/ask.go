@@ -72,6 +72,7 @@ var Questions = table(
 	question[GetGC, GCStatus], question[GarbageDue, bool], question[ListGarbage, []Garbage],
 	question[ListOrders, []Order], question[GetOrder, OrderAnswer], question[StrayRoots, StrayAnswer],
 	question[ListComparisons, []Comparison],
+	question[GetAccessHead, meta.AccessHead], question[GetRevocation, meta.Revocation], question[MayHold, Holding],
 	question[RegionHealth, []meta.RegionHealth], question[ListIncidents, []meta.Incident],
 )
 

@@ -99,6 +99,9 @@ const (
 	typeSettleCollected  = 91
 	typeCollectStrays    = 92
 	typeSetGC            = 93
+	typeRevokePrincipal  = 121
+	typeRevokeTenant     = 122
+	typeNarrowNode       = 123
 	// Of level 5: 100 accounts, 110 credentials, 120 revocation, 125 audit, 130
 	// compromise, 140 quotas, 150 nodes, 155 storage.
 )
@@ -201,6 +204,9 @@ var kinds = map[uint16]kind{
 	typeSettleCollected:  kindOf[SettleCollected, none](GCLevel),
 	typeCollectStrays:    kindOf[CollectStrays, StraysResult](GCLevel),
 	typeSetGC:            kindOf[SetGC, GCSettings](GCLevel),
+	typeRevokePrincipal:  kindOf[RevokePrincipal, meta.Revocation](rightsLevel),
+	typeRevokeTenant:     kindOf[RevokeTenant, meta.Revocation](rightsLevel),
+	typeNarrowNode:       kindOf[NarrowNode, meta.Node](rightsLevel),
 }
 
 // Name returns the name of c's type, for messages.

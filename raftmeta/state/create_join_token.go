@@ -37,7 +37,21 @@ func (c CreateJoinToken) Check() error {
 			return err
 		}
 	}
+	if len(t.Tenants) > 0 && t.Role != meta.RoleAgent {
+		return fmt.Errorf("join token: a server holds the records of all tenants, only agents can be narrowed to some: %w", meta.ErrInvalid)
+	}
+	if err := checkTenants(t.Tenants); err != nil {
+		return err
+	}
 	return meta.CheckRegion(t.Region)
+}
+
+// since implements newer.
+func (c CreateJoinToken) since() uint32 {
+	if len(c.Token.Tenants) > 0 {
+		return rightsLevel
+	}
+	return 0
 }
 
 // expiredAtOnce bounds how many expired tokens one command forgets.

@@ -41,6 +41,9 @@ func (c CreateRepository) Check() error {
 
 // since implements newer.
 func (c CreateRepository) since() uint32 {
+	if c.Repository.DegradedReadMax != nil {
+		return rightsLevel
+	}
 	if len(c.Repository.Regions) > 0 || c.Repository.CopiesBeforeAck > 0 {
 		return backlogLevel
 	}
@@ -64,6 +67,9 @@ func checkRepository(r meta.Repository) error {
 	if len(r.Regions) > meta.MaxRepositoryRegions || r.CopiesBeforeAck > meta.MaxCopiesBeforeAck {
 		return fmt.Errorf("repository %s: %d regions and %d copies before acknowledgement, at most %d and %d: %w",
 			r.Ref, len(r.Regions), r.CopiesBeforeAck, meta.MaxRepositoryRegions, meta.MaxCopiesBeforeAck, meta.ErrInvalid)
+	}
+	if d := r.DegradedReadMax; d != nil && (*d < 0 || *d > meta.MaxDegradedRead) {
+		return fmt.Errorf("repository %s: reads without a server for %s, use 0s to %s: %w", r.Ref, *d, meta.MaxDegradedRead, meta.ErrInvalid)
 	}
 	for i, region := range r.Regions {
 		if err := meta.CheckRegion(region); err != nil {

@@ -51,6 +51,7 @@ func (c RemoveNode) apply(t *tx) (any, error) {
 		}
 	}
 	t.dropNode(n)
+	t.bumpAccess()
 	return nil, nil
 }
 

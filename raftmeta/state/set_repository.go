@@ -3,6 +3,7 @@ package state
 import (
 	"reflect"
 	"slices"
+	"time"
 
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 )
@@ -24,6 +25,8 @@ type SetRepository struct {
 	Regions *[]meta.RegionName `cbor:"8,keyasint,omitempty"`
 	// CopiesBeforeAck is of level 4.
 	CopiesBeforeAck *uint32 `cbor:"9,keyasint,omitempty"`
+	// DegradedReadMax, of level 5, is 0 to meta.MaxDegradedRead.
+	DegradedReadMax *time.Duration `cbor:"10,keyasint,omitempty"`
 }
 
 // Type implements Command.
@@ -34,6 +37,9 @@ func (c SetRepository) Check() error { return c.Ref.Check() }
 
 // since implements newer.
 func (c SetRepository) since() uint32 {
+	if c.DegradedReadMax != nil {
+		return rightsLevel
+	}
 	if c.Regions != nil || c.CopiesBeforeAck != nil {
 		return backlogLevel
 	}
@@ -54,6 +60,9 @@ func (c SetRepository) apply(t *tx) (any, error) {
 	change(&repo.Environment, c.Environment)
 	change(&repo.Regions, c.Regions)
 	change(&repo.CopiesBeforeAck, c.CopiesBeforeAck)
+	if c.DegradedReadMax != nil {
+		repo.DegradedReadMax = c.DegradedReadMax
+	}
 	if len(repo.Regions) == 0 {
 		repo.Regions = nil
 	}
@@ -72,6 +81,9 @@ func (c SetRepository) apply(t *tx) (any, error) {
 		if err := t.unsettle(repo.Ref, true); err != nil {
 			return nil, err
 		}
+	}
+	if old.Visibility == meta.VisibilityPublic && repo.Visibility != old.Visibility {
+		t.bumpAccess()
 	}
 	return *repo, nil
 }
