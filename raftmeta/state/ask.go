@@ -72,6 +72,8 @@ var Questions = table(
 	question[GetGC, GCStatus], question[GarbageDue, bool], question[ListGarbage, []Garbage],
 	question[ListOrders, []Order], question[GetOrder, OrderAnswer], question[StrayRoots, StrayAnswer],
 	question[ListComparisons, []Comparison],
+	question[GetCredential, meta.Credential], question[ListCredentials, []meta.Credential], question[CredentialsEnded, bool],
+	question[GetIssuer, meta.Issuer], question[ListIssuers, []meta.Issuer], question[IssuersAt, []meta.Issuer],
 	question[GetAccessHead, meta.AccessHead], question[GetRevocation, meta.Revocation], question[MayHold, Holding],
 	question[RegionHealth, []meta.RegionHealth], question[ListIncidents, []meta.Incident],
 )

@@ -207,6 +207,11 @@ var kinds = map[uint16]kind{
 	typeRevokePrincipal:  kindOf[RevokePrincipal, meta.Revocation](rightsLevel),
 	typeRevokeTenant:     kindOf[RevokeTenant, meta.Revocation](rightsLevel),
 	typeNarrowNode:       kindOf[NarrowNode, meta.Node](rightsLevel),
+
+	typeTouchCredentials:      kindOf[TouchCredentials, none](credentialLevel),
+	typeExpireCredentials:     kindOf[ExpireCredentials, ExpiredCredentials](credentialLevel),
+	typeRemoveIssuer:          kindOf[RemoveIssuer, none](credentialLevel),
+	typeSetIssuerKeys:         kindOf[SetIssuerKeys, none](credentialLevel),
 }
 
 // Name returns the name of c's type, for messages.

@@ -42,6 +42,8 @@ const (
 	spaceGarbage     = 'G' // what nobody uses, and what servers are to remove (garbage.go)
 	spaceRights      = 'K' // the access revision, and what is void (rights.go)
 	spaceComparisons = 'V' // index -> Comparison
+	spaceCredentials = 'C' // credentials of principals (credentials.go)
+	spaceIssuers     = 'J' // who vouches for jobs (issuers.go)
 	spaceRequests    = 'x' // request id -> result
 	spaceWindow      = 'y' // sequence -> request id: what to forget next
 	spaceFeed        = 'e' // index, seq -> feed.Change
