@@ -47,6 +47,9 @@ type registers struct {
 	times   []meta.Time
 	durable []byte // of the last Flush or Restore
 	fail    error  // of the next Apply
+	// hold keeps commands from being stamped until it is closed; held counts them.
+	hold  <-chan struct{}
+	holds int
 }
 
 type write struct {
@@ -173,7 +176,28 @@ func (r *registers) powerLoss(t *testing.T) {
 	}
 }
 
+func (r *registers) holdStamps(until <-chan struct{}) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.hold = until
+}
+
+func (r *registers) held() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.holds
+}
+
 func (r *registers) Stamp(command []byte, at meta.Time) ([]byte, error) {
+	r.mu.Lock()
+	hold := r.hold
+	if hold != nil {
+		r.holds++
+	}
+	r.mu.Unlock()
+	if hold != nil {
+		<-hold
+	}
 	var w write
 	if err := json.Unmarshal(command, &w); err != nil {
 		return nil, err

@@ -157,6 +157,33 @@ func TestLeaderLostUnderWrites(t *testing.T) {
 	}
 }
 
+// A leader that answers nothing and keeps its connections, as a stopped process does,
+// holds a command only until another leads.
+func TestCommandLeavesASilentLeader(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 3, func(cfg *Config) { cfg.Commit = 2 * time.Minute })
+	l := c.awaitLeader()
+	release := make(chan struct{})
+	l.machine.holdStamps(release)
+	defer close(release)
+	done := make(chan error, 1)
+	f := c.followers()[0]
+	go func() {
+		_, err := f.set(c.ctx, "a", "1")
+		done <- err
+	}()
+	c.await("the command is with the leader", func() bool { return l.machine.held() > 0 })
+	if err := l.node.raft.LeadershipTransfer().Error(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if got, err := f.get(c.ctx, "a"); got != "1" || err != nil {
+		t.Errorf("it is %q, %v", got, err)
+	}
+}
+
 func TestNoQuorum(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 3, func(cfg *Config) { cfg.Commit = time.Second })

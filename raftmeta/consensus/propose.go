@@ -132,7 +132,9 @@ func (n *Node) attempt(ctx context.Context, command []byte) (Outcome, error) {
 	if end, ok := ctx.Deadline(); ok {
 		budget = time.Until(end)
 	}
-	a, err := n.commands.ask(ctx, leader, &forward{Command: command, Budget: budget})
+	asked, stop := n.whileLeads(ctx, leader)
+	a, err := n.commands.ask(asked, leader, &forward{Command: command, Budget: budget})
+	stop()
 	switch {
 	case errors.Is(err, errNotSent):
 		return Outcome{}, &meta.NotLeaderError{Leader: leader}
@@ -155,6 +157,33 @@ func (n *Node) attempt(ctx context.Context, command []byte) (Outcome, error) {
 		return Outcome{}, &meta.UnknownOutcomeError{Cause: fmt.Errorf("committed at %d, its result passed by", a.Index)}
 	}
 	return outcome(a.Index, value)
+}
+
+// whileLeads returns a context that also ends when another server than leader leads: a
+// stopped process keeps its connections and answers nothing, and what it was asked is
+// sent again to the one that follows. stop waits for the context's goroutine.
+func (n *Node) whileLeads(ctx context.Context, leader meta.NodeID) (asked context.Context, stop func()) {
+	asked, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			changed := n.leader.changed()
+			if now := n.Leader(); now != leader && now != "" {
+				cancel()
+				return
+			}
+			select {
+			case <-asked.Done():
+				return
+			case <-changed:
+			}
+		}
+	}()
+	return asked, func() {
+		cancel()
+		<-done
+	}
 }
 
 func outcome(index uint64, value any) (Outcome, error) {
