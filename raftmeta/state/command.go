@@ -208,10 +208,10 @@ var kinds = map[uint16]kind{
 	typeRevokeTenant:     kindOf[RevokeTenant, meta.Revocation](rightsLevel),
 	typeNarrowNode:       kindOf[NarrowNode, meta.Node](rightsLevel),
 
-	typeTouchCredentials:      kindOf[TouchCredentials, none](credentialLevel),
-	typeExpireCredentials:     kindOf[ExpireCredentials, ExpiredCredentials](credentialLevel),
-	typeRemoveIssuer:          kindOf[RemoveIssuer, none](credentialLevel),
-	typeSetIssuerKeys:         kindOf[SetIssuerKeys, none](credentialLevel),
+	typeTouchCredentials:  kindOf[TouchCredentials, none](credentialLevel),
+	typeExpireCredentials: kindOf[ExpireCredentials, ExpiredCredentials](credentialLevel),
+	typeRemoveIssuer:      kindOf[RemoveIssuer, none](credentialLevel),
+	typeSetIssuerKeys:     kindOf[SetIssuerKeys, none](credentialLevel),
 }
 
 // Name returns the name of c's type, for messages.

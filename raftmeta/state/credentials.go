@@ -82,13 +82,13 @@ func (t *tx) endCredential(c *meta.Credential, at meta.Time) {
 }
 
 // revokeCredential ends a credential for good, if it was not revoked before.
-func (t *tx) revokeCredential(c *meta.Credential) error {
+func (t *tx) revokeCredential(c *meta.Credential) {
 	if c.Revoked != 0 {
-		return nil
+		return
 	}
 	c.Revoked, c.RevokedBy = t.now, t.origin.Principal
 	t.putCredential(c)
-	return t.rightsChanged()
+	t.bumpAccess()
 }
 
 // dropCredential forgets a credential.

@@ -23,5 +23,6 @@ func (c RemoveIssuer) apply(t *tx) (any, error) {
 	}
 	t.del(keyIssuer(c.Tenant, c.Name))
 	t.del(keyIssuerOfURL(old))
-	return nil, t.rightsChanged()
+	t.bumpAccess()
+	return nil, nil
 }
