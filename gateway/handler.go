@@ -205,13 +205,13 @@ func (g *Gateway) admit(e *exchange, call *protocol.Call, route *protocol.Route)
 		badName = call.Repo.Check()
 	}
 	judge := func(repo *meta.Repository) error {
-		return access.Authorize(g.Gate.Policy, call.Who, route.Action, call.Repo, repo)
+		return access.Authorize(g.Gate.Policy, call.Who, route.Action, targetOf(call, route, repo))
 	}
 	if call.Repo == (meta.RepoRef{}) {
 		return e.judged(judge(nil))
 	}
 	if badName == nil {
-		if err := g.lookUp(e, call, route, judge); err != nil {
+		if err := g.lookUp(e, call, route); err != nil {
 			return err
 		}
 	}
@@ -237,7 +237,7 @@ func (g *Gateway) admit(e *exchange, call *protocol.Call, route *protocol.Route)
 // strong read, but only for a caller for whom it makes a difference: nobody else
 // can make the cluster run rounds. For reads, a repository of another format is
 // absent.
-func (g *Gateway) lookUp(e *exchange, call *protocol.Call, route *protocol.Route, judge func(*meta.Repository) error) error {
+func (g *Gateway) lookUp(e *exchange, call *protocol.Call, route *protocol.Route) error {
 	find := func(f meta.Freshness) error {
 		f.After = call.After
 		repo, err := g.Repositories.Repository(e.r.Context(), call.Repo, f)
@@ -256,7 +256,7 @@ func (g *Gateway) lookUp(e *exchange, call *protocol.Call, route *protocol.Route
 	if err := find(meta.Local); err != nil || call.Repository != nil {
 		return err
 	}
-	if judge(&meta.Repository{Ref: call.Repo, Visibility: meta.VisibilityPrivate}) != nil {
+	if !access.Might(call.Who, route.Action, call.Repo) {
 		return nil
 	}
 	return find(meta.Strong)

@@ -133,7 +133,7 @@ func (n *Node) buildAgent(ctx context.Context) error {
 	n.views["swarm"] = n.view(swarms, seen, discovery.Reachable, nil)
 	n.handlers[cache.Path] = cache.Handler(cache.Config{Disk: disk, Name: seen.name, Reads: bytes.Reads})
 	names, err := catalog.New(catalog.Config{
-		Metadata: mirror, Content: catalog.FromTransfer(bytes), Readable: readable(policy),
+		Metadata: mirror, Content: catalog.FromTransfer(bytes), May: access.OfRepository,
 		Node: me.ID, Region: me.Region, Metrics: n.metrics, Log: log,
 		Asked: func(b meta.Blob, repo meta.RepoRef, d digest.Digest) {
 			seen.note(b, repo, d)
@@ -154,7 +154,7 @@ func (n *Node) buildAgent(ctx context.Context) error {
 	}
 	waves, err := wave.NewAgent(wave.AgentConfig{
 		Servers: servers, News: mirror.Waves(), Platform: runtime.GOOS + "/" + runtime.GOARCH,
-		Expander: expander{names: names, formats: packages(speaks), metadata: mirror, host: host, readable: readable(policy)},
+		Expander: expander{names: names, formats: packages(speaks), metadata: mirror, host: host, readable: access.Readable},
 		Content:  warmed{bytes, disk}, Log: log, Metrics: n.metrics,
 	})
 	if err != nil {

@@ -42,7 +42,7 @@ func TestExpand(t *testing.T) {
 	expand := func(repo, version string, read ...string) ([]meta.Blob, error) {
 		host := access.HostPrincipal(meta.Node{ID: "a1", Role: meta.RoleAgent, Read: read})
 		e := expander{
-			names: names, formats: packages(protocols(names)), metadata: s, host: host, readable: readable(access.Policy{Host: &host}),
+			names: names, formats: packages(protocols(names)), metadata: s, host: host, readable: access.Readable,
 		}
 		return e.Expand(t.Context(), meta.WaveRef{
 			Repo: meta.RepoRef{Tenant: "acme", Name: repo}, Package: "foo", Alias: "current", Version: version,

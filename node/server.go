@@ -216,7 +216,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 	seen := newNames(records)
 	n.views["swarm"] = n.view(swarms, seen, nil, registrar)
 	names, err := catalog.New(catalog.Config{
-		Metadata: records, Commands: records, Content: readContent{catalog.FromTransfer(bytes), cold.read}, Readable: readable(policy),
+		Metadata: records, Commands: records, Content: readContent{catalog.FromTransfer(bytes), cold.read}, May: access.OfRepository,
 		Backlog: catalog.Backlog{MaxBlobs: n.cfg.BacklogBlobs, MaxBytes: int64(n.cfg.BacklogBytes), Out: outages.out},
 		IDs:     minter, UploadTTL: n.uploadTTL(), Node: me.ID, Region: me.Region, AutoCreate: n.cfg.Dev, Second: n.second(distance), Asked: seen.note,
 		Metrics: n.metrics, Log: log,

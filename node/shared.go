@@ -93,13 +93,6 @@ func (n *Node) gate(policy access.Policy) (*access.Gate, error) {
 	})
 }
 
-// readable is the gate's rule for a repository that a call does not name.
-func readable(policy access.Policy) func(meta.Principal, *meta.Repository) bool {
-	return func(who meta.Principal, repo *meta.Repository) bool {
-		return access.Authorize(policy, who, access.Pull, repo.Ref, repo) == nil
-	}
-}
-
 // api completes the admin API's configuration.
 func (n *Node) api(m raftmeta.Asker, c admin.Config) (*admin.API, error) {
 	c.Self, c.Version, c.Metadata, c.Formats = n.id.Node, n.cfg.Version, m, formats()

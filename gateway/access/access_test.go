@@ -27,10 +27,10 @@ var (
 	public      = &meta.Repository{Ref: ref, Visibility: meta.VisibilityPublic}
 	anonymous   = meta.Anonymous
 	admin       = meta.Principal{Name: "admin:bootstrap", Admin: true}
-	reader      = meta.Principal{Name: "user:r", Read: []string{"acme/*"}}
-	writer      = meta.Principal{Name: "user:w", Write: []string{"acme/app"}}
-	stranger    = meta.Principal{Name: "user:s", Read: []string{"other/*"}, Write: []string{"other/*"}}
-	host        = meta.Principal{Name: "host:n1", Read: []string{"acme/app"}}
+	reader      = meta.Principal{Name: "user:r", Rights: readRights([]string{"acme/*"})}
+	writer      = meta.Principal{Name: "user:w", Rights: []meta.Right{{Actions: []Action{Push, Delete}, Repository: "acme/app"}}}
+	stranger    = meta.Principal{Name: "user:s", Rights: []meta.Right{{Actions: []Action{Pull, List, Push, Delete}, Repository: "other/*"}}}
+	host        = meta.Principal{Name: "host:n1", Rights: readRights([]string{"acme/app"})}
 	strangeHost = meta.Principal{Name: "host:n2"}
 	nodeWho     = meta.Principal{Name: "node:n1", Node: "n1", Role: meta.RoleAgent}
 )
@@ -57,12 +57,11 @@ func TestAuthorize(t *testing.T) {
 		{stranger, []string{notFound, ok, notFound, notFound, denied, notFound, notFound, denied, notFound, notFound, notFound}},
 	} {
 		for i, c := range columns {
-			if got := verdict(Authorize(Policy{}, row.who, c.action, ref, c.repo)); got != row.want[i] {
+			if got := verdict(Authorize(Policy{}, row.who, c.action, Target{Repo: ref, Record: c.repo})); got != row.want[i] {
 				t.Errorf("%s %s %s: %s, want %s", row.who.Name, c.action, describe(c.repo), got, row.want[i])
 			}
 		}
 	}
-	none := meta.RepoRef{}
 	for _, test := range []struct {
 		policy Policy
 		who    meta.Principal
@@ -77,7 +76,7 @@ func TestAuthorize(t *testing.T) {
 		{Policy{}, anonymous, List, challenge}, {Policy{}, reader, List, ok}, {Policy{}, host, List, ok}, {Policy{AllowAnonymous: true}, anonymous, List, ok},
 		{Policy{}, admin, "fly", denied},
 	} {
-		if got := verdict(Authorize(test.policy, test.who, test.action, none, nil)); got != test.want {
+		if got := verdict(Authorize(test.policy, test.who, test.action, Target{Somewhere: test.action == List})); got != test.want {
 			t.Errorf("%+v %s %s: %s, want %s", test.policy, test.who.Name, test.action, got, test.want)
 		}
 	}
@@ -88,7 +87,7 @@ func TestAuthorize(t *testing.T) {
 func TestAbsentLooksForbidden(t *testing.T) {
 	for _, who := range []meta.Principal{anonymous, strangeHost, stranger} {
 		for _, action := range []Action{Pull, Push, Delete, List} {
-			absent, forbidden := Authorize(Policy{}, who, action, ref, nil), Authorize(Policy{}, who, action, ref, private)
+			absent, forbidden := Authorize(Policy{}, who, action, Target{Repo: ref}), Authorize(Policy{}, who, action, Target{Repo: ref, Record: private})
 			if absent.Error() != forbidden.Error() {
 				t.Errorf("%s %s: %q when absent, %q when forbidden", who.Name, action, absent, forbidden)
 			}
@@ -227,7 +226,7 @@ func TestBadCredentialsAreNotAnonymous(t *testing.T) {
 		r := request("")
 		r.Host = host
 		who, err := g.Authenticate(r, false)
-		if err != nil || meta.Match(who.Write, ref) != writes || who.Admin {
+		if err != nil || Might(who, Push, ref) != writes || who.Admin {
 			t.Errorf("dev's anonymous caller at %s: %+v %v", host, who, err)
 		}
 	}
@@ -285,7 +284,7 @@ func issue(t *testing.T, g *Gate, who meta.Principal, scopes ...string) string {
 func TestTokens(t *testing.T) {
 	m := cluster()
 	s1, s2, a1 := newGate(t, "s1", m), newGate(t, "s2", m), newGate(t, "a1", m)
-	admin := meta.Principal{Name: "admin:bootstrap", Admin: true, Read: []string{"*"}, Write: []string{"*"}}
+	admin := meta.Principal{Name: "admin:bootstrap", Admin: true}
 	text := issue(t, s1, admin, "repository:acme/app/api:pull,push repository:acme/lib:pull", "repository:single:pull")
 	for _, g := range []*Gate{s1, s2, a1} {
 		for range 2 { // the second time from the cache
@@ -293,7 +292,7 @@ func TestTokens(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if who.Name != "admin:bootstrap" || who.Admin || !slices.Equal(who.Read, []string{"acme/app", "acme/lib"}) || !slices.Equal(who.Write, []string{"acme/app"}) || who.Token == "" {
+			if who.Name != "admin:bootstrap" || who.Admin || may(who, Pull) != "acme/app acme/lib" || may(who, Push) != "acme/app" || may(who, Delete) != "" || who.Token == "" {
 				t.Errorf("%+v", who)
 			}
 		}
@@ -306,20 +305,31 @@ func TestTokens(t *testing.T) {
 	}
 	// No more than the principal has, and a subset is no error.
 	who, err := s1.Authenticate(request("Bearer "+issue(t, s1, reader, "repository:acme/app:pull,push,delete", "repository:other/x:pull")), false)
-	if err != nil || len(who.Write) != 0 || !slices.Equal(who.Read, []string{"acme/app"}) {
+	if err != nil || may(who, Push) != "" || may(who, Delete) != "" || may(who, Pull) != "acme/app" {
 		t.Errorf("%+v %v", who, err)
 	}
 	who, err = s1.Authenticate(request("Bearer "+issue(t, s1, reader, "registry:catalog:*")), false)
-	if err != nil || !slices.Equal(who.Read, reader.Read) {
+	if err != nil || may(who, Pull) != "" || !May(who, List, Target{Repo: ref, Record: private}) {
 		t.Errorf("catalog: %+v %v", who, err)
 	}
-	if who, err = s1.Authenticate(request("Bearer "+issue(t, s1, meta.Anonymous, "repository:acme/app:pull")), false); err != nil || who.Name != "anonymous" || len(who.Read) != 0 {
+	if who, err = s1.Authenticate(request("Bearer "+issue(t, s1, meta.Anonymous, "repository:acme/app:pull")), false); err != nil || who.Name != "anonymous" || may(who, Pull) != "" {
 		t.Errorf("anonymous: %+v %v", who, err)
 	}
 	// A token cannot prolong itself.
 	if _, err := s1.Login(request("Bearer "+text), false, ""); !errors.Is(err, meta.ErrDenied) {
 		t.Errorf("renewed: %v", err)
 	}
+}
+
+// may lists which of some repositories a principal might do an action to.
+func may(who meta.Principal, action Action) string {
+	var names []string
+	for _, name := range []string{"app", "lib", "other"} {
+		if r := (meta.RepoRef{Tenant: "acme", Name: name}); Might(who, action, r) {
+			names = append(names, r.String())
+		}
+	}
+	return strings.Join(names, " ")
 }
 
 func TestTokensRefused(t *testing.T) {
@@ -413,7 +423,7 @@ func TestPeer(t *testing.T) {
 	}
 	r.TLS.PeerCertificates = []*x509.Certificate{{}}
 	n, ok, err := g.Peer(r)
-	if !ok || err != nil || NodePrincipal(n).Node != "a1" || !slices.Equal(NodePrincipal(n).Read, []string{"acme/*"}) {
+	if !ok || err != nil || NodePrincipal(n).Node != "a1" || !slices.Equal(NodePrincipal(n).Patterns(Pull), []string{"acme/*"}) {
 		t.Errorf("%+v %v %v", n, ok, err)
 	}
 	shown = "gone"

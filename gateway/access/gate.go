@@ -164,10 +164,10 @@ func (g *Gate) withoutCredentials(r *http.Request, loopback bool) meta.Principal
 	return g.opened(who)
 }
 
-// opened adds what the policy gives everybody.
+// opened gives what the policy gives everybody.
 func (g *Gate) opened(who meta.Principal) meta.Principal {
 	if g.Policy.AllowAnonymous {
-		who.Read, who.Write = []string{"*"}, []string{"*"}
+		who.Admin, who.Rights, who.Limits = false, working, nil
 	}
 	return who
 }
@@ -220,11 +220,11 @@ func (g *Gate) Verify(ctx context.Context, secret string) (meta.Principal, error
 		return meta.Principal{}, &CredentialsError{"the token is too long"}
 	}
 	if looksSigned(secret) {
-		who, err := g.verifySigned(ctx, secret)
+		c, err := g.verifySigned(ctx, secret)
 		if err != nil {
 			return meta.Principal{}, err
 		}
-		return g.opened(who), nil
+		return g.opened(meta.Principal{Name: c.Subject, Token: c.ID, Rights: scopeRights(c.Access)}), nil
 	}
 	hash, err := g.Metadata.AdminTokenHash(ctx)
 	if err != nil && !errors.Is(err, meta.ErrNotFound) {
@@ -234,7 +234,7 @@ func (g *Gate) Verify(ctx context.Context, secret string) (meta.Principal, error
 	if len(hash) != len(sum) || subtle.ConstantTimeCompare(sum[:], hash) != 1 {
 		return meta.Principal{}, &CredentialsError{"the token is unknown"}
 	}
-	return meta.Principal{Name: "admin:bootstrap", Admin: true, Token: "bootstrap", Read: []string{"*"}, Write: []string{"*"}}, nil
+	return meta.Principal{Name: meta.AdminBootstrap, Admin: true, Token: "bootstrap"}, nil
 }
 
 // Peer returns the node at the other end of r's connection: it has shown a
@@ -264,9 +264,9 @@ func (g *Gate) Peer(r *http.Request) (node meta.Node, ok bool, err error) {
 
 // NodePrincipal is who a node acts as on NodeOnly routes.
 func NodePrincipal(n meta.Node) meta.Principal {
-	who := meta.Principal{Name: nodePrefix + string(n.ID), Node: n.ID, Role: n.Role, Read: n.Read, Token: string(n.ID)}
+	who := meta.Principal{Name: nodePrefix + string(n.ID), Node: n.ID, Role: n.Role, Rights: readRights(n.Read), Token: string(n.ID)}
 	if n.Role == meta.RoleServer {
-		who.Read = []string{"*"} // a server holds all metadata already
+		who.Rights = readRights([]string{"*"}) // a server holds all metadata already
 	}
 	return who
 }

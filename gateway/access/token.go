@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -66,9 +65,6 @@ func (s Scope) String() string { return s.Type + ":" + s.Name + ":" + strings.Jo
 type claims struct {
 	jwt.RegisteredClaims
 	Access []Scope `json:"access,omitempty"`
-	// Read is set by the grant of registry:catalog, whose listing shows what the
-	// principal may read.
-	Read []string `json:"read,omitempty"`
 }
 
 // Token is an issued one.
@@ -97,9 +93,6 @@ func (g *Gate) Issue(who meta.Principal, asked []Scope) (Token, error) {
 		},
 		Access: t.Granted,
 	}
-	if slices.ContainsFunc(t.Granted, func(s Scope) bool { return s.Type == "registry" }) {
-		c.Read = who.Read
-	}
 	token := jwt.NewWithClaims(jwt.SigningMethodEdDSA, c)
 	token.Header["kid"] = string(g.Self)
 	token.Header["typ"] = tokenType
@@ -123,15 +116,22 @@ func grant(who meta.Principal, asked []Scope) []Scope {
 		if !ok {
 			continue
 		}
-		read, write := who.Admin || meta.Match(who.Read, ref), who.Admin || meta.Match(who.Write, ref)
+		may := func(action Action) bool { return Might(who, action, ref) }
 		var actions []string
 		for _, action := range s.Actions {
-			switch {
-			case action == "*" && read && write,
-				action == "pull" && read,
-				(action == "push" || action == "delete") && write:
-				actions = append(actions, action)
+			switch action {
+			case "*":
+				if !may(Pull) || !may(Push) || !may(Delete) {
+					continue
+				}
+			case "pull", "push", "delete":
+				if !may(Action(action)) {
+					continue
+				}
+			default:
+				continue
 			}
+			actions = append(actions, action)
 		}
 		if len(actions) > 0 {
 			granted = append(granted, Scope{s.Type, s.Name, actions})
@@ -164,7 +164,7 @@ func looksSigned(secret string) bool {
 // once; that it lives, and that its issuer is still of the roster, each time.
 // A server's word counts everywhere, an agent's only with itself: a host that
 // was taken over must not mint rights for others.
-func (g *Gate) verifySigned(ctx context.Context, text string) (meta.Principal, error) {
+func (g *Gate) verifySigned(ctx context.Context, text string) (*claims, error) {
 	sum := sha256.Sum256([]byte(text))
 	c, known := g.verified.Get(sum)
 	if !known {
@@ -188,28 +188,28 @@ func (g *Gate) verifySigned(ctx context.Context, text string) (meta.Principal, e
 		var bad *CredentialsError
 		switch {
 		case errors.Is(err, meta.ErrUnavailable):
-			return meta.Principal{}, fmt.Errorf("verify token: %w", err)
+			return nil, fmt.Errorf("verify token: %w", err)
 		case errors.As(err, &bad):
-			return meta.Principal{}, bad // without the library's wrapping
+			return nil, bad // without the library's wrapping
 		case errors.Is(err, jwt.ErrTokenExpired):
-			return meta.Principal{}, &CredentialsError{"the token has expired"}
+			return nil, &CredentialsError{"the token has expired"}
 		case err != nil:
-			return meta.Principal{}, &CredentialsError{"the token does not hold: " + err.Error()}
+			return nil, &CredentialsError{"the token does not hold: " + err.Error()}
 		}
 		g.verified.Add(sum, c)
 	} else {
 		if time.Now().After(c.ExpiresAt.Add(clockLeeway)) {
 			g.verified.Remove(sum)
-			return meta.Principal{}, &CredentialsError{"the token has expired"}
+			return nil, &CredentialsError{"the token has expired"}
 		}
 		if err := g.checkIssuer(ctx, meta.NodeID(c.Issuer)); err != nil {
-			return meta.Principal{}, fmt.Errorf("verify token: %w", err)
+			return nil, fmt.Errorf("verify token: %w", err)
 		}
 	}
 	if strings.HasPrefix(c.Subject, hostPrefix) && c.Issuer != string(g.Self) {
-		return meta.Principal{}, &CredentialsError{"a host's token is for its own gateway"}
+		return nil, &CredentialsError{"a host's token is for its own gateway"}
 	}
-	return principalOf(c), nil
+	return c, nil
 }
 
 // checkIssuer returns a *CredentialsError for one whose word does not count here.
@@ -230,22 +230,30 @@ func (g *Gate) checkIssuer(ctx context.Context, id meta.NodeID) error {
 	return nil
 }
 
-// principalOf reads the rights out of the claims. They are kept by repository;
-// push and delete are one right until roles tell them apart.
-func principalOf(c *claims) meta.Principal {
-	who := meta.Principal{Name: c.Subject, Token: c.ID, Read: slices.Clone(c.Read)}
-	for _, s := range c.Access {
+// scopeRights are what the scopes of a token let through of what its principal may.
+func scopeRights(scopes []Scope) []meta.Right {
+	rights := []meta.Right{}
+	for _, s := range scopes {
+		if s.Type == "registry" {
+			rights = append(rights, meta.Right{Actions: []Action{List}, Repository: "*"})
+			continue
+		}
 		ref, ok := refOf(s)
 		if !ok {
 			continue
 		}
-		all := slices.Contains(s.Actions, "*")
-		if all || slices.Contains(s.Actions, "pull") {
-			who.Read = append(who.Read, ref.String())
+		var actions []Action
+		for _, action := range s.Actions {
+			switch action {
+			case "*":
+				actions = append(actions, Pull, List, Push, Delete)
+			case "pull":
+				actions = append(actions, Pull, List)
+			default:
+				actions = append(actions, Action(action))
+			}
 		}
-		if all || slices.Contains(s.Actions, "push") || slices.Contains(s.Actions, "delete") {
-			who.Write = append(who.Write, ref.String())
-		}
+		rights = append(rights, meta.Right{Actions: actions, Repository: ref.String()})
 	}
-	return who
+	return rights
 }

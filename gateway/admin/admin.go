@@ -270,5 +270,5 @@ func writePage[T any](c *protocol.Call, p state.Page, items []T, name func(T) st
 }
 
 func (a *API) whoami(c *protocol.Call) error {
-	return protocol.WriteJSON(c.W, http.StatusOK, client.Principal{Name: c.Who.Name, Admin: c.Who.Admin, Read: c.Who.Read, Write: c.Who.Write})
+	return protocol.WriteJSON(c.W, http.StatusOK, client.Principal{Name: c.Who.Name, Admin: c.Who.Admin, Rights: c.Who.Rights, Limits: c.Who.Limits})
 }

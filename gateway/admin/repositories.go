@@ -61,7 +61,7 @@ func (a *API) repositories(c *protocol.Call) error {
 		page.Next = repositories[len(repositories)-1].Ref.String()
 	}
 	for _, r := range repositories {
-		if access.Readable(c.Who, &r) {
+		if access.OfRepository(c.Who, access.List, &r) {
 			page.Items = append(page.Items, r)
 		}
 	}

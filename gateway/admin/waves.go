@@ -109,7 +109,7 @@ func (a *API) writable(c *protocol.Call, ref meta.RepoRef) (*meta.Repository, er
 	case !errors.Is(err, meta.ErrNotFound):
 		return nil, err
 	}
-	if err := access.Authorize(access.Policy{}, c.Who, access.Push, ref, known); err != nil {
+	if err := access.Authorize(access.Policy{}, c.Who, access.Push, access.Target{Repo: ref, Record: known}); err != nil {
 		return nil, err
 	}
 	return known, err

@@ -52,10 +52,10 @@ type Config struct {
 	Commands raftmeta.Doer
 	// Content keeps and opens bytes.
 	Content Content
-	// Readable reports whether a principal may read a repository; nil refuses all.
+	// May reports whether a principal may do an action to a repository; nil refuses all.
 	// The gate has checked the repository of a call; the catalog asks only about
-	// others, when a blob is mounted and when repositories are listed.
-	Readable func(meta.Principal, *meta.Repository) bool
+	// others and other actions: when a blob is mounted and when repositories are listed.
+	May func(meta.Principal, meta.Action, *meta.Repository) bool
 	// IDs makes upload ids; nil on an agent.
 	IDs UploadIDs
 	// UploadTTL is how long a blob stays that no version uses; 0 means DefaultUploadTTL.
@@ -112,8 +112,8 @@ func New(cfg Config) (*Catalog, error) {
 	case cfg.Commands != nil && cfg.IDs == nil:
 		return nil, fmt.Errorf("a catalog that writes needs upload ids: %w", meta.ErrInvalid)
 	}
-	if cfg.Readable == nil {
-		cfg.Readable = func(meta.Principal, *meta.Repository) bool { return false }
+	if cfg.May == nil {
+		cfg.May = func(meta.Principal, meta.Action, *meta.Repository) bool { return false }
 	}
 	if cfg.CacheBytes == 0 {
 		cfg.CacheBytes = 64 << 20

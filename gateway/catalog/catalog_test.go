@@ -53,7 +53,9 @@ func newWorld(t *testing.T, edit func(*catalog.Config)) *world {
 	cfg := catalog.Config{
 		Metadata: w.meta, Commands: w.meta, Content: w.content, IDs: ids, Node: catalogtest.Node, Region: catalogtest.Region,
 		AutoCreate: true, Metrics: prometheus.NewRegistry(),
-		Readable: func(who meta.Principal, r *meta.Repository) bool { return meta.Match(who.Read, r.Ref) },
+		May: func(who meta.Principal, action meta.Action, r *meta.Repository) bool {
+			return meta.Match(who.Patterns(action), r.Ref)
+		},
 	}
 	if edit != nil {
 		edit(&cfg)
@@ -61,7 +63,10 @@ func newWorld(t *testing.T, edit func(*catalog.Config)) *world {
 	if w.Catalog, err = catalog.New(cfg); err != nil {
 		t.Fatal(err)
 	}
-	w.by = catalog.Caller{Who: meta.Principal{Name: "user:ada", Read: []string{"acme/app", "acme/other"}, Write: []string{"acme/app", "acme/other"}}}
+	w.by = catalog.Caller{Who: meta.Principal{Name: "user:ada"}}
+	for _, pattern := range []string{"acme/app", "acme/other"} {
+		w.by.Who.Rights = append(w.by.Who.Rights, meta.Right{Actions: []meta.Action{meta.ActionPull, meta.ActionList, meta.ActionPush}, Repository: pattern})
+	}
 	return w
 }
 

@@ -88,7 +88,7 @@ func (c *Catalog) waning(b state.BlobAnswer) bool {
 // Errors: as Blob.
 func (c *Catalog) Offer(ctx context.Context, by Caller, repo meta.RepoRef, d digest.Digest) (state.BlobAnswer, meta.AsOf, error) {
 	b, asOf, err := c.Blob(ctx, by, repo, d)
-	if !by.Who.Admin && !meta.Match(by.Who.Write, repo) {
+	if r, _, unknown := askOnce(ctx, c, by, meta.Local, state.GetRepository{Ref: repo}); unknown != nil || !c.cfg.May(by.Who, meta.ActionPush, &r) {
 		return b, asOf, err
 	}
 	if err == nil {

@@ -147,7 +147,7 @@ func TestOfferKeepsWhatWasDeleted(t *testing.T) {
 	// Who only reads sends nothing: the question changes nothing, and is answered as any
 	// read is.
 	reader := w.by
-	reader.Who.Write = nil
+	reader.Who.Rights = []meta.Right{{Actions: []meta.Action{meta.ActionPull}, Repository: app.String()}}
 	for at, c := range map[string]*catalog.Catalog{"server": w.Catalog, "agent": agent.Catalog} {
 		if _, _, err := c.Offer(t.Context(), reader, app, layer.Digest); err != nil {
 			t.Errorf("a reader at the %s: %v", at, err)

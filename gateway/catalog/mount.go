@@ -49,12 +49,11 @@ func (c *Catalog) Mount(ctx context.Context, by Caller, to meta.RepoRef, from *m
 func (c *Catalog) source(ctx context.Context, by Caller, to meta.RepoRef, from *meta.RepoRef, d digest.Digest) (meta.RepoRef, error) {
 	fresh := meta.Bounded
 	if from == nil {
-		patterns := by.Who.Read
-		if by.Who.Admin {
-			patterns = []string{"*"}
+		found, _, err := askOnce(ctx, c, by, fresh, state.FindLink{Tenant: to.Tenant, Patterns: by.Who.Patterns(meta.ActionPull), Digest: d})
+		if err != nil {
+			return to, err
 		}
-		found, _, err := askOnce(ctx, c, by, fresh, state.FindLink{Tenant: to.Tenant, Patterns: patterns, Digest: d})
-		return found, err
+		from = &found
 	}
 	if from.Tenant != to.Tenant {
 		return to, fmt.Errorf("%s is of another tenant: %w", from, meta.ErrNotFound)
@@ -63,7 +62,7 @@ func (c *Catalog) source(ctx context.Context, by Caller, to meta.RepoRef, from *
 	if err != nil {
 		return to, err
 	}
-	if !c.cfg.Readable(by.Who, &r) {
+	if !c.cfg.May(by.Who, meta.ActionPull, &r) {
 		return to, fmt.Errorf("%s: %w", from, meta.ErrNotFound)
 	}
 	// A blob that was pushed a moment ago through another server is worth one round.

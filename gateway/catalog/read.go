@@ -128,7 +128,7 @@ func (c *Catalog) Attachments(ctx context.Context, by Caller, pkg Package, d dig
 }
 
 // Repositories lists the repositories of a tenant, "" for all, that the caller
-// may read: of the page's Limit looked at, those; next is where to go on, ""
+// may list: of the page's Limit looked at, those; next is where to go on, ""
 // when that was the last.
 func (c *Catalog) Repositories(ctx context.Context, by Caller, tenant meta.TenantName, page Page) (rs []meta.Repository, next string, asOf meta.AsOf, err error) {
 	all, asOf, err := list(ctx, c, by, "repositories", state.ListRepositories{Tenant: tenant, Page: page})
@@ -136,7 +136,7 @@ func (c *Catalog) Repositories(ctx context.Context, by Caller, tenant meta.Tenan
 		return nil, "", asOf, err
 	}
 	for i := range all {
-		if c.Readable(by.Who, &all[i]) {
+		if c.Listed(by.Who, &all[i]) {
 			rs = append(rs, all[i])
 		}
 	}

@@ -20,9 +20,9 @@ func (c *Catalog) Repository(ctx context.Context, by Caller, ref meta.RepoRef) (
 	return r, asOf, nil
 }
 
-// Readable reports whether who may read r.
-func (c *Catalog) Readable(who meta.Principal, r *meta.Repository) bool {
-	return c.cfg.Readable(who, r)
+// Listed reports whether a listing for who may show r.
+func (c *Catalog) Listed(who meta.Principal, r *meta.Repository) bool {
+	return c.cfg.May(who, meta.ActionList, r)
 }
 
 // ForPush returns the repository that a push of a format goes to, and creates

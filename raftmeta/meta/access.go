@@ -304,3 +304,30 @@ func (r Right) Check() error {
 	}
 	return CheckEnvironmentPattern(r.Environment)
 }
+
+// Active reports whether a right counts at an instant. When that is not known, what
+// ends allows nothing any more, and denies still.
+func (r *Right) Active(at Time) bool {
+	if at == 0 {
+		return r.Expires == 0 || r.Deny
+	}
+	return r.Expires == 0 || r.Expires > at
+}
+
+// Has reports whether a right is about an action.
+func (r *Right) Has(a Action) bool { return slices.Contains(r.Actions, a) }
+
+// Patterns lists the patterns of repositories of p's rights to an action; what denies,
+// environments and limits take from them is left out.
+func (p Principal) Patterns(a Action) []string {
+	if p.Admin {
+		return []string{"*"}
+	}
+	var patterns []string
+	for i := range p.Rights {
+		if r := &p.Rights[i]; !r.Deny && r.Active(p.At) && r.Has(a) {
+			patterns = append(patterns, r.Repository)
+		}
+	}
+	return patterns
+}

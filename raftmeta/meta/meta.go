@@ -10,6 +10,7 @@
 package meta
 
 import (
+	"slices"
 	"time"
 
 	"github.com/shoal-registry/shoal/verify/digest"
@@ -384,8 +385,6 @@ type Principal struct {
 	// Node is set when a node acts with its certificate.
 	Node NodeID
 	Role Role
-	// Read and Write are the `tenant/repository` patterns it may read and write.
-	Read, Write []string
 	// Rights are what it may, as of At: when the caller was found out. One that
 	// expires does not count in a Principal without At, but a Deny does.
 	Rights []Right
@@ -405,7 +404,9 @@ func (p Principal) Tenant() TenantName { return TenantOf(p.Name) }
 
 // MayHaveWritten reports whether the principal can be one that published through
 // another gateway: it showed a credential, or may write without one (dev).
-func (p Principal) MayHaveWritten() bool { return p.Token != "" || len(p.Write) > 0 }
+func (p Principal) MayHaveWritten() bool {
+	return p.Token != "" || slices.ContainsFunc(p.Rights, func(r Right) bool { return !r.Deny && r.Has(ActionPush) })
+}
 
 // Anonymous is the principal of a call without credentials.
 var Anonymous = Principal{Name: "anonymous"}

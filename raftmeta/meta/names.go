@@ -109,15 +109,32 @@ func (l Labels) Check() error {
 // where either part may end in *, and `*` alone matches all.
 func Match(patterns []string, ref RepoRef) bool {
 	for _, p := range patterns {
-		if p == "*" {
-			return true
-		}
-		tenant, name, ok := strings.Cut(p, "/")
-		if ok && matchPart(tenant, string(ref.Tenant)) && matchPart(name, ref.Name) {
+		if MatchPattern(p, ref) {
 			return true
 		}
 	}
 	return false
+}
+
+// MatchPattern is Match of one pattern.
+func MatchPattern(p string, ref RepoRef) bool {
+	if p == "*" {
+		return true
+	}
+	tenant, name, ok := strings.Cut(p, "/")
+	return ok && matchPart(tenant, string(ref.Tenant)) && matchPart(name, ref.Name)
+}
+
+// MatchTenant reports whether a pattern may match something of a tenant, CoversTenant
+// whether it matches all of it.
+func MatchTenant(p string, t TenantName) bool {
+	tenant, _, ok := strings.Cut(p, "/")
+	return p == "*" || ok && matchPart(tenant, string(t))
+}
+
+// CoversTenant is MatchTenant for all of a tenant.
+func CoversTenant(p string, t TenantName) bool {
+	return p == "*" || MatchTenant(p, t) && strings.HasSuffix(p, "/*")
 }
 
 func matchPart(pattern, s string) bool {

@@ -208,10 +208,11 @@ type VersionReplication struct {
 
 // Principal is who the caller is to the gateway.
 type Principal struct {
-	Name  string   `json:"name"`
-	Admin bool     `json:"admin"`
-	Read  []string `json:"read,omitempty"`
-	Write []string `json:"write,omitempty"`
+	Name   string       `json:"name"`
+	Admin  bool         `json:"admin"`
+	Rights []meta.Right `json:"rights,omitempty"`
+	// Limits narrow the rights: each list must allow, too.
+	Limits [][]meta.Right `json:"limits,omitempty"`
 }
 
 // ErrorBody is the body of every refusal.

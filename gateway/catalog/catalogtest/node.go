@@ -67,9 +67,7 @@ func New(t testing.TB, o Options, build func(*catalog.Catalog) []protocol.Protoc
 	cfg := o.Catalog
 	cfg.Metadata, cfg.Commands, cfg.Content, cfg.IDs = s.Metadata, s.Metadata, s.Content, ids
 	cfg.Node, cfg.Region, cfg.AutoCreate, cfg.Log = Node, Region, !o.Private, o.Log
-	cfg.Readable = func(who meta.Principal, r *meta.Repository) bool {
-		return access.Authorize(policy, who, access.Pull, r.Ref, r) == nil
-	}
+	cfg.May = access.OfRepository
 	s.Catalog, err = catalog.New(cfg)
 	fatal(t, err)
 	records := access.Records{Asker: s.Metadata}

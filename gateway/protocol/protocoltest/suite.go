@@ -104,11 +104,11 @@ func Start(t testing.TB, p protocol.Protocol, records access.Metadata, ref meta.
 		}
 		return issued.Text
 	}
-	all := []string{"*"}
+	may := func(actions ...access.Action) []meta.Right { return []meta.Right{{Actions: actions, Repository: "*"}} }
 	return &Gateway{
 		URL:      "http://" + gw.Addr().String(),
-		Reader:   token(meta.Principal{Name: "user:reader", Read: all}, "pull"),
-		Writer:   token(meta.Principal{Name: "user:writer", Read: all, Write: all}, "pull", "push", "delete"),
+		Reader:   token(meta.Principal{Name: "user:reader", Rights: may(access.Pull, access.List)}, "pull"),
+		Writer:   token(meta.Principal{Name: "user:writer", Rights: may(access.Pull, access.List, access.Push, access.Delete)}, "pull", "push", "delete"),
 		Stranger: token(meta.Principal{Name: "user:stranger"}),
 		Nobody:   token(meta.Anonymous, "pull"),
 		client: &http.Client{

@@ -131,7 +131,7 @@ func (p *Protocol) names(ctx context.Context, by catalog.Caller, page protocol.P
 		}
 		after = repo.String()
 		r, _, err := p.catalog.Repository(ctx, by, repo)
-		if err == nil && p.catalog.Readable(by.Who, &r) {
+		if err == nil && p.catalog.Listed(by.Who, &r) {
 			if names, asOf, err = p.packages(ctx, by, r, image, page.Limit, names); err != nil {
 				return nil, asOf, err
 			}
