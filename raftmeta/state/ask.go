@@ -57,6 +57,7 @@ var Questions = table(
 	question[GetVersion, meta.Version], question[Resolve, ResolveAnswer], question[ListVersions, []meta.Version],
 	question[ListReferences, []meta.Reference], question[ListFiles, []meta.File], question[GetFile, meta.File],
 	question[ListAliases, []meta.Alias], question[AliasHistory, []meta.Alias], question[Attachments, []meta.Version],
+	question[GetUsage, TenantUsage], question[ListUsage, []TenantUsage], question[ListRepositoryUsage, []RepositoryUsage], question[Uncounted, []meta.TenantName],
 	question[GetBlob, BlobAnswer], question[FindLink, meta.RepoRef],
 	question[GetNode, meta.Node], question[ListNodes, []meta.Node], question[ListRegions, []meta.Region],
 	question[GetJoinToken, meta.JoinToken],

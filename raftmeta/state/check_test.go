@@ -246,6 +246,9 @@ func audit(v *View) error {
 	if err := auditCounts(v, have); err != nil {
 		return err
 	}
+	if err := auditUsage(v, have); err != nil {
+		return err
+	}
 	for k := range versions {
 		return fmt.Errorf("package %q is missing", k)
 	}

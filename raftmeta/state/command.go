@@ -102,6 +102,9 @@ const (
 	typeRevokePrincipal  = 121
 	typeRevokeTenant     = 122
 	typeNarrowNode       = 123
+	typeRecountUsage     = 140
+	typeReserveStorage   = 141
+	typeReportEgress     = 142
 	// Of level 5: 100 accounts, 110 credentials, 120 revocation, 125 audit, 130
 	// compromise, 140 quotas, 150 nodes, 155 storage.
 )
@@ -212,6 +215,9 @@ var kinds = map[uint16]kind{
 	typeExpireCredentials: kindOf[ExpireCredentials, ExpiredCredentials](credentialLevel),
 	typeRemoveIssuer:      kindOf[RemoveIssuer, none](credentialLevel),
 	typeSetIssuerKeys:     kindOf[SetIssuerKeys, none](credentialLevel),
+	typeRecountUsage:      kindOf[RecountUsage, RecountResult](quotaLevel),
+	typeReserveStorage:    kindOf[ReserveStorage, Reservations](quotaLevel),
+	typeReportEgress:      kindOf[ReportEgress, none](quotaLevel),
 }
 
 // Name returns the name of c's type, for messages.

@@ -31,14 +31,15 @@ func TestWireNames(t *testing.T) {
 		"60 CreateWave, 61 CancelWave, 62 AdmitHosts, 63 ReportHosts, 64 EndWave, 65 ForgetWaves, " +
 		"70 SetRegionHealth, 71 ReportBlobs, 72 ReportChecked, " +
 		"80 HoldBackup, 81 CloseBackup, 82 BeginEpoch, " +
-		"90 CollectBlobs, 91 SettleCollected, 92 CollectStrays, 93 SetGC, 94 CompareState, 95 ReportState, 121 RevokePrincipal, 122 RevokeTenant, 123 NarrowNode"
+		"90 CollectBlobs, 91 SettleCollected, 92 CollectStrays, 93 SetGC, 94 CompareState, 95 ReportState, 121 RevokePrincipal, 122 RevokeTenant, 123 NarrowNode, " +
+		"140 RecountUsage, 141 ReserveStorage, 142 ReportEgress"
 	if got := strings.Join(commands, ", "); got != want {
 		t.Errorf("commands are\n%s\nwant\n%s", got, want)
 	}
 	want = "Attachments BlobByRoot FindLink GetBlob GetCluster GetFile GetJoinToken GetNode GetPackage GetRepository GetTenant " +
 		"GetVersion GetHold GetLevel Remains AliasHistory ListAliases ListFiles ListNodes ListPackages ListReferences ListRegions ListRepositories " +
 		"OpenBackups UsedBlobs ListTenants ListVersions LastCopies NextSettlement PendingReplicas Replicas Resolve GetWave ListWaves WaveHosts ListWaveHosts " +
-		"GetGC GarbageDue ListGarbage ListOrders GetOrder StrayRoots " +
+		"GetUsage ListUsage ListRepositoryUsage Uncounted GetGC GarbageDue ListGarbage ListOrders GetOrder StrayRoots " +
 		"ListComparisons RegionHealth ListIncidents ListBacklogs TenantBacklogs PendingInLane Replication CopiesOf " +
 		"GetAccessHead GetRevocation MayHold " +
 		"GetAudit IsLost ListAudits ListCopies ListLost UsesOf"

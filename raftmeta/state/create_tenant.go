@@ -58,5 +58,12 @@ func (t *tx) createTenant(name meta.TenantName, tier meta.Tier) (*meta.Tenant, e
 	tenant := &meta.Tenant{Name: name, Created: t.now, CreatedBy: t.origin.Principal, Tier: tier}
 	t.put(keyTenant(name), tenant)
 	t.emit(feed.Change{Kind: feed.KindTenant, Name: string(name)})
-	return tenant, nil
+	if on, err := t.countsUsage(); err != nil || !on {
+		return tenant, err
+	}
+	u, err := t.usage(name)
+	if err == nil {
+		u.Counted = true // It holds nothing yet.
+	}
+	return tenant, err
 }

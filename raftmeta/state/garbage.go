@@ -250,6 +250,9 @@ func (t *tx) await(repo meta.RepoRef, l *linkRecord, by string) error {
 	}
 	l.Released, l.By, l.Bytes = true, by, record.Blob.StoredBytes
 	t.mark(keyReleased(l.Since, repo, l.Link.Blob))
+	if err := t.hold(repo, l.Link.Blob, record.Blob.PlainBytes, -1); err != nil {
+		return err
+	}
 	return t.countContext(l.Context, func(c *ContextCount) {
 		c.Released++
 		c.ReleasedBytes += l.Bytes
@@ -265,6 +268,9 @@ func (t *tx) unawait(repo meta.RepoRef, l *linkRecord) error {
 	t.del(keyReleased(l.Since, repo, l.Link.Blob))
 	bytes := l.Bytes
 	l.Released, l.By, l.Bytes = false, "", 0
+	if err := t.holdLinked(repo, l, 1); err != nil {
+		return err
+	}
 	return t.countContext(l.Context, func(c *ContextCount) {
 		c.Released--
 		c.ReleasedBytes -= bytes

@@ -47,6 +47,7 @@ const (
 	spaceRequests    = 'x' // request id -> result
 	spaceWindow      = 'y' // sequence -> request id: what to forget next
 	spaceFeed        = 'e' // index, seq -> feed.Change
+	spaceQuotas      = 'Y' // what tenants use (usage.go has the letters)
 	spaceMachine     = 'm' // applied, format, level, cluster ...
 )
 

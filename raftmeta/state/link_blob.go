@@ -16,7 +16,8 @@ import (
 //
 // Errors: meta.ErrNotFound for an unknown repository; meta.ErrInvalid for a server
 // that is not in the roster; meta.ErrExists when the blob's sizes differ from the
-// known one's; meta.ErrConflict when the bytes were collected after Seen.
+// known one's; meta.ErrConflict when the bytes were collected after Seen; meta.ErrDenied
+// over the tenant's storage quota.
 type LinkBlob struct {
 	Repo   meta.RepoRef  `cbor:"1,keyasint,omitempty"`
 	Digest digest.Digest `cbor:"2,keyasint,omitempty"` // the client's name of the blob
@@ -25,13 +26,18 @@ type LinkBlob struct {
 	// Seen is the index of the state that Server had seen when it held the bytes and
 	// owed nobody their removal; 0 does not say. From level 4 on.
 	Seen uint64 `cbor:"5,keyasint,omitempty"`
+	// Reserved is how much of what Server has reserved these bytes are. From level 5 on.
+	Reserved int64 `cbor:"6,keyasint,omitempty"`
 }
 
 // Type implements Command.
 func (LinkBlob) Type() uint16 { return typeLinkBlob }
 
 func (c LinkBlob) since() uint32 {
-	if c.Seen != 0 {
+	switch {
+	case c.Reserved != 0:
+		return quotaLevel
+	case c.Seen != 0:
 		return GCLevel
 	}
 	return 0
@@ -55,6 +61,8 @@ func (c LinkBlob) Check() error {
 		return fmt.Errorf("link blob %s: context %q is neither the tenant's nor public: %w", b.Digest, b.Context, meta.ErrInvalid)
 	case b.PlainBytes < 0 || b.StoredBytes < 0:
 		return fmt.Errorf("link blob %s: sizes %d and %d: %w", b.Digest, b.PlainBytes, b.StoredBytes, meta.ErrInvalid)
+	case c.Reserved < 0:
+		return fmt.Errorf("link blob %s: %d bytes were reserved: %w", b.Digest, c.Reserved, meta.ErrInvalid)
 	case b.Root.IsZero():
 		return fmt.Errorf("link blob %s: no root: %w", b.Digest, meta.ErrInvalid)
 	}
@@ -90,6 +98,11 @@ func (c LinkBlob) apply(t *tx) (any, error) {
 func (t *tx) linkBlob(repo meta.RepoRef, c LinkBlob) (*meta.Blob, error) {
 	if c.Server != "" {
 		if err := t.vouch(c.Blob.Root, c.Server, c.Seen); err != nil {
+			return nil, err
+		}
+	}
+	if c.Reserved > 0 {
+		if err := t.settleReserved(repo.Tenant, c.Server, c.Reserved); err != nil {
 			return nil, err
 		}
 	}
@@ -155,6 +168,9 @@ func (t *tx) link(repo meta.RepoRef, record *blobRecord) error {
 	})
 	t.mark(upload{Since: t.now, Repo: repo, Link: d}.key())
 	t.mark(keyMentions(repo.Tenant, d).last(repo.Name))
+	if err := t.hold(repo, d, record.Blob.PlainBytes, 1); err != nil {
+		return err
+	}
 	if record.Links > 1 {
 		return nil
 	}
@@ -221,6 +237,9 @@ func (t *tx) unlink(repo meta.RepoRef, l *linkRecord, since meta.Time, by string
 		t.del(keyMentions(repo.Tenant, record.Blob.SHA512).last(repo.Name))
 	}
 	if err := t.unawait(repo, l); err != nil {
+		return err
+	}
+	if err := t.hold(repo, d, record.Blob.PlainBytes, -1); err != nil {
 		return err
 	}
 	t.del(keyMentions(repo.Tenant, d).last(repo.Name))

@@ -356,6 +356,7 @@ func (t *tx) run(c Command) (any, error) {
 	value, err := c.apply(t)
 	if err == nil {
 		t.putCounts()
+		err = t.putUsages()
 	}
 	return value, err
 }

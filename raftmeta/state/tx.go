@@ -29,6 +29,9 @@ type tx struct {
 	// totals and lanes are counts of demands that this command has changed, by key.
 	totals map[string]*demandTotal
 	lanes  map[string]*laneCount
+	// usages and repoUsages are what this command has changed of what is held.
+	usages     map[meta.TenantName]*usageRecord
+	repoUsages map[meta.RepoRef]*heldCount
 }
 
 func newTx(batch *pebble.Batch, index uint64, o Origin) *tx {
