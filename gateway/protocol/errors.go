@@ -109,7 +109,10 @@ func Fail(h http.Header, err error) int {
 	var unavailable *meta.UnavailableError
 	var behind *meta.BacklogError
 	var quota *meta.QuotaError
+	var later interface{ RetryIn() time.Duration }
 	switch {
+	case errors.As(err, &later):
+		h.Set("Retry-After", strconv.FormatInt(int64((later.RetryIn()+time.Second-1)/time.Second), 10))
 	case errors.As(err, &quota) && quota.RetryAfter > 0:
 		// pip and curl sleep as long as they are told to.
 		h.Set("Retry-After", strconv.FormatInt(int64((min(quota.RetryAfter, maxRetryAfter)+time.Second-1)/time.Second), 10))
