@@ -138,6 +138,13 @@ func (r *rounds) known() (best freshness, failing bool) {
 	return r.best, r.failing
 }
 
+// Confirmed returns how far this server's state may lie behind, meta.UnknownAge before
+// the first round, and whether the last round found no quorum.
+func (n *Node) Confirmed() (age time.Duration, failing bool) {
+	best, failing := n.rounds.known()
+	return best.age(), failing
+}
+
 // heardIndex is a voter's answer within a round.
 type heardIndex struct {
 	from   meta.NodeID

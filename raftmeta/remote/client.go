@@ -61,6 +61,7 @@ type server struct {
 	ask   *connect.Client[askRequest, askResponse]
 	watch *connect.Client[watchRequest, watchFrame]
 	sync  *connect.Client[syncRequest, syncResponse]
+	head  *connect.Client[headRequest, headResponse]
 
 	// Guarded by Client.mu.
 	cool  time.Duration // how long the last failure put it behind
@@ -107,6 +108,7 @@ func (c *Client) candidates() []candidate {
 				ask:   connect.NewClient[askRequest, askResponse](c.config.HTTP, url+askProcedure, options...),
 				watch: connect.NewClient[watchRequest, watchFrame](c.config.HTTP, url+watchProcedure, options...),
 				sync:  connect.NewClient[syncRequest, syncResponse](c.config.HTTP, url+syncProcedure, options...),
+				head:  connect.NewClient[headRequest, headResponse](c.config.HTTP, url+headProcedure, options...),
 			}
 			c.servers[url] = s
 		}
@@ -245,7 +247,7 @@ func call[Q, A any](ctx context.Context, c *Client, s candidate, with *connect.C
 	if err != nil {
 		// A caller that went away says nothing of the server.
 		if ctx.Err() == nil {
-			c.report(s.server, false)
+			c.report(s.server, connect.CodeOf(err) == connect.CodeUnimplemented) // of an older build
 		}
 		return nil, err
 	}

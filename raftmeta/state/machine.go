@@ -67,6 +67,8 @@ type Machine struct {
 	db          *database // nil when closed
 	index, term uint64    // applied
 	moved       chan struct{}
+	revision    uint64        // the access revision
+	revised     chan struct{} // closed when revision changes
 }
 
 // ErrClosed says that the machine was closed.
@@ -83,7 +85,7 @@ func Open(dir string, o Options) (*Machine, error) {
 	if o.CacheBytes == 0 {
 		o.CacheBytes = 32 << 20
 	}
-	m := &Machine{dir: dir, options: o, moved: make(chan struct{})}
+	m := &Machine{dir: dir, options: o, moved: make(chan struct{}), revised: make(chan struct{})}
 	db, err := m.openLive()
 	if err != nil {
 		return nil, fmt.Errorf("open metadata in %s: %w", dir, err)
@@ -107,9 +109,14 @@ func (m *Machine) install(db *database) error {
 	if err := knownLevel(db); err != nil {
 		return err
 	}
+	revision, err := number(stored{db}, keyRevision)
+	if err != nil {
+		return err
+	}
 	m.mu.Lock()
 	old := m.db
 	m.db = db
+	m.revise(revision)
 	m.advance(index, term)
 	m.mu.Unlock()
 	if old != nil {
@@ -127,6 +134,23 @@ func knownLevel(db *database) error {
 		err = &UnknownLevelError{Level: level}
 	}
 	return err
+}
+
+// revise records the access revision and wakes all that wait for it. It holds mu.
+func (m *Machine) revise(revision uint64) {
+	if revision != m.revision {
+		m.revision = revision
+		close(m.revised)
+		m.revised = make(chan struct{})
+	}
+}
+
+// AccessRevision returns the log index of the last applied command that took a right
+// back, 0 when none did, and what is closed when there is another.
+func (m *Machine) AccessRevision() (revision uint64, changed <-chan struct{}) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.revision, m.revised
 }
 
 // advance records what is applied and wakes all that wait. It holds mu.
@@ -286,6 +310,9 @@ func (m *Machine) applySome(entries []Entry) ([]Result, error) {
 		return nil, &StorageError{Cause: err}
 	}
 	m.mu.Lock()
+	if b.revision > 0 {
+		m.revise(b.revision)
+	}
 	m.advance(applied, term)
 	m.mu.Unlock()
 	return results, nil
@@ -294,7 +321,8 @@ func (m *Machine) applySome(entries []Entry) ([]Result, error) {
 // batch is a Pebble batch that can take back what a refused command wrote.
 type batch struct {
 	*pebble.Batch
-	db *pebble.DB
+	db       *pebble.DB
+	revision uint64 // the access revision, when the batch changes it
 }
 
 // apply applies one command. The error is fatal; a refusal is in the Result.
@@ -335,6 +363,9 @@ func (b *batch) apply(e Entry) (Result, error) {
 		}
 	} else {
 		r.Value = value
+		if t.revised {
+			b.revision = e.Index
+		}
 	}
 	if origin.RequestID != "" {
 		return r, b.remember(origin.RequestID, r)

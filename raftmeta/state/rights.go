@@ -32,14 +32,14 @@ func keyVoidTenant(t meta.TenantName) key { return key{spaceRights, inVoidTenant
 // commands that are older than it. Whoever only issues something does not call it.
 func (t *tx) bumpAccess() {
 	level, err := levelOf(t)
-	revision, err2 := number(t, keyRevision)
-	if err = cmp.Or(err, err2); err != nil {
+	if err != nil {
 		t.err = cmp.Or(t.err, err)
 		return
 	}
-	if level < rightsLevel || revision == t.index {
+	if level < rightsLevel || t.revised {
 		return
 	}
+	t.revised = true
 	t.setNumber(keyRevision, t.index)
 	t.emit(feed.Change{Kind: feed.KindAccess})
 }

@@ -214,6 +214,7 @@ func publicKey(p peer.ID) (ed25519.PublicKey, error) {
 const (
 	purposeJoin  = "shoal join 1\x00"
 	purposeGrant = "shoal grant 1\x00"
+	purposeHead  = "shoal head 1\x00"
 )
 
 // ProvePossession signs a request to join the cluster of the root with that
