@@ -3,6 +3,8 @@ package meta
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 )
 
@@ -28,10 +30,14 @@ var Kinds = map[string]error{
 	"conflict": ErrConflict, "no_space": ErrNoSpace, "too_large": ErrTooLarge,
 }
 
-// KindOf returns the short word of err's kind, or "" when it has none.
+// words are those of Kinds, sorted.
+var words = slices.Sorted(maps.Keys(Kinds))
+
+// KindOf returns the short word of err's kind, or "" when it has none. Of several
+// kinds it is always the same: it decides what servers write down.
 func KindOf(err error) string {
-	for word, kind := range Kinds {
-		if errors.Is(err, kind) {
+	for _, word := range words {
+		if errors.Is(err, Kinds[word]) {
 			return word
 		}
 	}

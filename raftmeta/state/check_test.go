@@ -19,12 +19,12 @@ func check(b *bench) {
 		b.Fatal(err)
 	}
 	defer v.Close()
-	if err := audit(v); err != nil {
+	if err := examine(v); err != nil {
 		b.Fatalf("after index %d: %v", v.Index(), err)
 	}
 }
 
-func audit(v *View) error {
+func examine(v *View) error {
 	have := map[string][]byte{}
 	for p, err := range v.scan(span{}) {
 		if err != nil {

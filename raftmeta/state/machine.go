@@ -302,6 +302,9 @@ func (m *Machine) applySome(entries []Entry) ([]Result, error) {
 		}
 		applied, term = e.Index, e.Term
 	}
+	if err := b.settleTree(); err != nil {
+		return nil, err
+	}
 	value := binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, applied), term)
 	if err := b.Set(keyApplied, value, nil); err != nil {
 		return nil, &StorageError{Cause: err}
@@ -323,6 +326,8 @@ type batch struct {
 	*pebble.Batch
 	db       *pebble.DB
 	revision uint64 // the access revision, when the batch changes it
+	// audit is the end of the audit log, once it was read.
+	audit *auditTip
 }
 
 // apply applies one command. The error is fatal; a refusal is in the Result.
@@ -350,6 +355,7 @@ func (b *batch) apply(e Entry) (Result, error) {
 	}
 	mark := b.Count()
 	t := newTx(b.Batch, e.Index, origin)
+	t.audited = leavesEntry(&origin, r.Type)
 	value, err := t.run(command)
 	if err = errors.Join(err, t.err); fatal(err) {
 		return r, err
@@ -367,6 +373,9 @@ func (b *batch) apply(e Entry) (Result, error) {
 			b.revision = e.Index
 		}
 	}
+	if err := b.writeEntry(t, command, err); err != nil {
+		return r, err
+	}
 	if origin.RequestID != "" {
 		return r, b.remember(origin.RequestID, r)
 	}
@@ -380,6 +389,9 @@ func (t *tx) run(c Command) (any, error) {
 	level, err := levelOf(t)
 	if err != nil {
 		return nil, err
+	}
+	if t.level = level; level < auditLevel {
+		t.audited = false
 	}
 	if err := CheckLevel(c, level); err != nil {
 		return nil, err

@@ -21,6 +21,12 @@ type tx struct {
 	origin Origin
 	// now is the leader's clock, the only time that a command may use.
 	now meta.Time
+	// level is the cluster's before the command, 0 when it was not read.
+	level uint32
+	// audited says that the command leaves an entry in the audit log, touched what it
+	// will show besides the command.
+	audited bool
+	touched touched
 
 	err      error // the first failed write: of memory, so as good as never
 	changes  uint32
@@ -40,12 +46,14 @@ func newTx(batch *pebble.Batch, index uint64, o Origin) *tx {
 }
 
 func (t *tx) set(k key, v []byte) {
+	t.touch(k, v)
 	if err := t.batch.Set(k, v, nil); err != nil && t.err == nil {
 		t.err = &StorageError{Cause: err}
 	}
 }
 
 func (t *tx) del(k key) {
+	t.touch(k, nil)
 	if err := t.batch.Delete(k, nil); err != nil && t.err == nil {
 		t.err = &StorageError{Cause: err}
 	}
