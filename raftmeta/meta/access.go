@@ -109,14 +109,12 @@ type Account struct {
 	Disabled bool   `cbor:"2,keyasint,omitempty" json:"disabled,omitempty"`
 	// Password is an argon2id hash in PHC form, empty without a local password. It
 	// leaves the servers in no answer.
-	Password []byte `cbor:"3,keyasint,omitempty" json:"-"`
-	// NotBefore voids credentials that were issued earlier, 0 none.
-	NotBefore Time   `cbor:"4,keyasint,omitempty" json:"not_before,omitempty"`
-	Created   Time   `cbor:"5,keyasint,omitempty" json:"created"`
-	CreatedBy string `cbor:"6,keyasint,omitempty" json:"created_by"`
-	Note      string `cbor:"7,keyasint,omitempty" json:"note,omitempty"`
+	Password  []byte `cbor:"3,keyasint,omitempty" json:"-"`
+	Created   Time   `cbor:"4,keyasint,omitempty" json:"created"`
+	CreatedBy string `cbor:"5,keyasint,omitempty" json:"created_by"`
+	Note      string `cbor:"6,keyasint,omitempty" json:"note,omitempty"`
 	// Revision is the log index of the last change.
-	Revision uint64 `cbor:"8,keyasint,omitempty" json:"revision"`
+	Revision uint64 `cbor:"7,keyasint,omitempty" json:"revision"`
 }
 
 // AccessRole is a named set of actions. (Role is what a node is.)

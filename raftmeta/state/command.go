@@ -211,6 +211,14 @@ var kinds = map[uint16]kind{
 	typeRevokeTenant:     kindOf[RevokeTenant, meta.Revocation](rightsLevel),
 	typeNarrowNode:       kindOf[NarrowNode, meta.Node](rightsLevel),
 
+	typeCreateAccount: kindOf[CreateAccount, meta.Account](accessLevel),
+	typeSetAccount:    kindOf[SetAccount, meta.Account](accessLevel),
+	typeRemoveAccount: kindOf[RemoveAccount, none](accessLevel),
+	typePutRole:       kindOf[PutRole, meta.AccessRole](accessLevel),
+	typeRemoveRole:    kindOf[RemoveRole, none](accessLevel),
+	typeAddBinding:    kindOf[AddBinding, meta.Binding](accessLevel),
+	typeRemoveBinding: kindOf[RemoveBinding, none](accessLevel),
+
 	typeTouchCredentials:  kindOf[TouchCredentials, none](credentialLevel),
 	typeExpireCredentials: kindOf[ExpireCredentials, ExpiredCredentials](credentialLevel),
 	typeRemoveIssuer:      kindOf[RemoveIssuer, none](credentialLevel),

@@ -31,7 +31,9 @@ func TestWireNames(t *testing.T) {
 		"60 CreateWave, 61 CancelWave, 62 AdmitHosts, 63 ReportHosts, 64 EndWave, 65 ForgetWaves, " +
 		"70 SetRegionHealth, 71 ReportBlobs, 72 ReportChecked, " +
 		"80 HoldBackup, 81 CloseBackup, 82 BeginEpoch, " +
-		"90 CollectBlobs, 91 SettleCollected, 92 CollectStrays, 93 SetGC, 94 CompareState, 95 ReportState, 121 RevokePrincipal, 122 RevokeTenant, 123 NarrowNode, " +
+		"90 CollectBlobs, 91 SettleCollected, 92 CollectStrays, 93 SetGC, 94 CompareState, 95 ReportState, " +
+		"100 CreateAccount, 101 SetAccount, 102 RemoveAccount, 103 PutRole, 104 RemoveRole, 105 AddBinding, 106 RemoveBinding, " +
+		"121 RevokePrincipal, 122 RevokeTenant, 123 NarrowNode, " +
 		"140 RecountUsage, 141 ReserveStorage, 142 ReportEgress"
 	if got := strings.Join(commands, ", "); got != want {
 		t.Errorf("commands are\n%s\nwant\n%s", got, want)
@@ -42,6 +44,7 @@ func TestWireNames(t *testing.T) {
 		"GetUsage ListUsage ListRepositoryUsage Uncounted GetGC GarbageDue ListGarbage ListOrders GetOrder StrayRoots " +
 		"ListComparisons RegionHealth ListIncidents ListBacklogs TenantBacklogs PendingInLane Replication CopiesOf " +
 		"GetAccessHead GetRevocation MayHold " +
+		"GetCaller GetAccount ListAccounts GetRole ListRoles GetBinding ListBindings " +
 		"GetAudit IsLost ListAudits ListCopies ListLost UsesOf"
 	names := strings.Fields(want)
 	slices.Sort(names)

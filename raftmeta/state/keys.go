@@ -40,6 +40,7 @@ const (
 	spaceAudits      = 'Q' // what servers said of their bytes, and lost blobs (audit.go)
 	spaceBackups     = 'B' // backup -> meta.Backup
 	spaceGarbage     = 'G' // what nobody uses, and what servers are to remove (garbage.go)
+	spaceAccess      = 'A' // accounts, roles and bindings (accounts.go)
 	spaceRights      = 'K' // the access revision, and what is void (rights.go)
 	spaceComparisons = 'V' // index -> Comparison
 	spaceCredentials = 'C' // credentials of principals (credentials.go)
