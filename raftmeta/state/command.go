@@ -99,6 +99,7 @@ const (
 	typeSettleCollected  = 91
 	typeCollectStrays    = 92
 	typeSetGC            = 93
+	typeRevokeCredential = 120
 	typeRevokePrincipal  = 121
 	typeRevokeTenant     = 122
 	typeNarrowNode       = 123
@@ -207,6 +208,7 @@ var kinds = map[uint16]kind{
 	typeSettleCollected:  kindOf[SettleCollected, none](GCLevel),
 	typeCollectStrays:    kindOf[CollectStrays, StraysResult](GCLevel),
 	typeSetGC:            kindOf[SetGC, GCSettings](GCLevel),
+	typeRevokeCredential: kindOf[RevokeCredential, meta.Credential](rightsLevel),
 	typeRevokePrincipal:  kindOf[RevokePrincipal, meta.Revocation](rightsLevel),
 	typeRevokeTenant:     kindOf[RevokeTenant, meta.Revocation](rightsLevel),
 	typeNarrowNode:       kindOf[NarrowNode, meta.Node](rightsLevel),

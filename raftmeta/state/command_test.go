@@ -33,7 +33,7 @@ func TestWireNames(t *testing.T) {
 		"80 HoldBackup, 81 CloseBackup, 82 BeginEpoch, " +
 		"90 CollectBlobs, 91 SettleCollected, 92 CollectStrays, 93 SetGC, 94 CompareState, 95 ReportState, " +
 		"100 CreateAccount, 101 SetAccount, 102 RemoveAccount, 103 PutRole, 104 RemoveRole, 105 AddBinding, 106 RemoveBinding, " +
-		"121 RevokePrincipal, 122 RevokeTenant, 123 NarrowNode, " +
+		"120 RevokeCredential, 121 RevokePrincipal, 122 RevokeTenant, 123 NarrowNode, " +
 		"140 RecountUsage, 141 ReserveStorage, 142 ReportEgress"
 	if got := strings.Join(commands, ", "); got != want {
 		t.Errorf("commands are\n%s\nwant\n%s", got, want)

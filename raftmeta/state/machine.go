@@ -396,6 +396,11 @@ func (t *tx) run(c Command) (any, error) {
 	if err := CheckLevel(c, level); err != nil {
 		return nil, err
 	}
+	if level >= rightsLevel {
+		if err := t.actorHolds(); err != nil {
+			return nil, err
+		}
+	}
 	value, err := c.apply(t)
 	if err == nil {
 		t.putCounts()

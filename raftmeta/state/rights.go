@@ -82,6 +82,28 @@ func notBefore(r reader, principal string, tenant meta.TenantName) (meta.Time, e
 	return until, nil
 }
 
+// actorHolds refuses what a credential brings that was revoked, or whose principal was
+// and which is gone: the gateway admitted it while it still held.
+//
+// Errors: meta.ErrDenied.
+func (t *tx) actorHolds() error {
+	if t.origin.TokenID == "" {
+		return nil
+	}
+	c, err := load[meta.Credential](t, keyCredential(t.origin.TokenID))
+	if err != nil {
+		return err
+	}
+	if c == nil { // not a stored one: a node's, the first administrator's; or it went with its account
+		void, err := notBefore(t, t.origin.Principal, meta.TenantOf(t.origin.Principal))
+		if err == nil && void != 0 {
+			err = fmt.Errorf("%s was revoked: %w", t.origin.Principal, meta.ErrDenied)
+		}
+		return err
+	}
+	return credentialHolds(t, c)
+}
+
 // Bounds of what a revocation names.
 const (
 	maxPrincipalBytes = 512

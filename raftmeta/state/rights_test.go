@@ -5,13 +5,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2"
+
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 )
 
-func init() { levelFiveParts = append(levelFiveParts, revocations) }
-
-// revocations are the commands 120 to 124 in the golden log.
-func revocations(l *logWriter) {
+// levelFiveRevocations are the commands 120 to 124 in the golden log.
+func levelFiveRevocations(l *logWriter) {
 	agent := meta.Node{ID: "agent-9", Role: meta.RoleAgent, Region: "eu", Gateway: "a9:5000"}
 	token := meta.JoinToken{ID: "narrow", Role: meta.RoleAgent, Region: "eu", Uses: 1, Expires: meta.TimeOf(l.now.Add(time.Hour)), Tenants: []string{"acme", "team-*"}}
 	l.add("", CreateJoinToken{Token: token})
@@ -165,4 +165,58 @@ func TestMayHold(t *testing.T) {
 	private := meta.VisibilityPrivate
 	b.must(SetRepository{Ref: otherRef, Visibility: &private})
 	expect(narrow, "secret", "absent")
+}
+
+// What a revoked credential brings does not enter the state, whoever admitted it.
+func TestRevokedCredentialWritesNothing(t *testing.T) {
+	b := newBench(t)
+	b.must(SetLevel{Level: Level})
+	put := func(id, principal string) {
+		b.Helper()
+		batch := b.db.NewIndexedBatch()
+		tx := newTx(batch, b.index, Origin{Time: meta.TimeOf(b.now)})
+		err := tx.addCredential(&meta.Credential{ID: id, Hash: make([]byte, 32), Principal: principal, Kind: meta.CredentialToken, Issued: tx.now, Expires: meta.TimeOf(b.now.Add(time.Hour))})
+		if err := errors.Join(err, tx.err, batch.Commit(pebble.NoSync)); err != nil {
+			b.Fatal(err)
+		}
+	}
+	put("one", "robot:acme/ci")
+	put("two", "robot:acme/ci")
+	put("three", "user:ada")
+	publish := func(token, principal, name string) error {
+		return b.doAs(Origin{Principal: principal, TokenID: token, Time: meta.TimeOf(b.now)}, CreateTenant{Name: meta.TenantName(name)}).Err
+	}
+	allowed := func(want bool, token, principal, name string) {
+		t.Helper()
+		if err := publish(token, principal, name); want && err != nil || !want && !errors.Is(err, meta.ErrDenied) {
+			t.Errorf("%s with %s: %v", principal, token, err)
+		}
+	}
+	allowed(true, "one", "robot:acme/ci", "a1")
+	r := b.must(RevokeCredential{ID: "one"})
+	if c, ok := r.Value.(meta.Credential); !ok || c.Revoked == 0 || c.Hash != nil {
+		t.Errorf("%+v", r.Value)
+	}
+	if h := b.head(); h.Revision != b.index {
+		t.Errorf("%+v", h)
+	}
+	b.refuse(RevokeCredential{ID: "none"}, meta.ErrNotFound)
+	before := b.head().Revision
+	b.must(RevokeCredential{ID: "one"})
+	if b.head().Revision != before {
+		t.Error("revoked twice, told twice")
+	}
+	allowed(false, "one", "robot:acme/ci", "a2")
+	allowed(true, "two", "robot:acme/ci", "a3")
+	allowed(true, "three", "user:ada", "a4")
+	b.must(RevokePrincipal{Principal: "robot:acme/ci"})
+	allowed(false, "two", "robot:acme/ci", "a5")
+	allowed(false, "gone", "robot:acme/ci", "a6")
+	allowed(true, "bootstrap", "admin:bootstrap", "a7")
+	b.now = b.now.Add(time.Second)
+	put("four", "robot:acme/ci")
+	allowed(true, "four", "robot:acme/ci", "a8")
+	b.must(RevokeTenant{Tenant: "acme"})
+	allowed(false, "four", "robot:acme/ci", "a9")
+	allowed(true, "three", "user:ada", "a10")
 }
