@@ -17,6 +17,8 @@ type Quarantine struct {
 	At     Time   `cbor:"3,keyasint,omitempty" json:"at"`
 	// Compromise is the one that it belongs to, "" when a curator asked for it.
 	Compromise string `cbor:"4,keyasint,omitempty" json:"compromise,omitempty"`
+	// Finding is its number there.
+	Finding uint64 `cbor:"5,keyasint,omitempty" json:"finding,omitempty"`
 }
 
 // QuarantinedError says that what was asked for is in quarantine.
@@ -181,3 +183,12 @@ type Compromise struct {
 func (c *Compromise) Working() bool {
 	return c.State == CompromiseContaining || c.State == CompromiseChecking
 }
+
+// VersionRef names a version.
+type VersionRef struct {
+	Repo    RepoRef `cbor:"1,keyasint,omitempty" json:"repo"`
+	Package string  `cbor:"2,keyasint,omitempty" json:"package"`
+	Version string  `cbor:"3,keyasint,omitempty" json:"version"`
+}
+
+func (r VersionRef) String() string { return r.Repo.String() + "/" + r.Package + " " + r.Version }

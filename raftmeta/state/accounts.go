@@ -198,7 +198,8 @@ func rightsOf(r reader, principal string) ([]meta.Right, error) {
 		}
 		rights = append(rights, b.Right(actions))
 	}
-	return rights, nil
+	elevated, err := elevationsOf(r, principal)
+	return append(rights, elevated...), err
 }
 
 // inOrder returns actions in the order of meta.GrantedActions, each once.

@@ -80,6 +80,9 @@ var Questions = table(
 	question[GetIssuer, meta.Issuer], question[ListIssuers, []meta.Issuer], question[IssuersAt, []meta.Issuer],
 	question[GetAccessHead, meta.AccessHead], question[GetRevocation, meta.Revocation], question[MayHold, Holding],
 	question[RegionHealth, []meta.RegionHealth], question[ListIncidents, []meta.Incident],
+	question[GetCompromise, meta.Compromise], question[ListCompromises, []meta.Compromise], question[ListFindings, []meta.Finding], question[GetFinding, meta.Finding],
+	question[ListQuarantined, []meta.Version], question[ListActs, ActsAnswer], question[GetRespondWork, RespondWork],
+	question[GetElevation, meta.Elevation], question[ListElevations, []meta.Elevation], question[GetElevationPolicy, meta.ElevationPolicy],
 )
 
 // DecodeQuestion reads the question of that name from its encoded arguments.

@@ -264,6 +264,9 @@ func examine(v *View) error {
 	if err := auditUsage(v, have); err != nil {
 		return err
 	}
+	if err := auditRespond(v, have); err != nil {
+		return err
+	}
 	for k := range versions {
 		return fmt.Errorf("package %q is missing", k)
 	}

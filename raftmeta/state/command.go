@@ -43,6 +43,8 @@ type Origin struct {
 	Source    string      `cbor:"5,keyasint,omitempty"` // client address
 	Trace     string      `cbor:"6,keyasint,omitempty"` // W3C traceparent
 	Time      meta.Time   `cbor:"7,keyasint,omitempty"` // stamped by the leader
+	// Elevation is the break-glass elevation whose right the call used, "" for none.
+	Elevation string `cbor:"8,keyasint,omitempty"`
 }
 
 // Numbers of commands.
@@ -76,6 +78,11 @@ const (
 	typeHoldLevel        = 49
 	typeCompareState     = 94
 	typeReportState      = 95
+	typeBeginRotation    = 150
+	typeConfirmRoot      = 151
+	typeFinishRotation   = 152
+	typeSealNextKey      = 153
+	typeRevokeJoinToken  = 154
 	typeReportReplicas   = 50
 	typeDemandReplica    = 51
 	typeSettleDemands    = 52
@@ -108,6 +115,17 @@ const (
 	typeReportEgress     = 142
 	// Of level 5: 100 accounts, 110 credentials, 120 revocation, 125 audit, 130
 	// compromise, 140 quotas, 150 nodes, 155 storage.
+
+	typeOpenCompromise     = 130
+	typeAdvanceCompromise  = 131
+	typeCloseCompromise    = 132
+	typeQuarantineVersion  = 133
+	typeReleaseVersion     = 134
+	typeReportRecheck      = 135
+	typeRequestElevation   = 136
+	typeDecideElevation    = 137
+	typeExpireElevations   = 138
+	typeSetElevationPolicy = 139
 )
 
 // Level is the highest cluster level that this build knows.
@@ -228,6 +246,17 @@ var kinds = map[uint16]kind{
 	typeRecountUsage:      kindOf[RecountUsage, RecountResult](quotaLevel),
 	typeReserveStorage:    kindOf[ReserveStorage, Reservations](quotaLevel),
 	typeReportEgress:      kindOf[ReportEgress, none](quotaLevel),
+
+	typeOpenCompromise:     kindOf[OpenCompromise, meta.Compromise](respondLevel),
+	typeAdvanceCompromise:  kindOf[AdvanceCompromise, meta.Compromise](respondLevel),
+	typeCloseCompromise:    kindOf[CloseCompromise, meta.Compromise](respondLevel),
+	typeQuarantineVersion:  kindOf[QuarantineVersion, meta.Version](respondLevel),
+	typeReleaseVersion:     kindOf[ReleaseVersion, meta.Version](respondLevel),
+	typeReportRecheck:      kindOf[ReportRecheck, meta.Compromise](respondLevel),
+	typeRequestElevation:   kindOf[RequestElevation, meta.Elevation](respondLevel),
+	typeDecideElevation:    kindOf[DecideElevation, meta.Elevation](respondLevel),
+	typeExpireElevations:   kindOf[ExpireElevations, none](respondLevel),
+	typeSetElevationPolicy: kindOf[SetElevationPolicy, meta.ElevationPolicy](respondLevel),
 }
 
 // Name returns the name of c's type, for messages.

@@ -34,6 +34,8 @@ func TestWireNames(t *testing.T) {
 		"90 CollectBlobs, 91 SettleCollected, 92 CollectStrays, 93 SetGC, 94 CompareState, 95 ReportState, " +
 		"100 CreateAccount, 101 SetAccount, 102 RemoveAccount, 103 PutRole, 104 RemoveRole, 105 AddBinding, 106 RemoveBinding, " +
 		"120 RevokeCredential, 121 RevokePrincipal, 122 RevokeTenant, 123 NarrowNode, " +
+		"130 OpenCompromise, 131 AdvanceCompromise, 132 CloseCompromise, 133 QuarantineVersion, 134 ReleaseVersion, 135 ReportRecheck, " +
+		"136 RequestElevation, 137 DecideElevation, 138 ExpireElevations, 139 SetElevationPolicy, " +
 		"140 RecountUsage, 141 ReserveStorage, 142 ReportEgress"
 	if got := strings.Join(commands, ", "); got != want {
 		t.Errorf("commands are\n%s\nwant\n%s", got, want)
@@ -45,6 +47,7 @@ func TestWireNames(t *testing.T) {
 		"ListComparisons RegionHealth ListIncidents ListBacklogs TenantBacklogs PendingInLane Replication CopiesOf " +
 		"GetAccessHead GetRevocation MayHold " +
 		"GetCaller GetAccount ListAccounts GetRole ListRoles GetBinding ListBindings " +
+		"GetCompromise ListCompromises ListFindings GetFinding ListQuarantined ListActs GetRespondWork GetElevation ListElevations GetElevationPolicy " +
 		"GetAudit IsLost ListAudits ListCopies ListLost UsesOf"
 	names := strings.Fields(want)
 	slices.Sort(names)

@@ -42,12 +42,14 @@ func (c DeleteAlias) apply(t *tx) (any, error) {
 	if repo.Immutable {
 		return nil, fmt.Errorf("delete alias %s of %s/%s: the repository is immutable: %w", c.Name, c.Repo, c.Package, meta.ErrDenied)
 	}
-	t.deleteAlias(a)
+	if err := t.deleteAlias(a); err != nil {
+		return nil, err
+	}
 	return nil, t.touchPackage(c.Repo, c.Package)
 }
 
 // deleteAlias removes an alias and leaves its tombstone in the history.
-func (t *tx) deleteAlias(a *meta.Alias) {
+func (t *tx) deleteAlias(a *meta.Alias) error {
 	t.del(keyAliases(a.Repo, a.Package).last(a.Name))
 	t.del(keyNamings(a.Repo, a.Package, a.Version).last(a.Name))
 	grave := *a
@@ -55,4 +57,5 @@ func (t *tx) deleteAlias(a *meta.Alias) {
 	grave.Deleted, grave.MovedBy, grave.MovedAt, grave.Revision = true, t.origin.Principal, t.now, t.index
 	t.put(keyHistory(a.Repo, a.Package, a.Name).u64(grave.Move), grave)
 	t.emit(feed.Change{Kind: feed.KindAlias, Repo: a.Repo, Package: a.Package, Name: a.Name, Deleted: true})
+	return t.did(meta.Act{Kind: meta.ActDeletedAlias, Repo: a.Repo, Package: a.Package, Name: a.Name, Detail: a.Version})
 }

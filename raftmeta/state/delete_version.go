@@ -1,6 +1,8 @@
 package state
 
 import (
+	"fmt"
+
 	"github.com/shoal-registry/shoal/raftmeta/feed"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/verify/digest"
@@ -54,6 +56,9 @@ func (c DeleteVersion) apply(t *tx) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := checkReadable(v); err != nil {
+		return nil, fmt.Errorf("delete %s, which is evidence until it is released: %w", versionName(c.Repo, c.Package, c.Version), err)
+	}
 	var files []meta.File
 	for p, err := range t.scan(within(keyFiles(c.Repo, c.Package, c.Version))) {
 		if err != nil {
@@ -91,7 +96,9 @@ func (c DeleteVersion) apply(t *tx) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		t.deleteAlias(a)
+		if err := t.deleteAlias(a); err != nil {
+			return nil, err
+		}
 	}
 	if v.Subject != "" {
 		t.del(keyAttachments(c.Repo, c.Package, v.Subject).last(c.Version))
@@ -108,7 +115,7 @@ func (c DeleteVersion) apply(t *tx) (any, error) {
 	}
 	pkg.Versions--
 	t.putPackage(pkg)
-	return nil, nil
+	return nil, t.did(meta.Act{Kind: meta.ActDeletedVersion, Repo: c.Repo, Package: c.Package, Name: c.Version, Detail: string(v.Digest)})
 }
 
 func findPackage(r reader, repo meta.RepoRef, name string) (*meta.Package, error) {

@@ -400,8 +400,14 @@ func (t *tx) run(c Command) (any, error) {
 		if err := t.actorHolds(); err != nil {
 			return nil, err
 		}
+		if err := t.mayAct(); err != nil {
+			return nil, err
+		}
 	}
 	value, err := c.apply(t)
+	if err == nil {
+		err = t.remember(c, value)
+	}
 	if err == nil {
 		t.putCounts()
 		err = t.putUsages()

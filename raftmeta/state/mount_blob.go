@@ -49,6 +49,9 @@ func (c MountBlob) apply(t *tx) (any, error) {
 	if l.Context != meta.PublicContext && c.From.Tenant != c.To.Tenant {
 		return nil, fmt.Errorf("mount blob %s from %s to %s: its bytes are another tenant's: %w", c.Digest, c.From, c.To, meta.ErrDenied)
 	}
+	if l.quarantined() != nil {
+		return nil, fmt.Errorf("mount blob %s from %s: only versions in quarantine use it there, upload it: %w", c.Digest, c.From, meta.ErrNotFound)
+	}
 	record, err := blobOf(t, l)
 	if err != nil {
 		return nil, err

@@ -69,6 +69,9 @@ func (t *tx) moveAlias(repo *meta.Repository, name string, v *meta.Version) (a *
 	if err != nil {
 		return nil, false, err
 	}
+	if err := checkReadable(v); err != nil {
+		return nil, false, fmt.Errorf("move alias %s: %w", name, err)
+	}
 	if old != nil && old.Version == v.Name && old.Digest == v.Digest {
 		return old, false, nil
 	}
@@ -97,7 +100,7 @@ func (t *tx) moveAlias(repo *meta.Repository, name string, v *meta.Version) (a *
 	t.put(keyHistory(repo.Ref, v.Package, name).u64(a.Move), a)
 	t.mark(keyNamings(repo.Ref, v.Package, v.Name).last(name))
 	t.emit(feed.Change{Kind: feed.KindAlias, Repo: repo.Ref, Package: v.Package, Name: name})
-	return a, true, nil
+	return a, true, t.did(meta.Act{Kind: meta.ActMovedAlias, Repo: repo.Ref, Package: v.Package, Name: name, Detail: v.Name})
 }
 
 // lastMove returns the newest record of an alias's history, nil when it has none.

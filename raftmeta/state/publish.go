@@ -158,8 +158,8 @@ func (c Publish) apply(t *tx) (any, error) {
 	p := publication{tx: t, repo: repo, version: &v}
 	if old == nil {
 		err = p.checkGrave(c.Files)
-	} else {
-		err = p.checkSame(old)
+	} else if err = p.checkSame(old); err == nil {
+		err = checkReadable(old)
 	}
 	if err != nil {
 		return nil, err
@@ -254,8 +254,16 @@ func (p *publication) create(files []meta.File) error {
 	}
 	p.del(keyGrave(v.Repo, v.Package, v.Name))
 	v.CreatedBy, v.PublishTime = p.origin.Principal, p.now
+	v.Credential, v.Quarantine, v.Verdict.Elevation = "", nil, ""
+	level, err := levelOf(p)
+	if err != nil {
+		return err
+	}
+	if level >= respondLevel {
+		v.Credential, v.Verdict.Elevation = p.origin.TokenID, p.origin.Elevation
+	}
 	p.store(v)
-	return nil
+	return p.did(meta.Act{Kind: meta.ActPublished, Repo: v.Repo, Package: v.Package, Name: v.Name})
 }
 
 // extend adds to a version that is there what is new, and moves its state forward.
@@ -280,11 +288,12 @@ func (p *publication) extend(old *meta.Version, files []meta.File) (changed bool
 	if progress(p.version.State) > progress(old.State) {
 		old.State, changed = p.version.State, true
 	}
-	if changed {
-		p.store(old)
-	}
 	p.version = old
-	return changed, nil
+	if !changed {
+		return false, nil
+	}
+	p.store(old)
+	return true, p.did(meta.Act{Kind: meta.ActExtended, Repo: old.Repo, Package: old.Package, Name: old.Name})
 }
 
 func progress(s meta.VersionState) int {

@@ -32,6 +32,9 @@ type BlobAnswer struct {
 	// that it was because a version was deleted.
 	Since    meta.Time `cbor:"3,keyasint,omitempty"`
 	Released bool      `cbor:"4,keyasint,omitempty"`
+	// Quarantine, when set, is why readers do not get it: only versions in quarantine
+	// use it.
+	Quarantine *meta.Quarantine `cbor:"5,keyasint,omitempty"`
 }
 
 // GetCluster answers what all nodes share.
@@ -278,6 +281,8 @@ type ListAliases struct {
 	Repo    meta.RepoRef `cbor:"1,keyasint,omitempty"`
 	Package string       `cbor:"2,keyasint,omitempty"`
 	Page    Page         `cbor:"3,keyasint,omitempty"`
+	// Readable leaves out those that lead to a version in quarantine.
+	Readable bool `cbor:"4,keyasint,omitempty"`
 }
 
 // Answer implements Question.
@@ -286,7 +291,7 @@ func (q ListAliases) Answer(v *View) ([]meta.Alias, error) {
 		return nil, err
 	}
 	prefix := keyAliases(q.Repo, q.Package)
-	return list[meta.Alias](v, within(prefix).behind(prefix, q.Page.After), q.Page, nil)
+	return list(v, within(prefix).behind(prefix, q.Page.After), q.Page, func(a *meta.Alias) bool { return !q.Readable || !a.Quarantined })
 }
 
 // AliasHistory lists the moves of an alias, newest first. Page.After is a Move, in
@@ -322,6 +327,8 @@ type Attachments struct {
 	Subject      digest.Digest `cbor:"3,keyasint,omitempty"`
 	ArtifactType string        `cbor:"4,keyasint,omitempty"`
 	Page         Page          `cbor:"5,keyasint,omitempty"`
+	// Readable leaves out those that are in quarantine.
+	Readable bool `cbor:"6,keyasint,omitempty"`
 }
 
 // Answer implements Question.
@@ -350,6 +357,9 @@ func (q Attachments) Answer(v *View) (a []meta.Version, _ error) {
 		version, err := decode[meta.Version](k, b)
 		if err != nil {
 			return nil, err
+		}
+		if q.Readable && version.Quarantine != nil {
+			continue
 		}
 		withoutReferences(version)
 		a = append(a, *version)
@@ -384,6 +394,7 @@ func (q GetBlob) Answer(v *View) (a BlobAnswer, _ error) {
 	}
 	a = BlobAnswer{Link: l.Link, Blob: record.Blob}
 	a.Link.Digest = q.Digest
+	a.Quarantine = l.quarantined()
 	if l.Link.Claims == 0 {
 		a.Since, a.Released = l.Since, l.Released
 	}

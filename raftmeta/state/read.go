@@ -162,6 +162,10 @@ type linkRecord struct {
 	Released bool   `cbor:"4,keyasint,omitempty"`
 	By       string `cbor:"5,keyasint,omitempty"`
 	Bytes    int64  `cbor:"6,keyasint,omitempty"`
+	// Quarantined is how many of the claims are of versions in quarantine, Why the
+	// reason of the last of them.
+	Quarantined uint64           `cbor:"7,keyasint,omitempty"`
+	Why         *meta.Quarantine `cbor:"8,keyasint,omitempty"`
 }
 
 // blobRecord is a blob with the number of repositories that link it.

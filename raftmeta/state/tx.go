@@ -30,7 +30,8 @@ type tx struct {
 
 	err      error // the first failed write: of memory, so as good as never
 	changes  uint32
-	revised  bool // the command took a right back
+	revised  bool   // the command took a right back
+	acts     uint32 // that were recorded (acts.go)
 	demanded []meta.RegionName
 	regions  map[meta.RegionName]*regionRecord
 	// totals and lanes are counts of demands that this command has changed, by key.
