@@ -97,4 +97,3 @@ func CheckID(id string) error {
 	}
 	return nil
 }
-
