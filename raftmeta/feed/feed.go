@@ -44,6 +44,7 @@ const (
 	KindWave       Kind = 13 // Name: of a wave that was planned, or is done; Deleted: is over
 	KindHealth     Kind = 14 // Region, Health
 	KindAccess     Kind = 23 // rights were taken back: the access revision is Index
+	KindAudit      Kind = 24 // a checkpoint of the audit log was signed
 	KindRespond    Kind = 25 // Repo: something in it went into quarantine or came out; without: Name of a compromise or elevation
 	KindQuota      Kind = 26 // Name: a tenant passed a threshold of a quota, in either direction
 	KindLost       Kind = 20 // Root, which is linked, has no verified copy any more; Deleted: has one again
@@ -53,7 +54,7 @@ var kindNames = map[Kind]string{
 	KindProgress: "progress", KindCluster: "cluster", KindTenant: "tenant", KindRepository: "repository",
 	KindPackage: "package", KindVersion: "version", KindAlias: "alias", KindNode: "node",
 	KindRegion: "region", KindDemand: "demand", KindReplica: "replica", KindBlob: "blob", KindRespond: "respond",
-	KindWave: "wave", KindLost: "lost", KindHealth: "health", KindQuota: "quota", KindAccess: "access",
+	KindWave: "wave", KindLost: "lost", KindHealth: "health", KindQuota: "quota", KindAccess: "access", KindAudit: "audit",
 }
 
 func (k Kind) String() string {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"reflect"
 
+	"github.com/shoal-registry/shoal/raftmeta/audit"
 	"github.com/shoal-registry/shoal/raftmeta/codec"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 )
@@ -79,6 +80,8 @@ var Questions = table(
 	question[GetCredential, meta.Credential], question[ListCredentials, []meta.Credential], question[CredentialsEnded, bool],
 	question[GetIssuer, meta.Issuer], question[ListIssuers, []meta.Issuer], question[IssuersAt, []meta.Issuer],
 	question[GetAccessHead, meta.AccessHead], question[GetRevocation, meta.Revocation], question[MayHold, Holding],
+	question[GetAuditLog, AuditLog], question[Prunable, bool], question[ListEntries, Entries], question[ProveEntry, EntryProof],
+	question[ProveContinuation, [][]byte], question[ListCheckpoints, []audit.Signed], question[ListChains, []Chain], question[GetChain, Chain],
 	question[RegionHealth, []meta.RegionHealth], question[ListIncidents, []meta.Incident],
 	question[GetCompromise, meta.Compromise], question[ListCompromises, []meta.Compromise], question[ListFindings, []meta.Finding], question[GetFinding, meta.Finding],
 	question[ListQuarantined, []meta.Version], question[ListActs, ActsAnswer], question[GetRespondWork, RespondWork],

@@ -54,6 +54,7 @@ var housekeeping = map[uint16]string{
 	typeReportHosts:     "says how far a host of a wave is",
 	typeEndWave:         "notes that all hosts of a wave are done",
 	typeForgetWaves:     "forgets waves that ended long ago, whose entries are there",
+	typePutCheckpoint:   "says how long the log is: with an entry of its own it would never be",
 }
 
 // leavesEntry says whether a command of that origin is in the audit log. A Tick never
@@ -147,6 +148,9 @@ func (b *batch) writeEntry(t *tx, c Command, cause error) error {
 	tip.leaves = append(tip.leaves, audit.LeafHash(line))
 	return nil
 }
+
+// auditReader is a command that reads the tree of the audit log: it is up to date then.
+type auditReader interface{ readsAuditLog() }
 
 // settleTree brings the tree of this batch up to its entries.
 func (b *batch) settleTree() error {

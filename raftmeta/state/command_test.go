@@ -36,6 +36,7 @@ func TestWireNames(t *testing.T) {
 		"120 RevokeCredential, 121 RevokePrincipal, 122 RevokeTenant, 123 NarrowNode, " +
 		"130 OpenCompromise, 131 AdvanceCompromise, 132 CloseCompromise, 133 QuarantineVersion, 134 ReleaseVersion, 135 ReportRecheck, " +
 		"136 RequestElevation, 137 DecideElevation, 138 ExpireElevations, 139 SetElevationPolicy, " +
+		"125 PutCheckpoint, 126 AnchorChains, 127 SetAuditRetention, 128 PruneEntries, " +
 		"140 RecountUsage, 141 ReserveStorage, 142 ReportEgress"
 	if got := strings.Join(commands, ", "); got != want {
 		t.Errorf("commands are\n%s\nwant\n%s", got, want)
@@ -48,6 +49,7 @@ func TestWireNames(t *testing.T) {
 		"GetAccessHead GetRevocation MayHold " +
 		"GetCaller GetAccount ListAccounts GetRole ListRoles GetBinding ListBindings " +
 		"GetCompromise ListCompromises ListFindings GetFinding ListQuarantined ListActs GetRespondWork GetElevation ListElevations GetElevationPolicy " +
+		"GetAuditLog Prunable ListEntries ProveEntry ProveContinuation ListCheckpoints ListChains GetChain " +
 		"GetAudit IsLost ListAudits ListCopies ListLost UsesOf"
 	names := strings.Fields(want)
 	slices.Sort(names)

@@ -19,7 +19,7 @@ const killedDir = "SHOAL_TEST_KILLED_DIR"
 // endlessLog returns the entry of an index: the first are levelOne, then images
 // come, move the same aliases and go.
 func endlessLog() func(index uint64) Entry {
-	first := levelOne()
+	first := append(levelOne(), raised())
 	return func(index uint64) Entry {
 		if index <= uint64(len(first)) {
 			return first[index-1]
@@ -35,6 +35,16 @@ func endlessLog() func(index uint64) Entry {
 		}
 		return Entry{Index: index, Term: 1, Command: command}
 	}
+}
+
+// raised is the entry behind levelOne that raises the level to the newest, from which
+// on there is an audit log too.
+func raised() Entry {
+	command, err := Encode(Origin{Principal: "user:ada", Time: 1}, SetLevel{Level: Level})
+	if err != nil {
+		panic(err)
+	}
+	return Entry{Index: uint64(len(levelOne()) + 1), Term: 1, Command: command}
 }
 
 // TestKill kills a process that applies, takes snapshots and restores them, at any

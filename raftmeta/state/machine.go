@@ -353,6 +353,11 @@ func (b *batch) apply(e Entry) (Result, error) {
 			return *before, nil
 		}
 	}
+	if _, ok := command.(auditReader); ok {
+		if err := b.settleTree(); err != nil {
+			return r, err
+		}
+	}
 	mark := b.Count()
 	t := newTx(b.Batch, e.Index, origin)
 	t.audited = leavesEntry(&origin, r.Type)
