@@ -1,6 +1,7 @@
 package access
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
@@ -19,6 +20,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/raftmeta/state"
 )
 
 var (
@@ -116,11 +118,30 @@ func describe(r *meta.Repository) string {
 	return string(r.Visibility)
 }
 
-// roster is a Metadata of nodes and one admin token.
+// roster is a Metadata of nodes, principals and one admin token.
 type roster struct {
-	nodes map[meta.NodeID]meta.Node
-	token string
-	err   error
+	nodes   map[meta.NodeID]meta.Node
+	token   string
+	callers []state.Caller
+	err     error
+	asked   []meta.Mode // for callers
+}
+
+func (m *roster) Caller(_ context.Context, q state.GetCaller, f meta.Freshness) (state.Caller, error) {
+	m.asked = append(m.asked, f.Mode)
+	if m.err != nil {
+		return state.Caller{}, m.err
+	}
+	for _, c := range m.callers {
+		switch {
+		case q.Credential == "" && c.Principal == q.Principal:
+			c.Credential = nil
+			return c, nil
+		case q.Credential != "" && c.Credential != nil && c.Credential.ID == q.Credential && bytes.Equal(c.Credential.Hash, q.Hash):
+			return c, nil
+		}
+	}
+	return state.Caller{}, fmt.Errorf("%s%s: %w", q.Principal, q.Credential, meta.ErrNotFound)
 }
 
 func (m *roster) AdminTokenHash(context.Context) ([]byte, error) {
@@ -165,7 +186,9 @@ func newGate(t *testing.T, self meta.NodeID, m *roster, change ...func(*Config))
 }
 
 func cluster() *roster {
-	return &roster{token: "secret-admin-token", nodes: map[meta.NodeID]meta.Node{
+	return &roster{token: "secret-admin-token", callers: []state.Caller{
+		{Principal: reader.Name, Rights: reader.Rights}, {Principal: writer.Name, Rights: writer.Rights},
+	}, nodes: map[meta.NodeID]meta.Node{
 		"s1": {ID: "s1", Role: meta.RoleServer}, "s2": {ID: "s2", Role: meta.RoleServer}, "a1": {ID: "a1", Role: meta.RoleAgent, Read: []string{"acme/*"}},
 	}}
 }

@@ -266,7 +266,7 @@ func among(rights []meta.Right, at meta.Time, action Action, on *Target, anywher
 		case r.Deny && live:
 			return r, Denied
 		case r.Deny:
-		case live && reason != ByRight:
+		case live && (reason != ByRight || right.Elevated && !r.Elevated):
 			right, reason = r, ByRight
 		case !live && reason == NoRight:
 			right, reason = r, Expired

@@ -14,8 +14,11 @@ import (
 	"strings"
 
 	lru "github.com/hashicorp/golang-lru/v2"
+	"golang.org/x/time/rate"
 
+	"github.com/shoal-registry/shoal/gateway/credential"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/raftmeta/state"
 )
 
 // Metadata is what the gate asks of the metadata.
@@ -25,11 +28,14 @@ type Metadata interface {
 	AdminTokenHash(context.Context) ([]byte, error)
 	// Node returns a node of the roster, or meta.ErrNotFound.
 	Node(context.Context, meta.NodeID) (meta.Node, error)
+	// Caller resolves a credential, or a principal, to what it may: meta.ErrNotFound for
+	// an unknown one, meta.ErrDenied for one that is revoked or disabled.
+	Caller(context.Context, state.GetCaller, meta.Freshness) (state.Caller, error)
 	// Repository returns a repository's record, or meta.ErrNotFound.
 	Repository(context.Context, meta.RepoRef, meta.Freshness) (meta.Repository, error)
 }
 
-// Config is what a Gate is made of. All fields but Identify, Policy and Plain
+// Config is what a Gate is made of. All fields but Identify, Policy, Head and Plain
 // are required.
 type Config struct {
 	// Self is this node, Key its key: tokens are signed with it.
@@ -42,6 +48,9 @@ type Config struct {
 	Identify func(*tls.ConnectionState) (meta.NodeID, error)
 	Metadata Metadata
 	Policy   Policy
+	// Head says how far the taking back of rights has come: what is known of a caller is
+	// used again until it moves. Nil looks callers up each time.
+	Head Head
 	// Plain takes credentials over plain HTTP from everywhere, for a gateway
 	// behind a proxy that ends TLS. Otherwise only loopback may send them so.
 	Plain bool
@@ -51,6 +60,8 @@ type Config struct {
 type Gate struct {
 	Config
 	verified *lru.Cache[[sha256.Size]byte, *claims]
+	callers  *lru.Cache[callerKey, *state.Caller]
+	confirms *rate.Limiter
 }
 
 // maxVerified bounds the tokens whose signature is known to be good.
@@ -67,7 +78,11 @@ func New(c Config) (*Gate, error) {
 	if err != nil {
 		return nil, fmt.Errorf("access: %w", err)
 	}
-	return &Gate{Config: c, verified: verified}, nil
+	callers, err := lru.New[callerKey, *state.Caller](maxCallers)
+	if err != nil {
+		return nil, fmt.Errorf("access: %w", err)
+	}
+	return &Gate{Config: c, verified: verified, callers: callers, confirms: newConfirms()}, nil
 }
 
 // CredentialsError says what is wrong with the credentials of a call. It is
@@ -97,7 +112,7 @@ func (g *Gate) Authenticate(r *http.Request, loopback bool) (meta.Principal, err
 	if err := g.CheckTransport(r, loopback); err != nil {
 		return meta.Principal{}, err
 	}
-	secret, err := credential(r.Header)
+	secret, err := secretOf(r.Header)
 	if err != nil {
 		return meta.Principal{}, err
 	}
@@ -142,7 +157,7 @@ func (g *Gate) Login(r *http.Request, loopback bool, secret string) (meta.Princi
 	}
 	if secret == "" {
 		var err error
-		if secret, err = credential(r.Header); err != nil {
+		if secret, err = secretOf(r.Header); err != nil {
 			return meta.Principal{}, err
 		}
 	}
@@ -187,9 +202,9 @@ func localName(host string) bool {
 	return err == nil && ip.IsLoopback()
 }
 
-// credential takes the secret out of an Authorization header: Bearer, Basic
+// secretOf takes the secret out of an Authorization header: Bearer, Basic
 // (the password, whoever the user), Token, or no scheme at all (cargo).
-func credential(h http.Header) (string, error) {
+func secretOf(h http.Header) (string, error) {
 	header := h.Get("Authorization")
 	scheme, rest, ok := strings.Cut(header, " ")
 	if !ok {
@@ -212,7 +227,8 @@ func credential(h http.Header) (string, error) {
 	return "", &CredentialsError{"the scheme is neither Bearer nor Basic"}
 }
 
-// Verify returns the principal of a secret: the admin token or a token of /token.
+// Verify returns the principal of a secret: a token of the registry, the admin token
+// or a token of /token.
 //
 // Errors: as Authenticate.
 func (g *Gate) Verify(ctx context.Context, secret string) (meta.Principal, error) {
@@ -224,7 +240,15 @@ func (g *Gate) Verify(ctx context.Context, secret string) (meta.Principal, error
 		if err != nil {
 			return meta.Principal{}, err
 		}
-		return g.opened(meta.Principal{Name: c.Subject, Token: c.ID, Rights: scopeRights(c.Access)}), nil
+		who, err := g.resolve(ctx, state.GetCaller{Principal: c.Subject})
+		if err != nil {
+			return meta.Principal{}, err
+		}
+		who.Token = c.ID
+		return g.opened(Narrow(who, scopeRights(c.Access))), nil
+	}
+	if credential.Looks(secret) {
+		return g.verifyToken(ctx, secret)
 	}
 	hash, err := g.Metadata.AdminTokenHash(ctx)
 	if err != nil && !errors.Is(err, meta.ErrNotFound) {
@@ -234,7 +258,7 @@ func (g *Gate) Verify(ctx context.Context, secret string) (meta.Principal, error
 	if len(hash) != len(sum) || subtle.ConstantTimeCompare(sum[:], hash) != 1 {
 		return meta.Principal{}, &CredentialsError{"the token is unknown"}
 	}
-	return meta.Principal{Name: meta.AdminBootstrap, Admin: true, Token: "bootstrap"}, nil
+	return g.resolve(ctx, state.GetCaller{Principal: meta.AdminBootstrap})
 }
 
 // Peer returns the node at the other end of r's connection: it has shown a

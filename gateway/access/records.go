@@ -38,6 +38,12 @@ func (m Records) Node(ctx context.Context, id meta.NodeID) (meta.Node, error) {
 	return node, err
 }
 
+// Caller implements Metadata.
+func (m Records) Caller(ctx context.Context, q state.GetCaller, f meta.Freshness) (state.Caller, error) {
+	c, _, err := raftmeta.Ask(ctx, m.Asker, f, q)
+	return c, err
+}
+
 // Repository implements Metadata.
 func (m Records) Repository(ctx context.Context, ref meta.RepoRef, f meta.Freshness) (meta.Repository, error) {
 	repo, _, err := raftmeta.Ask(ctx, m.Asker, f, state.GetRepository{Ref: ref})

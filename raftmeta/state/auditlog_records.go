@@ -54,7 +54,11 @@ var tenantRecordKinds = map[byte]*recordKind{
 }
 
 // letteredRecordKinds are those of spaces with letters, by both.
-var letteredRecordKinds = map[[2]byte]*recordKind{}
+var letteredRecordKinds = map[[2]byte]*recordKind{
+	{spaceAccess, ofAccounts}: recordOf[meta.Account]("account", 2),
+	{spaceAccess, ofRoles}:    recordOf[meta.AccessRole]("role", 2),
+	{spaceAccess, ofBindings}: recordOf[meta.Binding]("binding", 2),
+}
 
 func kindOfRecord(k key) *recordKind {
 	switch k[0] {

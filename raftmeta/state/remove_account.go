@@ -29,6 +29,7 @@ func (c RemoveAccount) apply(t *tx) (any, error) {
 		return nil, err
 	}
 	t.del(keyAccount(c.Name))
-	t.bumpAccess()
+	// What its credentials still bring is refused, though they are not there any more.
+	t.revokePrincipal(c.Name, "account removed")
 	return nil, nil
 }

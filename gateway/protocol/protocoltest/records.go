@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/raftmeta/state"
 )
 
 // AdminToken is the admin token of a Records.
@@ -53,6 +54,11 @@ func (m *Records) StrongReads() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.strong
+}
+
+// Caller implements access.Metadata: it knows nobody.
+func (m *Records) Caller(_ context.Context, q state.GetCaller, _ meta.Freshness) (state.Caller, error) {
+	return state.Caller{}, fmt.Errorf("%+v: %w", q, meta.ErrNotFound)
 }
 
 // AdminTokenHash implements access.Metadata.

@@ -27,6 +27,7 @@ import (
 	"github.com/shoal-registry/shoal/gateway/access"
 	"github.com/shoal-registry/shoal/gateway/protocol"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/raftmeta/state"
 )
 
 // Request is one request of a Case; the path begins with a slash.
@@ -72,8 +73,13 @@ func Start(t testing.TB, p protocol.Protocol, records access.Metadata, ref meta.
 	if err != nil {
 		t.Fatal(err)
 	}
+	may := func(actions ...access.Action) []meta.Right { return []meta.Right{{Actions: actions, Repository: "*"}} }
 	gate, err := access.New(access.Config{
-		Self: "server", Key: private, Metadata: records,
+		Self: "server", Key: private, Metadata: callers{records, map[string][]meta.Right{
+			"user:reader":   may(access.Pull, access.List),
+			"user:writer":   may(access.Pull, access.List, access.Push, access.Delete),
+			"user:stranger": nil,
+		}},
 		KeyOf: func(id meta.NodeID) (ed25519.PublicKey, error) { return public, nil },
 	})
 	if err != nil {
@@ -97,25 +103,38 @@ func Start(t testing.TB, p protocol.Protocol, records access.Metadata, ref meta.
 			t.Errorf("gateway: %v", err)
 		}
 	})
-	token := func(who meta.Principal, actions ...string) string {
+	token := func(name string, actions ...string) string {
+		who := meta.Principal{Name: name, Rights: may(access.Pull, access.Push, access.Delete)}
 		issued, err := gate.Issue(who, []access.Scope{{Type: "repository", Name: ref.String(), Actions: actions}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		return issued.Text
 	}
-	may := func(actions ...access.Action) []meta.Right { return []meta.Right{{Actions: actions, Repository: "*"}} }
 	return &Gateway{
 		URL:      "http://" + gw.Addr().String(),
-		Reader:   token(meta.Principal{Name: "user:reader", Rights: may(access.Pull, access.List)}, "pull"),
-		Writer:   token(meta.Principal{Name: "user:writer", Rights: may(access.Pull, access.List, access.Push, access.Delete)}, "pull", "push", "delete"),
-		Stranger: token(meta.Principal{Name: "user:stranger"}),
-		Nobody:   token(meta.Anonymous, "pull"),
+		Reader:   token("user:reader", "pull"),
+		Writer:   token("user:writer", "pull", "push", "delete"),
+		Stranger: token("user:stranger"),
+		Nobody:   token(meta.Anonymous.Name, "pull"),
 		client: &http.Client{
 			Transport:     transport,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 	}
+}
+
+// callers is a Metadata that knows some principals besides.
+type callers struct {
+	access.Metadata
+	rights map[string][]meta.Right
+}
+
+func (c callers) Caller(ctx context.Context, q state.GetCaller, f meta.Freshness) (state.Caller, error) {
+	if rights, ok := c.rights[q.Principal]; ok && q.Credential == "" {
+		return state.Caller{Principal: q.Principal, Rights: rights}, nil
+	}
+	return c.Metadata.Caller(ctx, q, f)
 }
 
 // Do sends a request with a token, "" for none, and reads the answer.
