@@ -128,6 +128,8 @@ type Config struct {
 	// TrustedProxies may say for whom they forward (X-Forwarded-*).
 	TrustedProxies []netip.Prefix
 	Limits         Limits
+	// TLSOnly takes it from nowhere.
+	TLSOnly bool
 	Log            *slog.Logger
 	// Metrics takes the gateway's metrics.
 	Metrics prometheus.Registerer

@@ -98,10 +98,14 @@ func (g *Gateway) answer(e *exchange) error {
 		return err
 	}
 	h := e.stream.Header()
-	h.Set(protocol.HeaderRequestID, e.id)
-	if e.r.TLS == nil && !g.Plain && !isLoopback(e.r.RemoteAddr) {
+	protect(h)
+		// Its certificate has ended, or its root was dropped, since the connection was made:
+		// the client shows another on the next.
 		h.Set("Connection", "close")
-		writePlain(e.stream, http.StatusBadRequest, "This port takes plain HTTP only from its own machine. Use https://"+e.r.Host+", or start the node with --plain behind a proxy that ends TLS.")
+	h.Set(protocol.HeaderRequestID, e.id)
+	if e.r.TLS == nil && (g.TLSOnly || !g.Plain && !isLoopback(e.r.RemoteAddr)) {
+		h.Set("Connection", "close")
+		writePlain(e.stream, http.StatusBadRequest, plainRefused(g.TLSOnly, e.r.Host))
 		return nil
 	}
 	if err := g.cross.Check(e.r); err != nil {

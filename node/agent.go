@@ -161,7 +161,13 @@ func (n *Node) buildAgent(ctx context.Context) error {
 		return err
 	}
 	n.parts.Add("waves", waves.Run)
-	n.parts.Add("certificate", func(ctx context.Context) error { return n.cred.Run(ctx, n.renew(record), n.renewalFailed) })
+	n.parts.Add("certificate", func(ctx context.Context) error {
+		return n.cred.Run(ctx, n.renew(record), n.keepPapers, n.renewalFailed)
+	})
+	n.parts.Add("succession", succession{
+		node: n, news: mirror.Cluster(), every: time.Minute,
+		spread: func() time.Duration { return time.Duration(len(mirror.Roster().Nodes())) * spreadEach },
+	}.run)
 	n.parts.Add("standing", n.watchStanding(30*time.Second))
 	n.parts.Add("readiness", func(ctx context.Context) error {
 		// What was known last is enough to serve what is here.

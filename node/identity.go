@@ -12,6 +12,7 @@ import (
 	"github.com/shoal-registry/shoal/raftmeta/codec"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/raftmeta/state"
+	"github.com/shoal-registry/shoal/verify/trust"
 )
 
 // identity is what DATA/identity keeps of a node's place in its cluster. It is
@@ -30,6 +31,19 @@ type identity struct {
 	// the first has none.
 	Epoch     uint64 `cbor:"7,keyasint,omitempty"`
 	Statement []byte `cbor:"8,keyasint,omitempty"`
+	// Next to Former are of a root that is being replaced, or was: trust.Papers.
+	Next      []byte   `cbor:"9,keyasint,omitempty"`
+	NextChain [][]byte `cbor:"10,keyasint,omitempty"`
+	Cross     []byte   `cbor:"11,keyasint,omitempty"`
+	Former    []byte   `cbor:"12,keyasint,omitempty"`
+}
+
+func (id *identity) papers() trust.Papers {
+	return trust.Papers{Root: id.Root, Chain: id.Chain, Next: id.Next, NextChain: id.NextChain, Cross: id.Cross, Former: id.Former}
+}
+
+func (id *identity) hold(p trust.Papers) {
+	id.Root, id.Chain, id.Next, id.NextChain, id.Cross, id.Former = p.Root, p.Chain, p.Next, p.NextChain, p.Cross, p.Former
 }
 
 // plane is the cluster's name in the protocol ids of Raft: servers of two epochs cannot

@@ -11,6 +11,7 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -22,6 +23,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -44,16 +46,18 @@ import (
 
 // Node is one server or agent.
 type Node struct {
-	cfg     config.Config
-	log     *slog.Logger
-	lock    *DirLock
-	key     *trust.Key
-	id      *identity // as this start found or made it
-	known   bool      // the cluster knew this node before this start
-	root    *trust.Root
-	cred    *trust.Credential
-	metrics *prometheus.Registry
-	keeping sync.Mutex // held while the identity on disk changes
+	cfg   config.Config
+	log   *slog.Logger
+	lock  *DirLock
+	key   *trust.Key
+	id    *identity // as this start found or made it
+	known bool      // the cluster knew this node before this start
+	cred  *trust.Credential
+	// confirmed is the hash of the next root that the cluster knows this node to hold;
+	// statement the root's word on the epoch when it was renewed since the start.
+	confirmed, statement atomic.Pointer[[]byte]
+	metrics              *prometheus.Registry
+	keeping              sync.Mutex // held while the identity on disk changes
 
 	budgets   *limit.Budgets
 	limits    *limits.Keeper
@@ -176,7 +180,7 @@ func (n *Node) JoinToken(ctx context.Context, t meta.JoinToken) (string, error) 
 	if n.doer == nil {
 		return "", fmt.Errorf("join tokens are made by servers: %w", meta.ErrInvalid)
 	}
-	token := trust.NewJoinToken(n.root)
+	token := trust.NewJoinToken(n.cred.Newest())
 	t.ID = token.SecretHash()
 	if _, err := n.doer.Do(ctx, state.Origin{Principal: "node:" + string(n.ID())}, state.CreateJoinToken{Token: t}); err != nil {
 		return "", err
@@ -255,9 +259,10 @@ func (n *Node) enter(ctx context.Context, record meta.Node) error {
 // adopt keeps what a join reply says, for this and later starts.
 func (n *Node) adopt(reply join.Reply) (*identity, error) {
 	next := &identity{
-		Cluster: reply.Cluster, Root: reply.Root, Chain: reply.Chain, Node: reply.Node, Servers: reply.Servers,
+		Cluster: reply.Cluster, Node: reply.Node, Servers: reply.Servers,
 		Epoch: reply.Epoch, Statement: reply.Statement,
 	}
+	next.hold(reply.Papers())
 	return next, next.save(n.cfg.Data)
 }
 
@@ -273,23 +278,15 @@ func (n *Node) keep(change func(*identity)) error {
 	return id.save(n.cfg.Data)
 }
 
-// keepReply keeps what a renewal says.
-func (n *Node) keepReply(reply join.Reply) error {
-	return n.keep(func(id *identity) { id.Chain, id.Node, id.Servers = reply.Chain, reply.Node, reply.Servers })
-}
-
-// trusted opens root and credential from the identity.
+// trusted opens the credential from the identity.
 func (n *Node) trusted() (err error) {
-	if n.root, err = trust.ParseRoot(n.id.Root); err != nil {
-		return err
-	}
-	n.cred, err = trust.NewCredential(n.key, n.root, n.id.Chain)
+	n.cred, err = trust.OpenCredential(n.key, n.id.papers())
 	return err
 }
 
 // identify returns which node the other side of a TLS connection proved to be.
 func (n *Node) identify(cs *tls.ConnectionState) (meta.NodeID, error) {
-	id, ok, err := trust.PeerOf(n.root, cs)
+	id, ok, err := n.cred.PeerOf(cs)
 	if err != nil || !ok {
 		return "", err
 	}
@@ -301,16 +298,15 @@ func (n *Node) peerOf(r *http.Request) (trust.Identity, bool) {
 	if r.TLS == nil {
 		return trust.Identity{}, false
 	}
-	id, ok, err := trust.PeerOf(n.root, r.TLS)
+	id, ok, err := n.cred.PeerOf(r.TLS)
 	return id, ok && err == nil
 }
 
-// renew asks the servers in turn for a new certificate, and tells them where
-// this node is.
-func (n *Node) renew(record func() meta.Node) func(context.Context) ([][]byte, error) {
-	return func(ctx context.Context) ([][]byte, error) {
-		said := record()
-		request := join.Request{Node: said, Hosts: join.HostsOf(said.Gateway, n.cfg.Gateway)}
+// renew asks the servers in turn for new certificates, and tells them where this
+// node is.
+func (n *Node) renew(record func() meta.Node) func(context.Context) (trust.Papers, error) {
+	return func(ctx context.Context) (trust.Papers, error) {
+		request := n.renewal(record())
 		var failed error
 		for _, s := range n.swarmHost.Nodes("", meta.RoleServer) {
 			reply, err := join.Renew(ctx, "https://"+s.Gateway, n.cred, request)
@@ -318,22 +314,57 @@ func (n *Node) renew(record func() meta.Node) func(context.Context) ([][]byte, e
 				failed = errors.Join(failed, err)
 				continue
 			}
-			return reply.Chain, n.keepReply(reply)
+			return reply.Papers(), n.keepReply(reply, request.Holds)
 		}
-		return nil, errors.Join(&meta.UnavailableError{Reason: "no_server", RetryAfter: 10 * time.Second}, failed)
+		return trust.Papers{}, errors.Join(&meta.UnavailableError{Reason: "no_server", RetryAfter: 10 * time.Second}, failed)
 	}
 }
 
 // reissue is renew on a server, which has the authority itself.
-func (n *Node) reissue(server *join.Server, record func() meta.Node) func(context.Context) ([][]byte, error) {
-	return func(ctx context.Context) ([][]byte, error) {
-		said := record()
-		reply, err := server.Reissue(ctx, join.Request{Node: said, Hosts: join.HostsOf(said.Gateway, n.cfg.Gateway)})
+func (n *Node) reissue(server *join.Server, record func() meta.Node) func(context.Context) (trust.Papers, error) {
+	return func(ctx context.Context) (trust.Papers, error) {
+		request := n.renewal(record())
+		reply, err := server.Reissue(ctx, request)
 		if err != nil {
-			return nil, err
+			return trust.Papers{}, err
 		}
-		return reply.Chain, n.keepReply(reply)
+		return reply.Papers(), n.keepReply(reply, request.Holds)
 	}
+}
+
+func (n *Node) renewal(said meta.Node) join.Request {
+	newest := n.cred.Newest().Hash()
+	return join.Request{Node: said, Hosts: join.HostsOf(said.Gateway, n.cfg.Gateway), Holds: newest[:]}
+}
+
+// keepReply keeps what a renewal says of the cluster; the papers are kept once they are
+// found good (keepPapers).
+func (n *Node) keepReply(reply join.Reply, holds []byte) error {
+	if len(reply.Next) > 0 && bytes.Equal(holds, meta.RootHash(reply.Next)) {
+		n.confirmed.Store(&holds)
+	}
+	again := reply.Epoch == n.id.Epoch && len(reply.Statement) > 0 // Another root may have signed it.
+	if again {
+		n.statement.Store(&reply.Statement)
+	}
+	return n.keep(func(id *identity) {
+		id.Node, id.Servers = reply.Node, reply.Servers
+		if again {
+			id.Statement = reply.Statement
+		}
+	})
+}
+
+// epoch is the cluster's that this node belongs to, and the root's word on it.
+func (n *Node) epoch() (uint64, []byte) {
+	if renewed := n.statement.Load(); renewed != nil {
+		return n.id.Epoch, *renewed
+	}
+	return n.id.Epoch, n.id.Statement
+}
+
+func (n *Node) keepPapers(papers trust.Papers) error {
+	return n.keep(func(id *identity) { id.hold(papers) })
 }
 
 func (n *Node) renewalFailed(err error) {

@@ -44,8 +44,8 @@ var replaced = []string{"state", "raft", identityFile}
 func (n *Node) fence(ctx context.Context) (*fence.Fence, error) {
 	kept := filepath.Join(n.cfg.Data, supersededFile)
 	f := fence.New(fence.Config{
-		Self: n.ID(), Root: n.root, Log: n.log,
-		Epoch:    func() (uint64, []byte) { return n.id.Epoch, n.id.Statement },
+		Self: n.ID(), Root: n.cred, Log: n.log,
+		Epoch:    n.epoch,
 		Peers:    func() []fence.Peer { return n.fencePeers(ctx) },
 		Position: n.logPosition,
 		PeerOf:   n.peerOf,
@@ -205,7 +205,7 @@ func (s *surveyed) askPeers(ctx context.Context) error {
 		PeerOf:   func(*http.Request) (trust.Identity, bool) { return trust.Identity{}, false },
 	}, nil)
 	config := trust.JoinTLS(s.root.Hash())
-	if credential, err := trust.NewCredential(s.key, s.root, s.id.Chain); err == nil && !credential.Expired(time.Now()) {
+	if credential, err := trust.OpenCredential(s.key, s.id.papers()); err == nil && !credential.Expired(time.Now()) {
 		config = trust.ClientTLS(credential) // Nodes are told more.
 	}
 	transport := &http.Transport{TLSClientConfig: config, ForceAttemptHTTP2: true, DisableKeepAlives: true}

@@ -97,7 +97,7 @@ func (n *Node) expelled(ctx context.Context) bool {
 		}
 		asked[s.Gateway] = true
 		limited, cancel := context.WithTimeout(ctx, 5*time.Second)
-		member, err := join.Standing(limited, "https://"+s.Gateway, n.root.Hash(), n.key)
+		member, err := join.Standing(limited, "https://"+s.Gateway, n.cred.Newest().Hash(), n.key)
 		cancel()
 		if err == nil {
 			return !member

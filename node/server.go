@@ -224,7 +224,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	admission := &join.Server{Metadata: records, Key: n.key, PeerOf: n.peerOf, Log: log}
+	admission := &join.Server{Metadata: records, Key: n.key, PeerOf: n.peerOf, Limit: join.NewLimit(n.joinsHeld()), Log: log}
 	remotePattern, remoteHandler := remote.Handler(records, records)
 	waves, progress, err := n.desk(records)
 	if err != nil {
@@ -254,7 +254,10 @@ func (n *Node) buildServer(ctx context.Context) error {
 	}, nil, room.Writable); err != nil {
 		return err
 	}
-	n.parts.Add("certificate", func(ctx context.Context) error { return n.cred.Run(ctx, n.reissue(admission, record), n.renewalFailed) })
+	n.parts.Add("certificate", func(ctx context.Context) error {
+		return n.cred.Run(ctx, n.reissue(admission, record), n.keepPapers, n.renewalFailed)
+	})
+	n.parts.Add("succession", succession{node: n, every: time.Second, spread: func() time.Duration { return 0 }}.run)
 	if err := n.buildCollection(records, disk, me, log); err != nil {
 		return err
 	}

@@ -104,11 +104,15 @@ func (n *Node) openGateway(gate *access.Gate, speaks []protocol.Protocol, mounts
 	if err != nil {
 		return err
 	}
+	tlsConfig, err := n.gatewayTLS()
+	if err != nil {
+		return err
+	}
 	n.gateway, err = gateway.New(gateway.Config{
 		Self: n.ID(), Role: n.cfg.Role, Listen: n.cfg.Gateway, Protocols: speaks, Mounts: mounts,
 		Elsewhere: n.elsewhere(), Leaving: func() bool { return n.drains(n.ID()) },
 		Gate: gate, Repositories: access.Records{Asker: n.metadata}, Forward: forward, Wrote: wrote, Writable: writable,
-		TLS: trust.ServerTLS(n.cred), Plain: n.cfg.Plain, Log: n.log, Metrics: n.metrics,
+		TLS: tlsConfig, Plain: n.cfg.Plain, TLSOnly: n.cfg.LoopbackTLS, Log: n.log, Metrics: n.metrics,
 	})
 	if err != nil {
 		return err

@@ -93,6 +93,7 @@ type Mirror struct {
 	wroteAt time.Time             // when it was
 	waves   chan uint64           // holds the index of the last change of waves
 	lost    chan struct{}         // has a signal when blobs may have been lost
+	cluster chan struct{}         // has a signal when the cluster's record may have changed
 	flights map[string]*flight
 	flown   uint64 // flights so far
 
@@ -141,7 +142,7 @@ func OpenMirror(c MirrorConfig) (*Mirror, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	m := &Mirror{config: c, metrics: newMirrorMetrics(c.Metrics), repos: make(map[meta.RepoRef]bool), flights: make(map[string]*flight), waves: make(chan uint64, 1), lost: make(chan struct{}, 1)}
+	m := &Mirror{config: c, metrics: newMirrorMetrics(c.Metrics), repos: make(map[meta.RepoRef]bool), flights: make(map[string]*flight), waves: make(chan uint64, 1), lost: make(chan struct{}, 1), cluster: make(chan struct{}, 1)}
 	var err error
 	if m.answers, err = simplelru.NewLRU(maxAnswers, m.evicted); err != nil {
 		return nil, err
@@ -178,6 +179,10 @@ func (m *Mirror) Waves() <-chan uint64 { return m.waves }
 // Lost has a signal when blobs may have been lost since the last one: no server has
 // them any more. It has one reader.
 func (m *Mirror) Lost() <-chan struct{} { return m.lost }
+
+// Cluster has a signal when what all nodes share, like the trust root, may have changed
+// since the last one. It has one reader.
+func (m *Mirror) Cluster() <-chan struct{} { return m.cluster }
 
 func (m *Mirror) mayBeLost() {
 	select {
@@ -335,6 +340,11 @@ func (m *Mirror) observe(c feed.Change) {
 		m.wavesChanged(c.Index)
 	case c.Kind == feed.KindLost && !c.Deleted:
 		m.mayBeLost()
+	case c.Kind == feed.KindCluster:
+		select {
+		case m.cluster <- struct{}{}:
+		default:
+		}
 	}
 	if c.Repo == (meta.RepoRef{}) {
 		return

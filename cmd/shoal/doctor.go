@@ -43,6 +43,7 @@ func newDoctor() *cobra.Command {
 				ctx, cancel := context.WithTimeout(cmd.Context(), requestTimeout)
 				findings = append(findings, doctor.Ready(ctx, http.DefaultClient, addr)...)
 				findings = append(findings, doctor.Scrub(ctx, http.DefaultClient, addr)...)
+				findings = append(findings, doctor.Certificate(ctx, http.DefaultClient, addr)...)
 				cancel()
 			}
 			if err := out.print(cmd, findings, func() {

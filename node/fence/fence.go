@@ -21,6 +21,7 @@ package fence
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -69,10 +70,17 @@ type Peer struct {
 	Gateway string // host:port
 }
 
+// Root is the cluster's trust: a *trust.Credential, whose roots may be replaced, or a
+// *trust.Root.
+type Root interface {
+	CheckEpoch(statement []byte) (trust.Epoch, error)
+	AnonymousTLS() *tls.Config
+}
+
 // Config is what a Fence needs; all but Log are required.
 type Config struct {
 	Self meta.NodeID
-	Root *trust.Root
+	Root Root
 	// Epoch is this server's own, with its statement.
 	Epoch func() (epoch uint64, statement []byte)
 	// Peers are whom to tell: the servers known, and those left behind.
@@ -106,10 +114,10 @@ func New(c Config, keep func(statement []byte) error) *Fence {
 
 // caller makes a client that talks only to servers under the root, without showing a
 // certificate: one's own may have ended long ago.
-func caller(root *trust.Root) *http.Client {
+func caller(root Root) *http.Client {
 	return &http.Client{
 		Transport: &http.Transport{
-			TLSClientConfig: trust.JoinTLS(root.Hash()), ForceAttemptHTTP2: true,
+			TLSClientConfig: root.AnonymousTLS(), ForceAttemptHTTP2: true,
 			MaxIdleConnsPerHost: 1, IdleConnTimeout: time.Minute, TLSHandshakeTimeout: callTimeout,
 		},
 		Timeout: callTimeout,

@@ -18,6 +18,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -25,6 +26,8 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -56,6 +59,8 @@ type Request struct {
 	// Level is the newest cluster level that the build of a server knows; one that does
 	// not say is of before they did.
 	Level uint32 `cbor:"4,keyasint,omitempty"`
+	// Holds is the hash of the newest root under which the node has a certificate in use.
+	Holds []byte `cbor:"5,keyasint,omitempty"`
 }
 
 // signed carries a Request with the proof that its sender holds the node's key.
@@ -78,6 +83,16 @@ type Reply struct {
 	// Known says that the node was in the roster before it entered: a server may be a
 	// voter, though it has no log.
 	Known bool `cbor:"9,keyasint,omitempty"`
+	// Next to Former are of a root that is being replaced, or was: trust.Papers.
+	Next      []byte   `cbor:"10,keyasint,omitempty"`
+	NextChain [][]byte `cbor:"11,keyasint,omitempty"`
+	Cross     []byte   `cbor:"12,keyasint,omitempty"`
+	Former    []byte   `cbor:"13,keyasint,omitempty"`
+}
+
+// Papers returns what the node proves itself with from now on.
+func (r Reply) Papers() trust.Papers {
+	return trust.Papers{Root: r.Root, Chain: r.Chain, Next: r.Next, NextChain: r.NextChain, Cross: r.Cross, Former: r.Former}
 }
 
 // Enter admits the node of key through the server at base (https://host:port).
@@ -96,18 +111,39 @@ func Enter(ctx context.Context, base string, token trust.JoinToken, key *trust.K
 }
 
 // Renew asks the server at base for a new certificate and tells it the node's
-// present addresses. A node whose certificate has expired proves possession of
-// its key again, as an admitted node does that joins.
+// present addresses. A node whose certificate has expired, or counts no more as its
+// root was dropped meanwhile, proves possession of its key again, as an admitted node
+// does that joins.
 func Renew(ctx context.Context, base string, credential *trust.Credential, req Request) (Reply, error) {
+	again := func() (reply Reply, err error) {
+		for _, root := range []*trust.Root{credential.Newest(), credential.Root()} {
+			if reply, err = Enter(ctx, base, trust.JoinToken{RootHash: root.Hash()}, credential.Key(), req); err == nil {
+				break
+			}
+		}
+		return reply, err
+	}
 	if credential.Expired(time.Now()) {
-		return Enter(ctx, base, trust.JoinToken{RootHash: credential.Root().Hash()}, credential.Key(), req)
+		return again()
 	}
 	reply, err := post(ctx, base, RenewPath, trust.ClientTLS(credential), codec.Encode(req))
+	// A certificate that is refused shows as a connection that breaks off, in more ways
+	// than are worth telling apart. A server that is not there is not asked twice.
+	u, unreachable := errors.AsType[*meta.UnavailableError](err)
+	var dial *net.OpError
+	if errors.Is(err, errNoReply) || unreachable && u.Reason == "no_server" && !(errors.As(err, &dial) && dial.Op == "dial") {
+		if entered, err := again(); err == nil {
+			return entered, nil
+		}
+	}
 	if err != nil {
 		return Reply{}, fmt.Errorf("renew the certificate through %s: %w", base, err)
 	}
 	return reply, nil
 }
+
+// errNoReply is an answer of a server that is none of joining: it refused the certificate.
+var errNoReply = errors.New("the server answered with no join reply")
 
 func post(ctx context.Context, base, path string, tlsConfig *tls.Config, body []byte) (Reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
@@ -136,7 +172,7 @@ func post(ctx context.Context, base, path string, tlsConfig *tls.Config, body []
 	}
 	var reply Reply
 	if err := codec.Unmarshal(raw, &reply); err != nil {
-		return Reply{}, fmt.Errorf("server answered %s with no join reply: %w", res.Status, meta.ErrUnavailable)
+		return Reply{}, fmt.Errorf("%s: %w: %w", res.Status, errNoReply, meta.ErrUnavailable)
 	}
 	return reply, reply.Error.Err()
 }
@@ -156,8 +192,11 @@ type Server struct {
 	PeerOf func(*http.Request) (trust.Identity, bool)
 	Log    *slog.Logger
 
-	mu        sync.Mutex
-	authority *trust.Authority // opened once; the root never changes within an epoch
+	// Limit holds callers back that are not known to be nodes; nil holds nobody.
+	Limit *Limit
+
+	mu     sync.Mutex
+	opened [2]*trust.Authority // of the root and the next: they seldom change
 }
 
 // Enter serves EnterPath.
@@ -181,7 +220,12 @@ func (s *Server) Renew(w http.ResponseWriter, r *http.Request) {
 func (s *Server) serve(w http.ResponseWriter, r *http.Request, body any, answer func(context.Context) (Reply, error)) {
 	ctx, cancel := context.WithTimeout(r.Context(), 20*time.Second)
 	defer cancel()
-	raw, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBodyBytes))
+	done, err := s.Limit.enter(r, time.Now())
+	var raw []byte
+	if err == nil {
+		defer done()
+		raw, err = io.ReadAll(http.MaxBytesReader(w, r.Body, maxBodyBytes))
+	}
 	if err == nil {
 		if err = codec.Unmarshal(raw, body); err != nil {
 			err = errors.Join(err, meta.ErrInvalid)
@@ -193,11 +237,16 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, body any, answer 
 	}
 	status := http.StatusOK
 	if err != nil {
-		s.Log.Warn("a node was not admitted", "error", err, "source", r.RemoteAddr)
+		level := slog.LevelWarn
 		reply, status = Reply{Error: meta.ToWire(err)}, http.StatusForbidden
-		if errors.Is(err, meta.ErrUnavailable) {
+		if u, ok := errors.AsType[*meta.UnavailableError](err); ok && u.Reason == "busy" {
+			// A flood must not fill the log as well; it is counted.
+			level, status = slog.LevelDebug, http.StatusTooManyRequests
+			w.Header().Set("Retry-After", strconv.Itoa(int(u.RetryAfter/time.Second)))
+		} else if errors.Is(err, meta.ErrUnavailable) {
 			status = http.StatusServiceUnavailable
 		}
+		s.Log.Log(ctx, level, "a node was not admitted", "error", err, "source", r.RemoteAddr)
 	}
 	w.Header().Set("Content-Type", "application/cbor")
 	w.Header().Set("Cache-Control", "no-store")
@@ -214,11 +263,33 @@ func (s *Server) proven(ctx context.Context, message signed) (req Request, clust
 	if cluster, _, err = raftmeta.Ask(ctx, s.Metadata, meta.Strong, state.GetCluster{}); err != nil {
 		return req, cluster, err
 	}
-	root, err := trust.ParseRoot(cluster.Root)
+	succession, _, err := raftmeta.Ask(ctx, s.Metadata, meta.Local, state.GetTrust{})
 	if err != nil {
 		return req, cluster, err
 	}
-	return req, cluster, trust.CheckPossession(req.Node.ID, root.Hash(), message.Request, message.Proof)
+	// A node may know the root that takes over, or one that was replaced and is led on.
+	roots := [][]byte{cluster.Root, succession.Next}
+	if crossed(succession, time.Now()) {
+		roots = append(roots, succession.Former)
+	}
+	for _, der := range roots {
+		if len(der) == 0 {
+			continue
+		}
+		if err = trust.CheckPossession(req.Node.ID, [32]byte(meta.RootHash(der)), message.Request, message.Proof); err == nil {
+			return req, cluster, nil
+		}
+	}
+	return req, cluster, err
+}
+
+// crossed says whether the former root's word for the present one still counts.
+func crossed(t meta.Trust, now time.Time) bool {
+	if len(t.Former) == 0 {
+		return false
+	}
+	c, err := x509.ParseCertificate(t.FormerCross)
+	return err == nil && now.Before(c.NotAfter)
 }
 
 func (s *Server) enter(ctx context.Context, message signed) (Reply, error) {
@@ -229,7 +300,7 @@ func (s *Server) enter(ctx context.Context, message signed) (Reply, error) {
 	known, _, err := raftmeta.Ask(ctx, s.Metadata, meta.Strong, state.GetNode{ID: req.Node.ID})
 	switch {
 	case err == nil && known.Role == req.Node.Role:
-		reply, err := s.reply(ctx, cluster, keep(req.Node, known), req.Hosts)
+		reply, err := s.reply(ctx, cluster, keep(req.Node, known), req.Hosts, req.Holds)
 		reply.Known = true
 		return reply, err
 	case err == nil:
@@ -250,9 +321,27 @@ func (s *Server) enter(ctx context.Context, message signed) (Reply, error) {
 	if token.Role == meta.RoleServer && max(req.Level, raftmeta.SilentLevel) < cluster.Level {
 		return Reply{}, fmt.Errorf("its build knows cluster level %d, the cluster is at %d; update it: %w", max(req.Level, raftmeta.SilentLevel), cluster.Level, meta.ErrDenied)
 	}
+	if token.Role == meta.RoleAgent {
+		if err := s.regionIsThere(ctx, token.Region); err != nil {
+			return Reply{}, err
+		}
+	}
 	node := req.Node
 	node.Region, node.Read = token.Region, token.Read
-	return s.reply(ctx, cluster, node, req.Hosts, state.AdmitNode{TokenSecretHash: hash, Node: node})
+	return s.reply(ctx, cluster, node, req.Hosts, nil, state.AdmitNode{TokenSecretHash: hash, Node: node})
+}
+
+// regionIsThere refuses a host whose region was removed since its token was made: it
+// would have no server.
+func (s *Server) regionIsThere(ctx context.Context, name meta.RegionName) error {
+	regions, _, err := raftmeta.Ask(ctx, s.Metadata, meta.Local, state.ListRegions{})
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(regions, func(r meta.Region) bool { return r.Name == name && r.Leaving == 0 }) {
+		return fmt.Errorf("the join token is for region %s, which is not there any more; make one for another with `shoal token join`: %w", name, meta.ErrDenied)
+	}
+	return nil
 }
 
 // Reissue is Renew for this server itself, which needs no certificate to ask for
@@ -268,7 +357,7 @@ func (s *Server) Reissue(ctx context.Context, req Request) (Reply, error) {
 	} else if err != nil {
 		return Reply{}, err
 	}
-	return s.reply(ctx, cluster, keep(req.Node, known), req.Hosts)
+	return s.reply(ctx, cluster, keep(req.Node, known), req.Hosts, req.Holds)
 }
 
 // keep takes a node's own word on its addresses and the roster's on the rest.
@@ -280,10 +369,15 @@ func keep(said, known meta.Node) meta.Node {
 	return node
 }
 
-// reply commits what changed, seals the CA key to a server that lacks it, and
-// issues the certificate.
-func (s *Server) reply(ctx context.Context, cluster meta.Cluster, node meta.Node, hosts []string, first ...state.Command) (Reply, error) {
-	authority, err := s.open(cluster)
+// reply commits what changed, seals the CA key to a server that lacks it, and issues
+// the certificates: one of each root. holds is the newest root under which the node
+// says that it has one in use.
+func (s *Server) reply(ctx context.Context, cluster meta.Cluster, node meta.Node, hosts []string, holds []byte, first ...state.Command) (Reply, error) {
+	authority, err := s.open(0, cluster.Root, cluster.RootKey)
+	if err != nil {
+		return Reply{}, err
+	}
+	succession, _, err := raftmeta.Ask(ctx, s.Metadata, meta.Local, state.GetTrust{})
 	if err != nil {
 		return Reply{}, err
 	}
@@ -291,20 +385,40 @@ func (s *Server) reply(ctx context.Context, cluster meta.Cluster, node meta.Node
 	if len(commands) == 0 {
 		commands = []state.Command{state.UpdateNode{Node: node}}
 	}
-	if _, sealed := cluster.RootKey[node.ID]; node.Role == meta.RoleServer && !sealed {
+	sealTo := func(a *trust.Authority) ([]byte, error) {
 		recipient, err := trust.ParseRecipient(node.Seal)
 		if err != nil {
-			return Reply{}, fmt.Errorf("seal the root key: %w", errors.Join(err, meta.ErrInvalid))
+			return nil, fmt.Errorf("seal the root key: %w", errors.Join(err, meta.ErrInvalid))
 		}
-		der, err := authority.KeyDER()
+		der, err := a.KeyDER()
 		if err != nil {
-			return Reply{}, err
+			return nil, err
 		}
-		box, err := trust.Seal(der, recipient)
+		return trust.Seal(der, recipient)
+	}
+	if _, sealed := cluster.RootKey[node.ID]; node.Role == meta.RoleServer && !sealed {
+		box, err := sealTo(authority)
 		if err != nil {
 			return Reply{}, err
 		}
 		commands = append(commands, state.SealRootKey{Node: node.ID, Sealed: box})
+	}
+	var next *trust.Authority
+	if len(succession.Next) > 0 {
+		if next, err = s.open(1, succession.Next, succession.Keys); err != nil {
+			return Reply{}, err
+		}
+		hash := next.Root().Hash()
+		if _, sealed := succession.Keys[node.ID]; node.Role == meta.RoleServer && !sealed {
+			box, err := sealTo(next)
+			if err != nil {
+				return Reply{}, err
+			}
+			commands = append(commands, state.SealNextKey{Node: node.ID, Sealed: box, Root: hash[:]})
+		}
+		if bytes.Equal(holds, hash[:]) {
+			commands = append(commands, state.ConfirmRoot{Node: node.ID, Root: hash[:]})
+		}
 	}
 	for _, c := range commands {
 		if _, err := s.Metadata.Do(ctx, state.Origin{Principal: "node:" + string(node.ID)}, c); err != nil {
@@ -315,15 +429,23 @@ func (s *Server) reply(ctx context.Context, cluster meta.Cluster, node meta.Node
 	if err != nil {
 		return Reply{}, err
 	}
-	chain, err := authority.Issue(node, hosts, time.Now())
-	if err != nil {
+	said := Reply{Cluster: cluster.ID, Root: cluster.Root, Node: node, Epoch: cluster.Epoch}
+	now := time.Now()
+	if said.Chain, err = authority.Issue(node, hosts, now); err != nil {
 		return Reply{}, err
 	}
-	servers, _, err := raftmeta.Ask(ctx, s.Metadata, meta.Local, state.ListNodes{Role: meta.RoleServer, Page: state.Page{Limit: 1000}})
-	if err != nil {
+	switch {
+	case next != nil:
+		said.Next, said.Cross = succession.Next, succession.Cross
+		if said.NextChain, err = next.Issue(node, hosts, now); err != nil {
+			return Reply{}, err
+		}
+	case crossed(succession, now):
+		said.Former, said.Cross = succession.Former, succession.FormerCross
+	}
+	if said.Servers, _, err = raftmeta.Ask(ctx, s.Metadata, meta.Local, state.ListNodes{Role: meta.RoleServer, Page: state.Page{Limit: 1000}}); err != nil {
 		return Reply{}, err
 	}
-	said := Reply{Cluster: cluster.ID, Root: cluster.Root, Chain: chain, Node: node, Servers: servers, Epoch: cluster.Epoch}
 	if cluster.Recovery != nil {
 		said.Statement = cluster.Recovery.Statement
 	}
@@ -336,16 +458,20 @@ func (s *Server) Authority(ctx context.Context) (*trust.Authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.open(cluster)
+	return s.open(0, cluster.Root, cluster.RootKey)
 }
 
-func (s *Server) open(cluster meta.Cluster) (*trust.Authority, error) {
+// open opens a root's key with this server's: slot 0 is of the cluster's root, 1 of the
+// next.
+func (s *Server) open(slot int, root []byte, keys map[meta.NodeID][]byte) (*trust.Authority, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.authority != nil && bytes.Equal(s.authority.Root().DER(), cluster.Root) {
-		return s.authority, nil
+	for _, known := range s.opened {
+		if known != nil && bytes.Equal(known.Root().DER(), root) {
+			return known, nil
+		}
 	}
-	sealed, ok := cluster.RootKey[s.Key.ID()]
+	sealed, ok := keys[s.Key.ID()]
 	if !ok {
 		return nil, fmt.Errorf("the root key is not sealed to this server yet: %w", meta.ErrUnavailable)
 	}
@@ -353,11 +479,11 @@ func (s *Server) open(cluster meta.Cluster) (*trust.Authority, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the root key: %w", err)
 	}
-	authority, err := trust.LoadAuthority(cluster.Root, der)
+	authority, err := trust.LoadAuthority(root, der)
 	if err != nil {
 		return nil, err
 	}
-	s.authority = authority
+	s.opened[slot] = authority
 	return authority, nil
 }
 

@@ -88,7 +88,7 @@ func begin(t *testing.T, issued time.Time) *cluster {
 	c.server = &join.Server{
 		Metadata: c.metadata, Key: key, Log: slog.New(slog.DiscardHandler),
 		PeerOf: func(r *http.Request) (trust.Identity, bool) {
-			id, ok, err := trust.PeerOf(c.authority.Root(), r.TLS)
+			id, ok, err := c.cred.PeerOf(r.TLS)
 			return id, ok && err == nil
 		},
 	}

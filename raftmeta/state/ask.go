@@ -62,6 +62,7 @@ var Questions = table(
 	question[GetBlob, BlobAnswer], question[FindLink, meta.RepoRef],
 	question[GetNode, meta.Node], question[ListNodes, []meta.Node], question[ListRegions, []meta.Region],
 	question[GetJoinToken, meta.JoinToken],
+	question[ListJoinTokens, []meta.JoinToken], question[GetTrust, meta.Trust], question[ListHolders, []RootHolder],
 	question[GetWave, meta.Wave], question[ListWaves, []meta.Wave],
 	question[WaveHosts, []meta.WaveHost], question[ListWaveHosts, []meta.WaveHost],
 	question[Replicas, []meta.Replica], question[PendingReplicas, []meta.Replica], question[BlobByRoot, meta.Blob],

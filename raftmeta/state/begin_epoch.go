@@ -68,6 +68,9 @@ func (c BeginEpoch) apply(t *tx) (any, error) {
 			t.del(p.key)
 		}
 	}
+	if err := t.forgetTrust(); err != nil {
+		return nil, err
+	}
 	cluster.Epoch, cluster.RootKey, cluster.Recovery = c.Epoch, map[meta.NodeID][]byte{c.Node.ID: c.Sealed}, &recovery
 	if c.Foreign {
 		cluster.ID, cluster.Root = c.ID, c.Root

@@ -174,6 +174,12 @@ func ignorable(k kind) kind {
 }
 
 var kinds = map[uint16]kind{
+	typeBeginRotation:   kindOf[BeginRotation, meta.Trust](rotationLevel),
+	typeConfirmRoot:     kindOf[ConfirmRoot, none](rotationLevel),
+	typeFinishRotation:  kindOf[FinishRotation, meta.Cluster](rotationLevel),
+	typeSealNextKey:     kindOf[SealNextKey, none](rotationLevel),
+	typeRevokeJoinToken: kindOf[RevokeJoinToken, none](rotationLevel),
+
 	typeTick:             ignorable(kindOf[Tick, none](0)),
 	typeBootstrap:        kindOf[Bootstrap, meta.Cluster](0),
 	typeSetLevel:         kindOf[SetLevel, none](1),

@@ -37,7 +37,8 @@ func TestWireNames(t *testing.T) {
 		"130 OpenCompromise, 131 AdvanceCompromise, 132 CloseCompromise, 133 QuarantineVersion, 134 ReleaseVersion, 135 ReportRecheck, " +
 		"136 RequestElevation, 137 DecideElevation, 138 ExpireElevations, 139 SetElevationPolicy, " +
 		"125 PutCheckpoint, 126 AnchorChains, 127 SetAuditRetention, 128 PruneEntries, " +
-		"140 RecountUsage, 141 ReserveStorage, 142 ReportEgress"
+		"140 RecountUsage, 141 ReserveStorage, 142 ReportEgress, " +
+		"150 BeginRotation, 151 ConfirmRoot, 152 FinishRotation, 153 SealNextKey, 154 RevokeJoinToken"
 	if got := strings.Join(commands, ", "); got != want {
 		t.Errorf("commands are\n%s\nwant\n%s", got, want)
 	}
@@ -48,6 +49,7 @@ func TestWireNames(t *testing.T) {
 		"ListComparisons RegionHealth ListIncidents ListBacklogs TenantBacklogs PendingInLane Replication CopiesOf " +
 		"GetAccessHead GetRevocation MayHold " +
 		"GetCaller GetAccount ListAccounts GetRole ListRoles GetBinding ListBindings " +
+		"ListJoinTokens GetTrust ListHolders " +
 		"GetCompromise ListCompromises ListFindings GetFinding ListQuarantined ListActs GetRespondWork GetElevation ListElevations GetElevationPolicy " +
 		"GetAuditLog Prunable ListEntries ProveEntry ProveContinuation ListCheckpoints ListChains GetChain " +
 		"GetAudit IsLost ListAudits ListCopies ListLost UsesOf"

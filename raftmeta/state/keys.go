@@ -42,6 +42,7 @@ const (
 	spaceGarbage     = 'G' // what nobody uses, and what servers are to remove (garbage.go)
 	spaceAccess      = 'A' // accounts, roles and bindings (accounts.go)
 	spaceRights      = 'K' // the access revision, and what is void (rights.go)
+	spaceTrust       = 'N' // the replacement of the root (rotation.go)
 	spaceRespond     = 'Z' // acts, compromises, elevations (acts.go)
 	spaceComparisons = 'V' // index -> Comparison
 	spaceCredentials = 'C' // credentials of principals (credentials.go)

@@ -51,6 +51,9 @@ func (c RemoveNode) apply(t *tx) (any, error) {
 		}
 	}
 	t.dropNode(n)
+	if err := t.leftTrust(n.ID); err != nil {
+		return nil, err
+	}
 	t.bumpAccess()
 	return nil, nil
 }

@@ -73,6 +73,9 @@ func (c RemoveRegion) apply(t *tx) (any, error) {
 			return nil, fmt.Errorf("remove region %s: %w", c.Name, err)
 		}
 		t.dropNode(n)
+		if err := t.leftTrust(n.ID); err != nil {
+			return nil, err
+		}
 	}
 	t.delRegion(c.Name)
 	if err := t.forgetHealth(c.Name); err != nil {

@@ -57,30 +57,7 @@ func NewAuthority(cluster string, now time.Time) (*Authority, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the root key: %w", err)
 	}
-	serial, err := serialNumber()
-	if err != nil {
-		return nil, err
-	}
-	template := &x509.Certificate{
-		SerialNumber:          serial,
-		Subject:               pkix.Name{CommonName: "shoal root " + cluster, Organization: []string{"shoal"}},
-		URIs:                  []*url.URL{{Scheme: scheme, Host: cluster}},
-		NotBefore:             now.Add(-ClockSkew),
-		NotAfter:              now.Add(RootLife),
-		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
-		BasicConstraintsValid: true,
-		IsCA:                  true,
-		MaxPathLenZero:        true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, public, private)
-	if err != nil {
-		return nil, fmt.Errorf("make the root of cluster %s: %w", cluster, err)
-	}
-	root, err := ParseRoot(der)
-	if err != nil {
-		return nil, err
-	}
-	return &Authority{root: root, key: private}, nil
+	return newAuthority(cluster, "shoal root "+cluster, public, private, now)
 }
 
 // LoadAuthority returns the authority of a root certificate (DER) and its key
@@ -299,14 +276,34 @@ func (r *Root) Verify(chain [][]byte, now time.Time) (Identity, error) {
 	return r.verify(parsed, now)
 }
 
+// verify checks the leaf under this root, or under one that this root vouches for by
+// a cross certificate in the chain: the root has been replaced since it was pinned.
 func (r *Root) verify(chain []*x509.Certificate, now time.Time) (Identity, error) {
 	if len(chain) == 0 {
 		return Identity{}, fmt.Errorf("no certificate: %w", meta.ErrDenied)
 	}
-	leaf := chain[0]
-	// The root signs leaves only, so intermediates from the wire are never needed.
+	identity, err := r.verifyLeaf(chain[0], r.pool, now)
+	if err == nil || len(chain) > maxChain {
+		return identity, err
+	}
+	for _, c := range chain[1:] {
+		if !r.vouchesFor(c, now) {
+			continue
+		}
+		pool := x509.NewCertPool()
+		pool.AddCert(c)
+		if identity, crossed := r.verifyLeaf(chain[0], pool, now); crossed == nil {
+			return identity, nil
+		}
+	}
+	return Identity{}, err
+}
+
+// verifyLeaf checks a leaf under the roots in pool, which are of r's cluster.
+func (r *Root) verifyLeaf(leaf *x509.Certificate, pool *x509.CertPool, now time.Time) (Identity, error) {
+	// Roots sign leaves only, so intermediates from the wire are never needed.
 	_, err := leaf.Verify(x509.VerifyOptions{
-		Roots:       r.pool,
+		Roots:       pool,
 		CurrentTime: now,
 		KeyUsages:   []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	})

@@ -9,24 +9,43 @@ import (
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 )
 
+// NodeName is the server name (RFC 6066, 3) by which nodes ask for a node
+// certificate, wherever they call; package clients ask for a host. It can be no host
+// (RFC 6761, 6.4).
+const NodeName = "node.shoal.invalid"
+
 // ServerTLS returns the configuration of a gateway's listener: it serves the
 // node's certificate and takes TLS 1.2 and 1.3. A client certificate is optional;
 // one that is given must be a valid one of the cluster over TLS 1.3, or the
 // handshake fails. PeerOf then tells who it is.
-func ServerTLS(c *Credential) *tls.Config {
+func ServerTLS(c *Credential) *tls.Config { return PublicTLS(c, nil) }
+
+// PublicTLS is ServerTLS with a certificate from elsewhere for package clients:
+// public returns it when it is for what the client asks, else nil. Nodes are always
+// shown the node's own.
+func PublicTLS(c *Credential, public func(*tls.ClientHelloInfo) *tls.Certificate) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12,
 		NextProtos: []string{"h2", "http/1.1"},
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-			return &c.current.Load().tls, nil
+		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			h := c.current.Load()
+			if hello.ServerName == NodeName {
+				return &h.nodes.tls, nil
+			}
+			if public != nil {
+				if certificate := public(hello); certificate != nil {
+					return certificate, nil
+				}
+			}
+			return &h.clients.tls, nil
 		},
 		// Request, not VerifyIfGiven: our own check below is the stricter, and it
 		// also runs on resumed sessions. ClientCAs tells clients which one to send,
 		// so that those with a foreign certificate send none.
 		ClientAuth: tls.RequestClientCert,
-		ClientCAs:  c.root.pool,
+		ClientCAs:  c.current.Load().pool,
 		VerifyConnection: func(state tls.ConnectionState) error {
-			_, _, err := peerAt(c.root, &state, time.Now())
+			_, _, err := c.current.Load().peerAt(&state, time.Now())
 			return err
 		},
 	}
@@ -39,12 +58,13 @@ func ClientTLS(c *Credential) *tls.Config {
 	return &tls.Config{
 		MinVersion:         tls.VersionTLS13,
 		NextProtos:         []string{"h2", "http/1.1"},
+		ServerName:         NodeName,
 		InsecureSkipVerify: true, // VerifyConnection decides: by identity, not by name
 		VerifyConnection: func(state tls.ConnectionState) error {
-			return verifyServer(c.root, &state, time.Now())
+			return c.current.Load().verifyServer(&state, time.Now())
 		},
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			return &c.current.Load().tls, nil
+			return &c.current.Load().nodes.tls, nil
 		},
 	}
 }
@@ -56,6 +76,7 @@ func JoinTLS(rootHash [32]byte) *tls.Config {
 	return &tls.Config{
 		MinVersion:         tls.VersionTLS13,
 		NextProtos:         []string{"h2", "http/1.1"},
+		ServerName:         NodeName,
 		InsecureSkipVerify: true, // VerifyConnection decides: by the hash in the token
 		VerifyConnection: func(state tls.ConnectionState) error {
 			root, err := rootWith(rootHash, &state)
@@ -66,6 +87,16 @@ func JoinTLS(rootHash [32]byte) *tls.Config {
 		},
 	}
 }
+
+// AnonymousTLS is ClientTLS without showing a certificate: one's own may have ended.
+func (c *Credential) AnonymousTLS() *tls.Config {
+	config := ClientTLS(c)
+	config.GetClientCertificate = nil
+	return config
+}
+
+// AnonymousTLS is JoinTLS of a root that is known.
+func (r *Root) AnonymousTLS() *tls.Config { return JoinTLS(r.hash) }
 
 // RootOf returns the root of a connection made with JoinTLS(rootHash).
 //

@@ -364,7 +364,7 @@ func downgraded(c *tls.Config) *tls.Config {
 // foreignCert sends another's certificate, whoever the server asks for.
 func foreignCert(c *tls.Config, other *Credential) *tls.Config {
 	c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-		return &other.current.Load().tls, nil
+		return &other.current.Load().nodes.tls, nil
 	}
 	return c
 }
@@ -384,7 +384,7 @@ func TestSelfSignedInterposer(t *testing.T) {
 	a := must(NewAuthority("prod", now))
 	evil := must(NewAuthority("prod", now))
 	mitm := enlist(t, evil, meta.RoleServer, now)
-	cert := mitm.cred.current.Load().tls
+	cert := mitm.cred.current.Load().clients.tls
 	cert.Certificate = [][]byte{cert.Certificate[0], a.Root().DER()}
 	addr := serve(t, a.Root(), &tls.Config{Certificates: []tls.Certificate{cert}, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &cert, nil }})
 	if _, _, err := get(t, addr, JoinTLS(a.Root().Hash())); err == nil {
@@ -433,17 +433,18 @@ func TestRenewal(t *testing.T) {
 		fail, failures := 3, 0
 		done := make(chan error)
 		go func() {
-			done <- p.cred.Run(ctx, func(ctx context.Context) ([][]byte, error) {
+			done <- p.cred.Run(ctx, func(ctx context.Context) (Papers, error) {
 				if _, ok := ctx.Deadline(); !ok {
 					t.Error("no deadline")
 				}
 				if fail > 0 {
 					fail--
-					return nil, meta.ErrUnavailable
+					return Papers{}, meta.ErrUnavailable
 				}
 				renewed = append(renewed, time.Since(begin).Round(time.Minute))
-				return a.Issue(p.node, nil, time.Now())
-			}, func(err error) {
+				chain, err := a.Issue(p.node, nil, time.Now())
+				return Papers{Root: a.Root().DER(), Chain: chain}, err
+			}, nil, func(err error) {
 				failures++
 				if !errors.Is(err, meta.ErrUnavailable) {
 					t.Errorf("failure %v", err)
