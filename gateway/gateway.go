@@ -119,6 +119,9 @@ type Config struct {
 	Writable func() error
 	// Quota bounds what tenants take; nil bounds nothing.
 	Quota Quota
+	// Head is how recently this node knows that no right was taken back: calls are
+	// refused, and ended, without it (access.Judge). Nil never does.
+	Head access.Head
 	// Trail takes down denials, failed logins and pulls; nil does not.
 	Trail Trail
 	// TLS serves the node certificate; nil takes plain HTTP only.
@@ -142,6 +145,8 @@ type Gateway struct {
 	long     map[string]bool // names of routes whose requests end with the drain
 	cross    *http.CrossOriginProtection
 	metrics  *metrics
+	watcher  watcher
+	peers    *peers
 	listener net.Listener
 	// draining is done when the node begins to shut down; drain makes it so.
 	draining context.Context
@@ -177,6 +182,7 @@ func build(c Config) (*Gateway, error) {
 		long:   map[string]bool{},
 		cross:  http.NewCrossOriginProtection(),
 	}
+	g.watcher.calls, g.peers = map[*watched]struct{}{}, newPeers()
 	g.draining, g.drain = context.WithCancel(context.Background())
 	table := append([]protocol.Protocol{&tokens{g}}, c.Protocols...)
 	if len(c.Mounts) > 0 {
@@ -237,6 +243,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 			return nil
 		})
 	}
+	group.Go(func() error { return g.watchCalls(ctx) })
 	serve("plain", func() error { return plain.Serve(split.plain) })
 	if g.TLS != nil {
 		secure.TLSConfig = g.TLS.Clone()
@@ -274,6 +281,8 @@ func (g *Gateway) server() *http.Server {
 	return &http.Server{
 		Handler:           g.Handler(),
 		Protocols:         protocols,
+		ConnContext:       withConn,
+		ConnState:         g.peers.state,
 		ReadHeaderTimeout: g.Limits.Header,
 		IdleTimeout:       g.Limits.Idle,
 		MaxHeaderBytes:    g.Limits.HeaderBytes,

@@ -59,6 +59,9 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) {
 		e.r.Body = e.stream
 	}
 	abort := g.guard(e)
+	if err := e.stream.resume(); err != nil {
+		e.err = err
+	}
 	if e.err != nil && !abort {
 		if e.stream.wrote() {
 			// The client must not take half an answer for a whole one.
@@ -168,6 +171,7 @@ func (g *Gateway) answer(e *exchange) error {
 			return err
 		}
 	}
+	defer g.watch(e, call, match.Route)()
 	end, err := g.charge(e, call)
 	if err != nil {
 		return err
@@ -212,7 +216,10 @@ func (g *Gateway) admit(e *exchange, call *protocol.Call, route *protocol.Route)
 		return access.Authorize(g.Gate.Policy, call.Who, route.Action, targetOf(call, route, repo))
 	}
 	if call.Repo == (meta.RepoRef{}) {
-		return e.judged(judge(nil))
+		if err := e.judged(judge(nil)); err != nil {
+			return err
+		}
+		return g.leased(call, route.Action)
 	}
 	if badName == nil {
 		if err := g.lookUp(e, call, route); err != nil {
@@ -234,7 +241,7 @@ func (g *Gateway) admit(e *exchange, call *protocol.Call, route *protocol.Route)
 	if call.Repository != nil {
 		e.tenant = call.Repo.Tenant
 	}
-	return nil
+	return g.leased(call, route.Action)
 }
 
 // lookUp finds the repository's record. That it is absent is confirmed by one
@@ -347,6 +354,9 @@ func (g *Gateway) identify(e *exchange) error {
 	var err error
 	if e.node, e.isNode, err = g.Gate.Peer(r); err != nil {
 		return err
+	}
+	if e.isNode {
+		g.peers.note(r, e.node.ID)
 	}
 	header := r.Header.Get
 	switch {

@@ -22,6 +22,9 @@ type metrics struct {
 	refused  prometheus.Counter
 	stalled  prometheus.Counter
 	panics   prometheus.Counter
+	degraded prometheus.Counter
+	lapsed   prometheus.Counter
+	cut      prometheus.Counter
 
 	mu      sync.Mutex
 	tenants map[meta.TenantName]bool // at most maxTenantLabels
@@ -58,9 +61,21 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 			Name: "shoal_gateway_panics_total",
 			Help: "Requests whose handler broke one of our invariants.",
 		}),
+		degraded: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "shoal_gateway_degraded_reads_total",
+			Help: "Private reads served although no server said lately that their rights hold.",
+		}),
+		lapsed: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "shoal_gateway_lapsed_total",
+			Help: "Calls refused because this node has not heard for too long whether rights were taken back.",
+		}),
+		cut: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "shoal_gateway_cut_total",
+			Help: "Calls ended on their way because their right was taken back, or may have been.",
+		}),
 		tenants: map[meta.TenantName]bool{},
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.seconds, m.inFlight, m.bytes, m.refused, m.stalled, m.panics} {
+	for _, c := range []prometheus.Collector{m.requests, m.seconds, m.inFlight, m.bytes, m.refused, m.stalled, m.panics, m.degraded, m.lapsed, m.cut} {
 		if err := r.Register(c); err != nil {
 			return nil, err
 		}

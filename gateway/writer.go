@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -26,6 +27,8 @@ type stream struct {
 
 	status  int
 	written int64
+	begun   atomic.Bool           // the answer has
+	ended   atomic.Pointer[error] // why it may not go on
 
 	// pass, when set, is told of the bytes that move, and paces them.
 	pass    Pass
@@ -65,11 +68,44 @@ func (s *stream) begin() {
 	}
 }
 
+// cut ends what the handler reads and writes, now and from now on, with err. It must not
+// be called once the exchange is over.
+func (s *stream) cut(err error) {
+	s.ended.Store(&err)
+	// Who reads or writes at this moment is woken; an answer that has not begun can still
+	// be another.
+	past := time.Unix(1, 0)
+	_ = s.control.SetReadDeadline(past)
+	if s.begun.Load() {
+		_ = s.control.SetWriteDeadline(past)
+	}
+}
+
+// cause returns why the exchange was cut, nil when it was not.
+func (s *stream) cause() error {
+	if err := s.ended.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// resume lets the gateway say why an exchange was cut, after the handler has returned.
+// It returns the cause.
+func (s *stream) resume() error {
+	err := s.cause()
+	s.ended.Store(nil)
+	return err
+}
+
 // step runs one write under its deadline.
 func (s *stream) step(write func() (int64, error)) (int64, error) {
-	s.begin()
+	s.begun.Store(true)
 	// Where the writer has no deadlines (a recorder in a test) nothing can stall.
 	_ = s.control.SetWriteDeadline(time.Now().Add(s.stall))
+	if err := s.cause(); err != nil {
+		return 0, err
+	}
+	s.begin()
 	n, err := write()
 	_ = s.control.SetWriteDeadline(time.Time{})
 	s.written += n
@@ -174,6 +210,9 @@ func (s *stream) Read(p []byte) (int, error) {
 	}
 	_ = s.control.SetReadDeadline(time.Now().Add(s.stall))
 	s.bodyMu.Unlock()
+	if err := s.cause(); err != nil {
+		return 0, err
+	}
 
 	n, err := s.body.Read(p)
 	if s.pass != nil && n > 0 {

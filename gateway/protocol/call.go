@@ -29,7 +29,10 @@ const (
 // AsOf writes what the answer is: Shoal-Index, -Epoch, -Age, -Mode and, when so, -Stale.
 // Call it before the status is written. Of several reads in one call the
 // oldest is what the answer is; the last call wins.
-func (c *Call) AsOf(a meta.AsOf) { WriteAsOf(c.W.Header(), a) }
+func (c *Call) AsOf(a meta.AsOf) {
+	a.Stale = a.Stale || c.Degraded
+	WriteAsOf(c.W.Header(), a)
+}
 
 // Absent returns what writes what the answer of a read is that finds nothing; nil for
 // a write, which answers otherwise.

@@ -107,6 +107,9 @@ type Call struct {
 	RequestID, Trace string
 	// Loopback says that the connection itself is from this machine.
 	Loopback bool
+	// Degraded says that the read goes on without a server that says whether its right
+	// still holds: the answer is Stale.
+	Degraded bool
 	// Refused and Minted are for the trail, said by who serves: why the credentials were
 	// refused, that a token was issued.
 	Refused error

@@ -32,6 +32,13 @@ func (m *Records) PutRepository(r meta.Repository) {
 	m.repositories[r.Ref] = r
 }
 
+// RemoveRepository drops a repository's record.
+func (m *Records) RemoveRepository(ref meta.RepoRef) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.repositories, ref)
+}
+
 // PutNode adds or replaces a node.
 func (m *Records) PutNode(n meta.Node) {
 	m.mu.Lock()
