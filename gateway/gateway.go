@@ -128,11 +128,11 @@ type Config struct {
 	TLS *tls.Config
 	// Plain takes plain HTTP from everywhere, not only from loopback.
 	Plain bool
+	// TLSOnly takes it from nowhere.
+	TLSOnly bool
 	// TrustedProxies may say for whom they forward (X-Forwarded-*).
 	TrustedProxies []netip.Prefix
 	Limits         Limits
-	// TLSOnly takes it from nowhere.
-	TLSOnly bool
 	Log            *slog.Logger
 	// Metrics takes the gateway's metrics.
 	Metrics prometheus.Registerer

@@ -97,14 +97,14 @@ func (g *Gateway) guard(e *exchange) (abort bool) {
 // answer takes a request through the gate. An error is still to be written,
 // unless the answer has begun.
 func (g *Gateway) answer(e *exchange) error {
-	if err := g.identify(e); err != nil {
-		return err
-	}
 	h := e.stream.Header()
 	protect(h)
+	if err := g.identify(e); err != nil {
 		// Its certificate has ended, or its root was dropped, since the connection was made:
 		// the client shows another on the next.
 		h.Set("Connection", "close")
+		return err
+	}
 	h.Set(protocol.HeaderRequestID, e.id)
 	if e.r.TLS == nil && (g.TLSOnly || !g.Plain && !isLoopback(e.r.RemoteAddr)) {
 		h.Set("Connection", "close")
