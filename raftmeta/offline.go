@@ -166,7 +166,7 @@ func (r *Refounding) View() (*state.View, error) { return r.machine.View() }
 func (r *Refounding) Hash(ctx context.Context) (uint64, [32]byte, error) { return r.machine.Hash(ctx) }
 
 // Begin applies c and what has to come before it: the cluster's level rises to this
-// build's, as only servers that run it can join; uploads that no version claims go,
+// build's, as only servers that run it can join, unless it is held; uploads that no version claims go,
 // because their bytes may be lost while a client would believe them there; with calm,
 // waves end, as nobody expects a rollout to begin by itself after a disaster. Then it
 // makes the state durable, and the log in which self is the only voter.
@@ -192,6 +192,13 @@ func (r *Refounding) Begin(ctx context.Context, self meta.NodeID, at time.Time, 
 		return err
 	}
 	cluster, err := state.GetCluster{}.Answer(v)
+	level := state.Level
+	if err == nil {
+		var held uint32
+		if held, err = (state.GetHold{}).Answer(v); held != 0 {
+			level = min(level, held)
+		}
+	}
 	var waves []meta.Wave
 	if err == nil && calm {
 		waves, err = state.ListWaves{Open: true}.Answer(v)
@@ -199,8 +206,8 @@ func (r *Refounding) Begin(ctx context.Context, self meta.NodeID, at time.Time, 
 	if err := errors.Join(err, v.Close()); err != nil {
 		return err
 	}
-	if cluster.Level < state.Level {
-		if _, err := do(state.SetLevel{Level: state.Level}); err != nil {
+	if cluster.Level < level {
+		if _, err := do(state.SetLevel{Level: level}); err != nil {
 			return err
 		}
 	}

@@ -1,6 +1,7 @@
 package raftmeta_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -110,5 +111,58 @@ func TestRefounding(t *testing.T) {
 func TestInspectNothing(t *testing.T) {
 	if _, err := raftmeta.Inspect(t.TempDir(), quiet); !errors.Is(err, meta.ErrNotFound) {
 		t.Errorf("an empty directory: %v", err)
+	}
+}
+
+// TestRefoundingKeepsAHeldLevel: whoever held the level may still want the older build.
+func TestRefoundingKeepsAHeldLevel(t *testing.T) {
+	ctx := within(t)
+	const held = state.Level - 1
+	machine, err := state.Open(filepath.Join(t.TempDir(), "old"), state.Options{Log: quiet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer machine.Close()
+	node := meta.Node{ID: "n1", Role: meta.RoleServer, Region: "r1"}
+	at := meta.TimeOf(time.Now())
+	for i, c := range []state.Command{
+		state.Bootstrap{Cluster: meta.Cluster{ID: "c1", Level: held, Epoch: 1}, Node: node, Region: meta.Region{Name: "r1", Primary: true}},
+		state.HoldLevel{Level: held},
+	} {
+		command, err := state.Encode(state.Origin{Time: at}, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if result, err := machine.Apply(uint64(i+1), 1, command); err != nil || result.Err != nil {
+			t.Fatal(err, result.Err)
+		}
+	}
+	frozen, err := machine.Snapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer frozen.Close()
+	var stream bytes.Buffer
+	if _, err := frozen.WriteTo(&stream); err != nil {
+		t.Fatal(err)
+	}
+	r, err := raftmeta.OpenRefounding(filepath.Join(t.TempDir(), "next"), quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if err := r.Load(&stream); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Begin(ctx, node.ID, time.Now(), false, state.BeginEpoch{Epoch: 2, Node: node, Sealed: []byte("sealed")}); err != nil {
+		t.Fatal(err)
+	}
+	v, err := r.View()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer v.Close()
+	if level, err := (state.GetLevel{}).Answer(v); err != nil || level != held {
+		t.Errorf("held at %d, it begins at %d, %v", held, level, err)
 	}
 }
