@@ -141,6 +141,17 @@ func actOf(c Command, result any) (meta.Act, bool) {
 		return meta.Act{Kind: meta.ActOther, Name: Name(c), Detail: c.Name}, true
 	case RemoveBinding:
 		return meta.Act{Kind: meta.ActOther, Name: Name(c), Detail: c.ID}, true
+	case CreateCredential:
+		return meta.Act{Kind: meta.ActCredential, Name: c.Credential.ID, Detail: c.Credential.Principal}, true
+	case RotateCredential:
+		made, _ := result.(meta.Credential)
+		return meta.Act{Kind: meta.ActCredential, Name: c.NewID, Detail: made.Principal}, true
+	case SetPassword:
+		return meta.Act{Kind: meta.ActOther, Name: Name(c), Detail: c.Name}, true
+	case PutIssuer:
+		return meta.Act{Kind: meta.ActOther, Name: Name(c), Detail: c.Issuer.ID()}, true
+	case RemoveIssuer:
+		return meta.Act{Kind: meta.ActOther, Name: Name(c), Detail: string(c.Tenant) + "/" + c.Name}, true
 	case RevokeCredential:
 		return meta.Act{Kind: meta.ActOther, Name: Name(c), Detail: c.ID}, true
 	case RevokePrincipal:

@@ -249,6 +249,10 @@ var kinds = map[uint16]kind{
 	typeAddBinding:    kindOf[AddBinding, meta.Binding](accessLevel),
 	typeRemoveBinding: kindOf[RemoveBinding, none](accessLevel),
 
+	typeSetPassword:       kindOf[SetPassword, meta.Account](credentialLevel),
+	typeRotateCredential:  kindOf[RotateCredential, meta.Credential](credentialLevel),
+	typeCreateCredential:  kindOf[CreateCredential, meta.Credential](credentialLevel),
+	typePutIssuer:         kindOf[PutIssuer, meta.Issuer](credentialLevel),
 	typeTouchCredentials:  kindOf[TouchCredentials, none](credentialLevel),
 	typeExpireCredentials: kindOf[ExpireCredentials, ExpiredCredentials](credentialLevel),
 	typeRemoveIssuer:      kindOf[RemoveIssuer, none](credentialLevel),

@@ -33,10 +33,11 @@ func TestWireNames(t *testing.T) {
 		"80 HoldBackup, 81 CloseBackup, 82 BeginEpoch, " +
 		"90 CollectBlobs, 91 SettleCollected, 92 CollectStrays, 93 SetGC, 94 CompareState, 95 ReportState, " +
 		"100 CreateAccount, 101 SetAccount, 102 RemoveAccount, 103 PutRole, 104 RemoveRole, 105 AddBinding, 106 RemoveBinding, " +
+		"110 CreateCredential, 111 TouchCredentials, 112 ExpireCredentials, 113 RotateCredential, 114 SetPassword, 115 PutIssuer, 116 RemoveIssuer, 117 SetIssuerKeys, " +
 		"120 RevokeCredential, 121 RevokePrincipal, 122 RevokeTenant, 123 NarrowNode, " +
+		"125 PutCheckpoint, 126 AnchorChains, 127 SetAuditRetention, 128 PruneEntries, " +
 		"130 OpenCompromise, 131 AdvanceCompromise, 132 CloseCompromise, 133 QuarantineVersion, 134 ReleaseVersion, 135 ReportRecheck, " +
 		"136 RequestElevation, 137 DecideElevation, 138 ExpireElevations, 139 SetElevationPolicy, " +
-		"125 PutCheckpoint, 126 AnchorChains, 127 SetAuditRetention, 128 PruneEntries, " +
 		"140 RecountUsage, 141 ReserveStorage, 142 ReportEgress, " +
 		"150 BeginRotation, 151 ConfirmRoot, 152 FinishRotation, 153 SealNextKey, 154 RevokeJoinToken"
 	if got := strings.Join(commands, ", "); got != want {
@@ -50,6 +51,7 @@ func TestWireNames(t *testing.T) {
 		"GetAccessHead GetRevocation MayHold " +
 		"GetCaller GetAccount ListAccounts GetRole ListRoles GetBinding ListBindings " +
 		"ListJoinTokens GetTrust ListHolders " +
+		"GetCredential ListCredentials CredentialsEnded GetIssuer ListIssuers IssuersAt " +
 		"GetCompromise ListCompromises ListFindings GetFinding ListQuarantined ListActs GetRespondWork GetElevation ListElevations GetElevationPolicy " +
 		"GetAuditLog Prunable ListEntries ProveEntry ProveContinuation ListCheckpoints ListChains GetChain " +
 		"GetAudit IsLost ListAudits ListCopies ListLost UsesOf"
