@@ -107,7 +107,7 @@ func (a *ahead) look(ctx context.Context, v meta.Version) {
 		}
 		limited, cancel := context.WithTimeout(ctx, lookTime)
 		b, _, err := raftmeta.Ask(limited, a.metadata, meta.Local, state.GetBlob{Repo: v.Repo, Digest: r.Digest})
-		if err == nil {
+		if err == nil && b.Quarantine == nil {
 			err = a.prepare(limited, b.Blob.Root)
 		}
 		cancel()

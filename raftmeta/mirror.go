@@ -264,7 +264,7 @@ func (m *Mirror) Run(ctx context.Context) error {
 
 var followed = []feed.Kind{
 	feed.KindCluster, feed.KindNode, feed.KindRegion, feed.KindRepository,
-	feed.KindAlias, feed.KindVersion, feed.KindPackage, feed.KindBlob, feed.KindWave, feed.KindLost, feed.KindHealth,
+	feed.KindAlias, feed.KindVersion, feed.KindPackage, feed.KindBlob, feed.KindWave, feed.KindLost, feed.KindHealth, feed.KindRespond,
 }
 
 // changes follows what the mirror depends on, forgets what changed, and passes it
@@ -354,6 +354,9 @@ func (m *Mirror) observe(c feed.Change) {
 	defer m.mu.Unlock()
 	if before, _ := m.touched.Peek(s); c.Index > before {
 		m.touched.Add(s, c.Index)
+	}
+	if ofQuarantine(c) {
+		m.quarantined(c)
 	}
 	if !c.Deleted {
 		return

@@ -72,17 +72,31 @@ func (a *API) resolve(c *protocol.Call, text string) (ref meta.WaveRef, _ error)
 	ref.Package, ref.Alias, ref.Version = name.Package, name.Alias, name.Version
 	if name.Version != "" {
 		v, err := confirmed(a, c, state.GetVersion{Repo: ref.Repo, Package: name.Package, Version: name.Version})
-		if ref.Digest = v.Digest; err != nil {
+		if ref.Digest = v.Digest; err == nil {
+			err = spreadable(&v)
+		}
+		if err != nil {
 			return fail(err)
 		}
 		return ref, nil
 	}
 	found, err := confirmed(a, c, state.Resolve{Repo: ref.Repo, Package: name.Package, Alias: name.Alias})
+	if err == nil {
+		err = spreadable(&found.Version)
+	}
 	if err != nil {
 		return fail(err)
 	}
 	ref.Version, ref.Digest = found.Version.Name, found.Version.Digest
 	return ref, nil
+}
+
+// spreadable refuses a version that is in quarantine.
+func spreadable(v *meta.Version) error {
+	if v.Quarantine == nil {
+		return nil
+	}
+	return &meta.QuarantinedError{What: "version " + v.Name, Quarantine: *v.Quarantine}
 }
 
 // confirmed is ask that says that nothing is there only after a strong round: what

@@ -91,6 +91,10 @@ func (c *Catalog) Offer(ctx context.Context, by Caller, repo meta.RepoRef, d dig
 	if r, _, unknown := askOnce(ctx, c, by, meta.Local, state.GetRepository{Ref: repo}); unknown != nil || !c.cfg.May(by.Who, meta.ActionPush, &r) {
 		return b, asOf, err
 	}
+	if _, kept := errors.AsType[*meta.QuarantinedError](err); kept {
+		// What an honest build brings itself is not the quarantined version's any more.
+		err = fmt.Errorf("%w: send it again: %w", err, meta.ErrNotFound)
+	}
 	if err == nil {
 		err = c.sendable(ctx, by, b.Blob)
 	}

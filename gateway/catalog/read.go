@@ -17,6 +17,15 @@ import (
 // Limit of them, 1 to 10,000.
 type Page = state.Page
 
+// readable refuses a version that is in quarantine. The answer that says so may be kept,
+// on an agent's disk too: a later one without servers is refused all the same.
+func readable(pkg Package, v *meta.Version) error {
+	if v.Quarantine == nil {
+		return nil
+	}
+	return &meta.QuarantinedError{What: "version " + v.Name + " of " + pkg.String(), Quarantine: *v.Quarantine}
+}
+
 // about wraps err with what was asked. That something is not found the answer
 // says itself, by name.
 func about(err error, format string, args ...any) error {
@@ -28,13 +37,13 @@ func about(err error, format string, args ...any) error {
 
 // Resolve follows an alias to its version.
 //
-// Errors: meta.ErrNotFound, confirmed; meta.ErrUnavailable.
+// Errors: meta.ErrNotFound, confirmed; *meta.QuarantinedError; meta.ErrUnavailable.
 func (c *Catalog) Resolve(ctx context.Context, by Caller, pkg Package, alias string) (state.ResolveAnswer, meta.AsOf, error) {
 	a, asOf, err := ask(ctx, c, by, meta.Bounded, state.Resolve{Repo: pkg.Repo, Package: pkg.Name, Alias: alias})
 	if err != nil {
 		return a, asOf, about(err, "resolve %s:%s", pkg, alias)
 	}
-	return a, asOf, nil
+	return a, asOf, readable(pkg, &a.Version)
 }
 
 // Head returns what a package's alias leads to now and the package's revision, by
@@ -64,18 +73,23 @@ func (c *Catalog) Head(ctx context.Context, by Caller, pkg Package, alias string
 
 // Peek is Resolve for who can do without: that nothing is there is not confirmed.
 func (c *Catalog) Peek(ctx context.Context, by Caller, pkg Package, alias string) (state.ResolveAnswer, meta.AsOf, error) {
-	return askOnce(ctx, c, by, meta.Bounded, state.Resolve{Repo: pkg.Repo, Package: pkg.Name, Alias: alias})
+	a, asOf, err := askOnce(ctx, c, by, meta.Bounded, state.Resolve{Repo: pkg.Repo, Package: pkg.Name, Alias: alias})
+	if err == nil {
+		err = readable(pkg, &a.Version)
+	}
+	return a, asOf, err
 }
 
 // Version looks up a version by its name.
 //
-// Errors: meta.ErrNotFound, confirmed, also for a deleted one; meta.ErrUnavailable.
+// Errors: meta.ErrNotFound, confirmed, also for a deleted one; *meta.QuarantinedError;
+// meta.ErrUnavailable.
 func (c *Catalog) Version(ctx context.Context, by Caller, pkg Package, name string) (meta.Version, meta.AsOf, error) {
 	v, asOf, err := ask(ctx, c, by, meta.Local, state.GetVersion{Repo: pkg.Repo, Package: pkg.Name, Version: name})
 	if err != nil {
 		return v, asOf, about(err, "version %s of %s", name, pkg)
 	}
-	return v, asOf, nil
+	return v, asOf, readable(pkg, &v)
 }
 
 // Package looks up a package's record: its revision, labels, number of versions.
@@ -99,9 +113,10 @@ func (c *Catalog) Known(ctx context.Context, by Caller, pkg Package, at meta.AsO
 	return !errors.Is(err, meta.ErrNotFound)
 }
 
-// Aliases lists the live aliases of a package in byte order; none is no error.
+// Aliases lists the live aliases of a package in byte order, but for those that lead to
+// a version in quarantine; none is no error.
 func (c *Catalog) Aliases(ctx context.Context, by Caller, pkg Package, page Page) ([]meta.Alias, meta.AsOf, error) {
-	return list(ctx, c, by, "aliases of "+pkg.String(), state.ListAliases{Repo: pkg.Repo, Package: pkg.Name, Page: page})
+	return list(ctx, c, by, "aliases of "+pkg.String(), state.ListAliases{Repo: pkg.Repo, Package: pkg.Name, Page: page, Readable: true})
 }
 
 // History lists the moves of an alias, newest first; none is no error.
@@ -109,7 +124,8 @@ func (c *Catalog) History(ctx context.Context, by Caller, pkg Package, alias str
 	return list(ctx, c, by, "history of "+pkg.String()+":"+alias, state.AliasHistory{Repo: pkg.Repo, Package: pkg.Name, Alias: alias, Page: page})
 }
 
-// Versions lists the live versions of a package; none is no error.
+// Versions lists the live versions of a package, also those that their Quarantine keeps
+// from readers; none is no error.
 func (c *Catalog) Versions(ctx context.Context, by Caller, pkg Package, page Page) ([]meta.Version, meta.AsOf, error) {
 	return list(ctx, c, by, "versions of "+pkg.String(), state.ListVersions{Repo: pkg.Repo, Package: pkg.Name, Page: page})
 }
@@ -120,10 +136,11 @@ func (c *Catalog) Packages(ctx context.Context, by Caller, repo meta.RepoRef, pr
 }
 
 // Attachments lists the versions whose subject is d, of one artifact type when
-// that is not empty; none is no error, and the subject need not exist.
+// that is not empty, but for those in quarantine; none is no error, and the subject need
+// not exist.
 func (c *Catalog) Attachments(ctx context.Context, by Caller, pkg Package, d digest.Digest, artifactType string, page Page) ([]meta.Version, meta.AsOf, error) {
 	return list(ctx, c, by, "attachments of "+d.String(), state.Attachments{
-		Repo: pkg.Repo, Package: pkg.Name, Subject: d, ArtifactType: artifactType, Page: page,
+		Repo: pkg.Repo, Package: pkg.Name, Subject: d, ArtifactType: artifactType, Page: page, Readable: true,
 	})
 }
 
@@ -160,11 +177,15 @@ func list[A any](ctx context.Context, c *Catalog, by Caller, what string, q stat
 
 // Blob looks up a blob that the repository links, by sha256 or sha512.
 //
-// Errors: meta.ErrNotFound, confirmed; meta.ErrUnavailable.
+// Errors: meta.ErrNotFound, confirmed; *meta.QuarantinedError when only versions in
+// quarantine use it; meta.ErrUnavailable.
 func (c *Catalog) Blob(ctx context.Context, by Caller, repo meta.RepoRef, d digest.Digest) (state.BlobAnswer, meta.AsOf, error) {
 	b, asOf, err := ask(ctx, c, by, meta.Local, state.GetBlob{Repo: repo, Digest: d})
 	if err != nil {
 		return b, asOf, about(err, "blob %s of %s", d, repo)
+	}
+	if b.Quarantine != nil {
+		return b, asOf, &meta.QuarantinedError{What: "blob " + string(d) + " of " + repo.String(), Quarantine: *b.Quarantine}
 	}
 	if c.cfg.Asked != nil {
 		c.cfg.Asked(b.Blob, repo, d)

@@ -94,6 +94,7 @@ func (c *Call) Origin() state.Origin {
 		TokenID:   c.Who.Token,
 		Source:    c.R.RemoteAddr,
 		Trace:     c.Trace,
+		Elevation: c.Who.Elevation,
 	}
 }
 

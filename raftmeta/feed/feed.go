@@ -45,7 +45,7 @@ const (
 	KindHealth     Kind = 14 // Region, Health
 	KindAccess     Kind = 23 // rights were taken back: the access revision is Index
 	KindAudit      Kind = 24 // a checkpoint of the audit log was signed
-	KindRespond    Kind = 25 // Repo: something in it went into quarantine or came out; without: Name of a compromise or elevation
+	KindRespond    Kind = 25 // Repo, Package, Name: of a version that came out of quarantine; Deleted: went in. Without Repo: Name of a compromise or elevation
 	KindQuota      Kind = 26 // Name: a tenant passed a threshold of a quota, in either direction
 	KindLost       Kind = 20 // Root, which is linked, has no verified copy any more; Deleted: has one again
 )

@@ -41,6 +41,7 @@ func (q MayHold) Answer(v *View) (Holding, error) {
 		case err != nil:
 			return Holding{}, err
 		case record == nil:
+		case q.Node.Role != meta.RoleServer && kept(v, context, record.Blob.Digest):
 		case context == meta.PublicContext:
 			return Holding{Blob: record.Blob, Public: true}, nil
 		case q.Node.MayHold(meta.TenantName(context)):

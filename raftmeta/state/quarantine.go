@@ -80,7 +80,7 @@ func (t *tx) quarantine(v *meta.Version, q *meta.Quarantine) (links int, err err
 		t.emit(feed.Change{Kind: feed.KindAlias, Repo: a.Repo, Package: a.Package, Name: a.Name})
 	}
 	t.emit(feed.Change{Kind: feed.KindVersion, Repo: v.Repo, Package: v.Package, Name: v.Name})
-	t.emit(feed.Change{Kind: feed.KindRespond, Repo: v.Repo}) // for answers about its blobs
+	t.emit(feed.Change{Kind: feed.KindRespond, Repo: v.Repo, Package: v.Package, Name: v.Name, Deleted: q != nil})
 	return len(order) + len(aliases), t.touchPackage(v.Repo, v.Package)
 }
 
@@ -235,4 +235,22 @@ func (t *tx) released(q *meta.Quarantine) error {
 	c.Released++
 	t.putCompromise(c)
 	return nil
+}
+
+// kept reports whether a blob is kept from all readers of a tenant: the tenant's
+// repositories link it, and in each only versions in quarantine use it. What cannot be
+// told within maxHoldingsRead links is not kept.
+func kept(r reader, tenant string, d digest.Digest) bool {
+	prefix := keyMentions(meta.TenantName(tenant), d)
+	links := 0
+	for p, err := range r.scan(within(prefix)) {
+		if links++; err != nil || links > maxHoldingsRead {
+			return false
+		}
+		l, err := findLink(r, meta.RepoRef{Tenant: meta.TenantName(tenant), Name: string(p.key[len(prefix):])}, d)
+		if err != nil || l == nil || l.quarantined() == nil {
+			return false
+		}
+	}
+	return links > 0
 }

@@ -564,3 +564,35 @@ func compareQuarantine(b *bench, m *quarantineModel, contents []string) {
 		b.Fatalf("listed are %v, want %v", shown, want)
 	}
 }
+
+// TestQuarantineInTheSwarm: an agent may have no blob that only versions in quarantine
+// use, wherever it is linked; servers go on making copies of it.
+func TestQuarantineInTheSwarm(t *testing.T) {
+	b := levelFiveBench(t)
+	b.must(link("layer", "eu-1"))
+	b.must(image("m", "layer"))
+	agent := meta.Node{ID: "a", Role: meta.RoleAgent}
+	may := func(n meta.Node) bool {
+		_, err := try(b, MayHold{Root: blob("layer").Root, Node: n})
+		if err != nil && !errors.Is(err, meta.ErrNotFound) {
+			t.Fatal(err)
+		}
+		return err == nil
+	}
+	if !may(agent) {
+		t.Error("before, an agent may not have it")
+	}
+	b.must(QuarantineVersion{Repo: appRef, Package: "api", Version: string(blob("m").Digest), Reason: "odd"})
+	if may(agent) || !may(server("eu-2", "eu")) {
+		t.Error("in quarantine, an agent may have it, or a server may not")
+	}
+	other := app()
+	other.Ref.Name = "other"
+	b.must(CreateRepository{Repository: other})
+	l := link("layer", "eu-1")
+	l.Repo = other.Ref
+	b.must(l)
+	if !may(agent) {
+		t.Error("what another repository has is kept from an agent")
+	}
+}

@@ -136,7 +136,8 @@ func (p *Protocol) entries(ctx context.Context, by catalog.Caller, repo meta.Rep
 // describe fills in what a path serves; false when it serves nothing.
 func (p *Protocol) describe(ctx context.Context, by catalog.Caller, pkg catalog.Package, e *entry) (bool, error) {
 	a, _, err := p.catalog.Peek(ctx, by, pkg, current)
-	if errors.Is(err, meta.ErrNotFound) {
+	_, kept := errors.AsType[*meta.QuarantinedError](err)
+	if kept || errors.Is(err, meta.ErrNotFound) {
 		return false, nil
 	}
 	if err != nil {

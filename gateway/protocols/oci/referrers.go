@@ -132,7 +132,8 @@ func (p *Protocol) describe(ctx context.Context, c *call, v *meta.Version) (desc
 func (p *Protocol) fallback(ctx context.Context, c *call, subject digest.Digest, artifactType string, answer *index) error {
 	tag := fallbackTag(subject)
 	a, _, err := p.catalog.Peek(ctx, c.by, c.pkg, tag)
-	if errors.Is(err, meta.ErrNotFound) || err == nil && a.Version.MediaType != typeIndex {
+	_, kept := errors.AsType[*meta.QuarantinedError](err)
+	if kept || errors.Is(err, meta.ErrNotFound) || err == nil && a.Version.MediaType != typeIndex {
 		return nil
 	}
 	if err != nil {
