@@ -28,6 +28,10 @@ import (
 // reachable (design.md, Swarm: degraded_read_max).
 const degradedRead = 15 * time.Minute
 
+// firstHead bounds how long an agent waits for the revocation head before it is ready:
+// servers that are silent must not hold up what goes without them.
+const firstHead = 3 * time.Second
+
 // agentReadBytes bounds the chunks that an agent's clients hold, to keep within what a
 // host has to spare: transfer/DESIGN.md, Memory of an agent.
 const agentReadBytes = 64 << 20
@@ -69,6 +73,15 @@ func (n *Node) buildAgent(ctx context.Context) error {
 	n.swarmHost.SetRoster(append(slices.Clone(n.id.Servers), me))
 	admit(mirror.Roster(), n.swarmHost)
 	n.serves = mirror.Roster().Serves
+	lease, err := remote.OpenLease(remote.LeaseConfig{
+		Client: servers, Cluster: n.id.Cluster, IsServer: n.isServer, File: filepath.Join(n.cfg.Data, "head"),
+		Log: log, Metrics: n.metrics,
+	})
+	if err != nil {
+		return err
+	}
+	n.head = lease
+	n.parts.Add("revocation head", lease.Run)
 
 	// Bytes.
 	var discovery *dht.Finder // there when the store runs, and evicts
@@ -152,6 +165,7 @@ func (n *Node) buildAgent(ctx context.Context) error {
 	if err := n.openGateway(gate, append(speaks, api), nil, mirror.Wrote, nil); err != nil {
 		return err
 	}
+	evict(mirror.Roster(), n.gateway)
 	waves, err := wave.NewAgent(wave.AgentConfig{
 		Servers: servers, News: mirror.Waves(), Platform: runtime.GOOS + "/" + runtime.GOARCH,
 		Expander: expander{names: names, formats: packages(speaks), metadata: mirror, host: host, readable: access.Readable},
@@ -173,6 +187,13 @@ func (n *Node) buildAgent(ctx context.Context) error {
 		// What was known last is enough to serve what is here.
 		if err := n.awaitMetadata(ctx, meta.Local); err != nil {
 			return err
+		}
+		// Who asks at once must not find a node that knows nothing of revocations yet.
+		select {
+		case <-lease.Tried():
+		case <-time.After(firstHead):
+		case <-ctx.Done():
+			return nil
 		}
 		close(n.ready)
 		if !sameAddresses(me, record()) {

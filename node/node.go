@@ -31,6 +31,7 @@ import (
 
 	"github.com/shoal-registry/shoal/dht/host"
 	"github.com/shoal-registry/shoal/gateway"
+	"github.com/shoal-registry/shoal/gateway/access"
 	"github.com/shoal-registry/shoal/gateway/ops"
 	"github.com/shoal-registry/shoal/node/config"
 	"github.com/shoal-registry/shoal/node/health"
@@ -78,6 +79,8 @@ type Node struct {
 	distanceTo func(meta.RegionName) time.Duration
 	serves     func(meta.NodeID) bool
 	fares      *health.Self // nil on an agent
+	// head says how recently this node knows that no right was taken back.
+	head access.Head
 }
 
 // New opens the node of cfg.Data. A node that belongs to no cluster begins one

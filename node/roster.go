@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/shoal-registry/shoal/dht/host"
+	"github.com/shoal-registry/shoal/gateway"
 	"github.com/shoal-registry/shoal/raftmeta"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/raftmeta/state"
@@ -22,6 +23,15 @@ func admit(r *raftmeta.Roster, hosts ...*host.Host) {
 			} else {
 				h.Update([]meta.Node{c.Node}, nil)
 			}
+		}
+	})
+}
+
+// evict closes the connections to a gateway of nodes that are removed.
+func evict(r *raftmeta.Roster, g *gateway.Gateway) {
+	r.OnChange(func(c raftmeta.RosterChange) {
+		if c.Removed {
+			g.Evict(c.Node.ID)
 		}
 	})
 }

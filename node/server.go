@@ -95,7 +95,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 		return err
 	}
 	n.closes(records.Close)
-	n.metadata, n.doer = records, records
+	n.metadata, n.doer, n.head = records, records, records
 	n.parts.Add("metadata", records.Run)
 	n.parts.Add("fence", fences.Run)
 	known, err := knownNodes(ctx, records, n.id.Servers)
@@ -226,6 +226,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 	}
 	admission := &join.Server{Metadata: records, Key: n.key, PeerOf: n.peerOf, Limit: join.NewLimit(n.joinsHeld()), Log: log}
 	remotePattern, remoteHandler := remote.Handler(records, records)
+	headsPattern, headsHandler := remote.HeadsHandler(records, n.key, n.id.Cluster)
 	waves, progress, err := n.desk(records)
 	if err != nil {
 		return err
@@ -247,6 +248,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 		{Name: "epoch", Pattern: fence.Path, Methods: []string{http.MethodPost}, Action: access.Public, Serve: gateway.HTTP(fences)},
 		{Name: "join_renew", Pattern: join.RenewPath, Methods: []string{http.MethodPost}, Action: access.NodeOnly, Serve: gateway.HTTP(http.HandlerFunc(admission.Renew))},
 		{Name: "metadata", Pattern: remotePattern + "{rest...}", Methods: []string{http.MethodPost}, Action: access.NodeOnly, Long: true, Serve: gateway.HTTP(remoteHandler)},
+		{Name: "heads", Pattern: headsPattern + "{rest...}", Methods: []string{http.MethodPost}, Action: access.NodeOnly, Long: true, Serve: gateway.HTTP(headsHandler)},
 		{Name: "waves", Pattern: wavesPattern + "{rest...}", Methods: []string{http.MethodPost}, Action: access.NodeOnly, Long: true, Serve: func(c *protocol.Call) error {
 			wavesHandler(c.Who).ServeHTTP(c.W, c.R)
 			return nil
@@ -254,6 +256,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 	}, nil, room.Writable); err != nil {
 		return err
 	}
+	evict(roster, n.gateway)
 	n.parts.Add("certificate", func(ctx context.Context) error {
 		return n.cred.Run(ctx, n.reissue(admission, record), n.keepPapers, n.renewalFailed)
 	})

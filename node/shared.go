@@ -89,7 +89,7 @@ func (n *Node) transport() *http.Transport {
 func (n *Node) gate(policy access.Policy) (*access.Gate, error) {
 	return access.New(access.Config{
 		Self: n.ID(), Key: n.key.Private(), KeyOf: trust.PublicKeyOf, Identify: n.identify,
-		Metadata: access.Records{Asker: n.metadata}, Policy: policy, Plain: n.cfg.Plain,
+		Metadata: access.Records{Asker: n.metadata}, Policy: policy, Head: n.head, Plain: n.cfg.Plain,
 	})
 }
 
@@ -111,6 +111,7 @@ func (n *Node) openGateway(gate *access.Gate, speaks []protocol.Protocol, mounts
 	n.gateway, err = gateway.New(gateway.Config{
 		Self: n.ID(), Role: n.cfg.Role, Listen: n.cfg.Gateway, Protocols: speaks, Mounts: mounts,
 		Elsewhere: n.elsewhere(), Leaving: func() bool { return n.drains(n.ID()) },
+		Head: n.head,
 		Gate: gate, Repositories: access.Records{Asker: n.metadata}, Forward: forward, Wrote: wrote, Writable: writable,
 		TLS: tlsConfig, Plain: n.cfg.Plain, TLSOnly: n.cfg.LoopbackTLS, Log: n.log, Metrics: n.metrics,
 	})

@@ -2,9 +2,11 @@ package access
 
 import (
 	"context"
-	"strings"
+	"time"
 
+	"github.com/shoal-registry/shoal/gateway/credential"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/raftmeta/state"
 )
 
 // Again returns who, whom this gate found out a while ago, with the rights of now. That
@@ -12,10 +14,18 @@ import (
 //
 // Errors: *CredentialsError when what the caller showed was revoked since;
 // meta.ErrUnavailable when that cannot be found out, which Judge has a limit for.
-func (g *Gate) Again(_ context.Context, who meta.Principal) (meta.Principal, error) {
-	switch {
-	case who.Name == meta.Anonymous.Name, strings.HasPrefix(who.Name, hostPrefix), who.Admin:
+func (g *Gate) Again(ctx context.Context, who meta.Principal) (meta.Principal, error) {
+	if !Credentialed(who) || who.Admin {
 		return who, nil
 	}
-	return who, nil
+	q := state.GetCaller{Principal: who.Name}
+	if credential.CheckID(who.Token) == nil {
+		q.Credential = who.Token
+	}
+	c, err := g.caller(ctx, q)
+	if err != nil {
+		return meta.Principal{}, err
+	}
+	who.Rights, who.At = c.Rights, meta.TimeOf(time.Now())
+	return g.opened(who), nil
 }

@@ -22,7 +22,7 @@ const (
 	holdHead = 2 * time.Second
 	// headRound is what a server may take beyond that for a round and what it must catch
 	// up with.
-	headRound = 4 * time.Second
+	headRound = 2500 * time.Millisecond
 )
 
 // Heads knows how far the revocation of rights has come: a raftmeta.Store.
@@ -84,14 +84,15 @@ var errLegacy = errors.New("no server tells heads yet")
 // Errors: *meta.UnavailableError, errExpelled, errLegacy; of ctx.
 func (c *Client) head(ctx context.Context, seen meta.AccessHead, nonce []byte, now bool, accept func([]byte) error) error {
 	request := headRequest{Seen: seen, Nonce: nonce, Now: now}
-	timeout := headRound
-	if !now {
-		timeout += holdHead
-	}
 	var tries []error
 	legacy, expelled := false, false
 	for _, s := range c.candidates() {
+		timeout := headRound
+		if !request.Now {
+			timeout += holdHead
+		}
 		response, err := call(ctx, c, s, s.head, &request, timeout)
+		request.Now = true // the next has no time to lose
 		if err == nil {
 			if err = response.Failure.err(); err == nil {
 				err = accept(response.Head)
