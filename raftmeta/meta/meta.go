@@ -290,6 +290,9 @@ type Node struct {
 	// Tenants holds the patterns of tenants of which an agent may have anything that is
 	// not public; none is all. From cluster level 5.
 	Tenants []string `cbor:"14,keyasint,omitempty" json:"tenants,omitempty"`
+	// Bucket is where a server keeps its blobs, when not on its own disk. From cluster
+	// level 5.
+	Bucket NodeID `cbor:"15,keyasint,omitempty" json:"bucket,omitempty"`
 }
 
 // Drain is why a server does not count any more: what it holds is being copied to

@@ -102,6 +102,7 @@ func (c AdmitNode) apply(t *tx) (any, error) {
 	}
 	node := c.Node
 	node.Read, node.Tenants, node.Admitted, node.Draining = token.Read, token.Tenants, t.now, nil
+	node.Bucket = "" // that is AttachBucket's
 	switch {
 	case old == nil && token.Uses == 0:
 		return nil, deny("the join token is used up")
@@ -114,7 +115,7 @@ func (c AdmitNode) apply(t *tx) (any, error) {
 	case old.Role != node.Role || old.Region != node.Region:
 		return nil, fmt.Errorf("admit node %s: it is a %s of region %s; remove it first: %w", node.ID, old.Role, old.Region, meta.ErrConflict)
 	default:
-		node.Admitted, node.Draining = old.Admitted, old.Draining
+		node.Admitted, node.Draining, node.Bucket = old.Admitted, old.Draining, old.Bucket
 		t.putNode(&node)
 	}
 	return node, nil

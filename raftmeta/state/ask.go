@@ -68,7 +68,7 @@ var Questions = table(
 	question[Replicas, []meta.Replica], question[PendingReplicas, []meta.Replica], question[BlobByRoot, meta.Blob],
 	question[NextSettlement, Settlement], question[LastCopies, LastCopiesAnswer],
 	question[ListBacklogs, []Backlog], question[TenantBacklogs, []Backlog], question[PendingInLane, []meta.Replica],
-	question[Replication, ReplicationAnswer], question[CopiesOf, []uint32],
+	question[Replication, ReplicationAnswer], question[CopiesOf, []uint32], question[ListBuckets, []meta.Bucket],
 	question[OpenBackups, []meta.Backup], question[UsedBlobs, UsedBlobsAnswer],
 	question[ListAudits, []meta.Audit], question[GetAudit, meta.Audit], question[ListLost, []meta.LostBlob], question[IsLost, bool],
 	question[ListCopies, Copies], question[UsesOf, Uses],

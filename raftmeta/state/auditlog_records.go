@@ -44,6 +44,7 @@ var recordKinds = map[byte]*recordKind{
 	spaceRegions: recordOf[regionRecord]("region", 1),
 	spaceTokens:  recordOf[meta.JoinToken]("join token", 1),
 	spaceBackups: recordOf[meta.Backup]("backup", 1),
+	spaceBuckets: recordOf[meta.Bucket]("bucket", 1),
 }
 
 // tenantRecordKinds are those below a tenant, by their letter.

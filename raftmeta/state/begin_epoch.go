@@ -99,7 +99,7 @@ func (t *tx) keepOnly(c *BeginEpoch) (lost []meta.LostServer, err error) {
 	case known.Role != node.Role || known.Region != node.Region:
 		err = fmt.Errorf("begin epoch %d: node %s is a %s of region %s: %w", c.Epoch, node.ID, known.Role, known.Region, meta.ErrConflict)
 	default:
-		node.Admitted = known.Admitted
+		node.Admitted, node.Bucket = known.Admitted, known.Bucket
 		t.putNode(&node)
 	}
 	if err == nil {

@@ -135,13 +135,13 @@ func (p *collection) leaveLetter(letter byte) error {
 		if err != nil || !found {
 			return err
 		}
-		n, err := p.get(keyNode(server))
+		there, err := isHolder(p, server)
 		if err != nil {
 			return err
 		}
 		if letter == ofServers {
 			s.lower = append(keyReclaimed(server), 0)
-			if n != nil {
+			if there {
 				continue
 			}
 			c, err := find[ReclaimCount](p, keyReclaimed(server), "count of", server)
@@ -154,7 +154,7 @@ func (p *collection) leaveLetter(letter byte) error {
 			continue
 		}
 		s.lower = keyOrders(server).after()
-		if n != nil {
+		if there {
 			continue
 		}
 		for o, err := range p.scan(within(keyOrders(server))) {

@@ -50,7 +50,7 @@ func (c CollectStrays) Check() error {
 }
 
 func (c CollectStrays) apply(t *tx) (any, error) {
-	if _, err := findServer(t, c.Server); err != nil {
+	if _, err := findHolder(t, c.Server); err != nil {
 		return nil, err
 	}
 	var result StraysResult

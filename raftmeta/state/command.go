@@ -126,6 +126,8 @@ const (
 	typeDecideElevation    = 137
 	typeExpireElevations   = 138
 	typeSetElevationPolicy = 139
+
+	typeAttachBucket = 155
 )
 
 // Level is the highest cluster level that this build knows.
@@ -207,6 +209,7 @@ var kinds = map[uint16]kind{
 	typeDrainServer:      kindOf[DrainServer, meta.Node](4),
 	typeLeaveRegion:      kindOf[LeaveRegion, meta.Region](4),
 	typeHoldLevel:        kindOf[HoldLevel, none](4),
+	typeAttachBucket:     kindOf[AttachBucket, meta.Bucket](5),
 	typeReportReplicas:   kindOf[ReportReplicas, none](1),
 	typeDemandReplica:    kindOf[DemandReplica, meta.Replica](1),
 	typeCreateWave:       kindOf[CreateWave, meta.Wave](2),

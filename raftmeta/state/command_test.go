@@ -39,7 +39,8 @@ func TestWireNames(t *testing.T) {
 		"130 OpenCompromise, 131 AdvanceCompromise, 132 CloseCompromise, 133 QuarantineVersion, 134 ReleaseVersion, 135 ReportRecheck, " +
 		"136 RequestElevation, 137 DecideElevation, 138 ExpireElevations, 139 SetElevationPolicy, " +
 		"140 RecountUsage, 141 ReserveStorage, 142 ReportEgress, " +
-		"150 BeginRotation, 151 ConfirmRoot, 152 FinishRotation, 153 SealNextKey, 154 RevokeJoinToken"
+		"150 BeginRotation, 151 ConfirmRoot, 152 FinishRotation, 153 SealNextKey, 154 RevokeJoinToken, " +
+		"155 AttachBucket"
 	if got := strings.Join(commands, ", "); got != want {
 		t.Errorf("commands are\n%s\nwant\n%s", got, want)
 	}
@@ -47,7 +48,7 @@ func TestWireNames(t *testing.T) {
 		"GetVersion GetHold GetLevel Remains AliasHistory ListAliases ListFiles ListNodes ListPackages ListReferences ListRegions ListRepositories " +
 		"OpenBackups UsedBlobs ListTenants ListVersions LastCopies NextSettlement PendingReplicas Replicas Resolve GetWave ListWaves WaveHosts ListWaveHosts " +
 		"GetUsage ListUsage ListRepositoryUsage Uncounted GetGC GarbageDue ListGarbage ListOrders GetOrder StrayRoots " +
-		"ListComparisons RegionHealth ListIncidents ListBacklogs TenantBacklogs PendingInLane Replication CopiesOf " +
+		"ListComparisons RegionHealth ListIncidents ListBacklogs TenantBacklogs PendingInLane Replication CopiesOf ListBuckets " +
 		"GetAccessHead GetRevocation MayHold " +
 		"GetCaller GetAccount ListAccounts GetRole ListRoles GetBinding ListBindings " +
 		"ListJoinTokens GetTrust ListHolders " +
@@ -254,6 +255,7 @@ func TestCheck(t *testing.T) {
 		reported("w1", meta.WaveHost{Node: "a", State: meta.HostDone, Bytes: -1}),
 		reported("w1", meta.WaveHost{Node: "a", State: meta.HostFailed, Reason: long}),
 		EndWave{}, ForgetWaves{}, ForgetWaves{Limit: 1001},
+		AttachBucket{}, attach("eu-1", "bucket-1"), attach("", bucketA), attach("eu-1", "eu-2"), AttachBucket{Server: "eu-1", Bucket: meta.Bucket{ID: bucketA, Location: long}},
 	} {
 		if _, err := Encode(Origin{}, c); !errors.Is(err, meta.ErrInvalid) {
 			t.Errorf("%T %+v: %v", c, c, err)

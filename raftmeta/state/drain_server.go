@@ -89,7 +89,7 @@ func (t *tx) needOthers(leaving ...meta.NodeID) error {
 		if err != nil {
 			return err
 		}
-		for _, id := range r.holders() {
+		for _, id := range r.staying() {
 			if !slices.Contains(leaving, id) {
 				return nil
 			}
@@ -195,7 +195,18 @@ func (t *tx) remark(root digest.CID) error {
 			if err != nil {
 				return err
 			}
-			stays = stays || region != nil && slices.Contains(region.Servers, r.Server)
+			if region == nil {
+				continue
+			}
+			// What is in a bucket stays as long as one of its servers does.
+			behind := region.behind(r.Server)
+			if slices.ContainsFunc(behind, func(id meta.NodeID) bool { return !slices.Contains(servers, id) }) {
+				stays = true
+				continue
+			}
+			for _, id := range behind {
+				here[id] = r.Region
+			}
 		}
 	}
 	wanted := false

@@ -49,14 +49,22 @@ func auditRemains(v *View) error {
 			case r.Server == "":
 				short[r.Region] = r.State != meta.ReplicaVerified
 			case r.State == meta.ReplicaVerified:
-				n, err := load[meta.Node](v, keyNode(r.Server))
+				behind, err := serversBehind(v, r.Server)
 				if err != nil {
 					return err
 				}
-				if n != nil {
-					draining[n.ID] = n.Draining != nil
-					stays = stays || n.Draining == nil
+				remains := true // with a bucket, only when all its servers drain
+				for _, id := range behind {
+					n, err := load[meta.Node](v, keyNode(id))
+					if err != nil {
+						return err
+					}
+					if n != nil && n.Draining == nil {
+						stays, remains = true, false
+					}
+					remains = remains && n != nil
 				}
+				draining[r.Server] = remains
 			}
 		}
 		able, owing := false, false
@@ -69,14 +77,25 @@ func auditRemains(v *View) error {
 			}
 		}
 		for _, r := range all {
+			why := ""
 			switch {
-			case r.Server == "" || !used || !draining[r.Server]:
+			case r.Server == "" || !used || !draining[r.Server] || r.State != meta.ReplicaVerified:
 			case !stays && able && !owing:
 				return fmt.Errorf("%s has the last copy of %s and nobody is to make another", r.Server, root)
 			case !stays:
-				want[string(append(keyRemains(r.Server), root[:]...))] = RemainsLast
+				why = RemainsLast
 			case short[r.Region]:
-				want[string(append(keyRemains(r.Server), root[:]...))] = RemainsShort
+				why = RemainsShort
+			}
+			if why == "" {
+				continue
+			}
+			behind, err := serversBehind(v, r.Server)
+			if err != nil {
+				return err
+			}
+			for _, id := range behind {
+				want[string(append(keyRemains(id), root[:]...))] = why
 			}
 		}
 	}

@@ -455,7 +455,7 @@ func (t *tx) order(server meta.NodeID, root digest.CID, bytes int64) (bool, erro
 	if err := t.dropOrder(server, root, nil); err != nil {
 		return false, err
 	}
-	if n, err := t.get(keyNode(server)); err != nil || n == nil {
+	if is, err := isHolder(t, server); err != nil || !is {
 		return false, err
 	}
 	t.put(keyOrder(server, root), orderRecord{Index: t.index, StoredBytes: bytes})

@@ -176,7 +176,7 @@ func (t *tx) needSure(leaving meta.NodeID) error {
 		}
 		for _, s := range h.Servers {
 			// What a server holds that has gone, or is to go as well, does not count anyway.
-			if s.Unchecked != 0 && s.Server != leaving && region != nil && slices.Contains(region.holders(), s.Server) {
+			if s.Unchecked != 0 && s.Server != leaving && region != nil && slices.Contains(region.staying(), s.Server) {
 				return fmt.Errorf("nobody knows whether server %s of region %s still has its copies, `shoal region status %s` says why: %w",
 					s.Server, h.Region, h.Region, meta.ErrConflict)
 			}

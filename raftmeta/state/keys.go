@@ -51,6 +51,7 @@ const (
 	spaceWindow      = 'y' // sequence -> request id: what to forget next
 	spaceFeed        = 'e' // index, seq -> feed.Change
 	spaceQuotas      = 'Y' // what tenants use (usage.go has the letters)
+	spaceBuckets     = 'X' // bucket -> meta.Bucket
 	spaceAuditLog    = 'M' // the audit log; auditlog.go has the letters
 	spaceMachine     = 'm' // applied, format, level, cluster ...
 )

@@ -205,10 +205,24 @@ type regionRecord struct {
 	Servers []meta.NodeID `cbor:"2,keyasint,omitempty"`
 	// Draining are those of Servers that do not count any more, sorted.
 	Draining []meta.NodeID `cbor:"3,keyasint,omitempty"`
+	// Sharing are those of Servers whose copies are in a bucket, sorted.
+	Sharing []sharing `cbor:"4,keyasint,omitempty"`
 }
 
-// holders returns the servers that keep the region's copies.
+// holders returns who keeps the region's copies: servers, and buckets of servers.
 func (r *regionRecord) holders() []meta.NodeID {
+	if len(r.Sharing) == 0 {
+		return r.staying()
+	}
+	var ids []meta.NodeID
+	for _, id := range r.staying() {
+		ids = insert(ids, r.holderOf(id))
+	}
+	return ids
+}
+
+// staying returns the servers that do not drain.
+func (r *regionRecord) staying() []meta.NodeID {
 	if len(r.Draining) == 0 {
 		return r.Servers
 	}

@@ -89,6 +89,9 @@ func (t *tx) removeServer(n *meta.Node) error {
 			return err
 		}
 	}
+	if err := t.detach(r, n); err != nil {
+		return err
+	}
 	t.putRegion(r)
 	t.del(keyAudit(n.ID))
 	if err := t.unsettle(meta.RepoRef{}, false); err != nil {

@@ -215,18 +215,33 @@ func reliableCopies(r reader, root digest.CID) (n uint32, _ error) {
 		if c.Server == "" || c.State != meta.ReplicaVerified {
 			continue
 		}
-		node, err := load[meta.Node](r, keyNode(c.Server))
-		if err != nil {
-			return 0, err
-		}
-		if node == nil {
-			continue // It has left.
-		}
-		if ok, err := counts(r, node); err != nil {
+		if ok, err := reliable(r, c.Server); err != nil {
 			return 0, err
 		} else if ok {
 			n++
 		}
 	}
 	return n, nil
+}
+
+// reliable reports whether what is recorded of a holder's copies can be relied on: of a
+// bucket when it can through one of its servers.
+func reliable(r reader, holder meta.NodeID) (bool, error) {
+	servers, err := serversBehind(r, holder)
+	if err != nil {
+		return false, err
+	}
+	for _, id := range servers {
+		node, err := load[meta.Node](r, keyNode(id))
+		if err != nil {
+			return false, err
+		}
+		if node == nil {
+			continue // It has left.
+		}
+		if ok, err := counts(r, node); err != nil || ok {
+			return ok, err
+		}
+	}
+	return false, nil
 }

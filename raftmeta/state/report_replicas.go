@@ -8,8 +8,8 @@ import (
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 )
 
-// ReportReplicas is a server's word on its own copies; of each replica it reads
-// Root, Server, State, Reason and Seen. A region's demand is verified once min(2, servers
+// ReportReplicas is a server's word on its own copies, or on those of its bucket, which
+// is then the Server; of each replica it reads Root, Server, State, Reason and Seen. A region's demand is verified once min(2, servers
 // in the region) of them have verified, and pending again when fewer do.
 //
 // Errors: meta.ErrNotFound when the server is not in the roster.
@@ -84,17 +84,17 @@ func (t *tx) reportCopy(b *meta.Blob, server meta.NodeID, state meta.ReplicaStat
 }
 
 func (t *tx) recordCopy(b *meta.Blob, server meta.NodeID, state meta.ReplicaState, reason string) error {
-	node, err := findServer(t, server)
+	in, err := findHolder(t, server)
 	if err != nil {
 		return err
 	}
-	k := keyReplica(b.Root, node.Region, server)
+	k := keyReplica(b.Root, in, server)
 	r, err := load[meta.Replica](t, k)
 	if err != nil {
 		return err
 	}
 	if r == nil {
-		r = &meta.Replica{Root: b.Root, Region: node.Region, Server: server, StoredBytes: b.StoredBytes, Context: b.Context, Digest: b.Digest}
+		r = &meta.Replica{Root: b.Root, Region: in, Server: server, StoredBytes: b.StoredBytes, Context: b.Context, Digest: b.Digest}
 	}
 	r.State, r.Reason = state, reason
 	if state == meta.ReplicaVerified {
@@ -105,7 +105,7 @@ func (t *tx) recordCopy(b *meta.Blob, server meta.NodeID, state meta.ReplicaStat
 		return err
 	}
 
-	d, err := load[meta.Replica](t, keyReplica(b.Root, node.Region, ""))
+	d, err := load[meta.Replica](t, keyReplica(b.Root, in, ""))
 	if err != nil || d == nil {
 		return err
 	}
@@ -125,7 +125,7 @@ func (t *tx) recordCopy(b *meta.Blob, server meta.NodeID, state meta.ReplicaStat
 		return err
 	}
 	if d.State != was {
-		t.emit(feed.Change{Kind: feed.KindReplica, Root: b.Root, Region: node.Region, Node: server, Deleted: d.State != meta.ReplicaVerified})
+		t.emit(feed.Change{Kind: feed.KindReplica, Root: b.Root, Region: in, Node: server, Deleted: d.State != meta.ReplicaVerified})
 	}
 	return nil
 }
@@ -140,7 +140,7 @@ func (t *tx) settle(d *meta.Replica) error {
 	return t.putDemand(d, have, want)
 }
 
-// copiesOf counts the servers of the region that have a verified copy, up to as many
+// copiesOf counts the holders of the region that have a verified copy, up to as many
 // as are to.
 func (t *tx) copiesOf(d *meta.Replica) (have, want int, err error) {
 	region, err := t.region(d.Region)

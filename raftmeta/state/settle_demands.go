@@ -190,7 +190,7 @@ func (p *settling) copies(s *Settlement) (more bool, err error) {
 			if err := p.resettle(r); err != nil {
 				return false, err
 			}
-		case region == nil || !slices.Contains(region.Servers, r.Server):
+		case region == nil || len(region.behind(r.Server)) == 0:
 			p.del(s.After)
 			p.dropped++
 			if err := p.judge(r.Root, "the servers that had it were removed"); err != nil {

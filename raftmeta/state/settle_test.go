@@ -77,16 +77,16 @@ func auditSettled(v *View) error {
 		switch {
 		case r.Server == "":
 			demands[of] = r
-		case roster == nil || !slices.Contains(roster.Servers, r.Server):
+		case roster == nil || len(roster.behind(r.Server)) == 0:
 			return fmt.Errorf("%s is said to have %s and is no server of %s", r.Server, r.Root, r.Region)
-		case r.State == meta.ReplicaVerified && !slices.Contains(roster.Draining, r.Server):
+		case r.State == meta.ReplicaVerified && slices.Contains(roster.holders(), r.Server):
 			verified[of]++
 		}
 	}
 	for of, d := range demands {
 		servers := 0
 		if r := rosters[d.Region]; r != nil {
-			servers = len(r.Servers) - len(r.Draining)
+			servers = len(r.holders())
 		}
 		if r := rosters[d.Region]; r == nil || r.Region.Leaving != 0 {
 			return fmt.Errorf("%s is demanded in %s, which leaves or is gone", d.Root, d.Region)

@@ -143,7 +143,11 @@ func verifiedAt(v *View, root digest.CID) (servers []meta.NodeID, _ error) {
 			return nil, err
 		}
 		if r.Server != "" && r.State == meta.ReplicaVerified {
-			servers = append(servers, r.Server)
+			behind, err := serversBehind(v, r.Server)
+			if err != nil {
+				return nil, err
+			}
+			servers = append(servers, behind...)
 		}
 	}
 	return servers, nil
