@@ -213,7 +213,9 @@ func (g *Gateway) admit(e *exchange, call *protocol.Call, route *protocol.Route)
 		badName = call.Repo.Check()
 	}
 	judge := func(repo *meta.Repository) error {
-		return access.Authorize(g.Gate.Policy, call.Who, route.Action, targetOf(call, route, repo))
+		d := access.Explain(g.Gate.Policy, call.Who, route.Action, targetOf(call, route, repo))
+		call.Who.Elevation = d.Elevation()
+		return d.Err
 	}
 	if call.Repo == (meta.RepoRef{}) {
 		if err := e.judged(judge(nil)); err != nil {

@@ -78,6 +78,16 @@ type Decision struct {
 	Err   error
 }
 
+// Elevation returns the id of the break-glass elevation that a decision rests on, ""
+// when it rests on none.
+func (d Decision) Elevation() string {
+	if d.Right == nil || !d.Right.Elevated {
+		return ""
+	}
+	_, id, _ := strings.Cut(d.Right.Binding, ":")
+	return id
+}
+
 // Authorize judges a call. To whom may not read it, a repository looks the same
 // whether it is absent or forbidden: without credentials the answer is a challenge,
 // with them not found. The same holds of tenants for whom has no right to anything of

@@ -1,9 +1,10 @@
 // Package admin is the versioned JSON API for operators and tools: tenants,
 // repositories and what is in them, waves, nodes, regions, join tokens, trust, status.
 //
-// It is a protocol like the others, so every endpoint passes the same gate:
-// what belongs to the cluster is for administrators, what belongs to a
-// repository for whom may read it. Start reading at API.Routes. Reads answer as the
+// It is a protocol like the others, so every endpoint passes the same gate: to see how
+// the cluster is takes observe, to change it operate, what belongs to a tenant or a
+// repository manage, what is in a repository the rights to it (access.go: accounts,
+// roles and bindings). Start reading at API.Routes. Reads answer as the
 // request's Shoal-Mode says, else bounded, and local (the header of the answer says
 // so) while no quorum is there: an operator needs them most then. Writes are commands, one a call. Refusals are
 // {"error": {"kind", "message"}}; listings are pages, {"items", "next"}, by
@@ -103,19 +104,19 @@ func (a *API) Routes() []protocol.Route {
 	at := func(name, pattern string, action access.Action, serve func(*protocol.Call) error) protocol.Route {
 		return protocol.Route{Name: "admin_" + name, Method: http.MethodGet, Pattern: pattern, Action: action, Place: protocol.Server, Serve: serve}
 	}
-	return []protocol.Route{
+	return append(a.accessRoutes(), []protocol.Route{
 		read("whoami", base+"whoami", access.Login, a.whoami),
-		read("status", base+"status", access.Admin, a.status),
-		read("trust_show", base+"trust", access.Admin, a.trust),
+		read("status", base+"status", access.Observe, a.status),
+		read("trust_show", base+"trust", access.Observe, a.trust),
 
-		read("tenant_list", base+"tenants", access.Admin, a.tenants),
-		write("tenant_create", http.MethodPost, base+"tenants", access.Admin, a.createTenant),
+		read("tenant_list", base+"tenants", access.List, a.tenants),
+		write("tenant_create", http.MethodPost, base+"tenants", access.Operate, a.createTenant),
 
 		read("repository_list", base+"repositories", access.List, a.repositories),
-		write("repository_create", http.MethodPost, base+"repositories", access.Admin, a.createRepository),
+		write("repository_create", http.MethodPost, base+"repositories", access.Manage, a.createRepository),
 		read("repository_get", repo, access.Pull, a.repository),
-		write("repository_set", http.MethodPatch, repo, access.Admin, a.setRepository),
-		write("repository_remove", http.MethodDelete, repo, access.Admin, a.removeRepository),
+		write("repository_set", http.MethodPatch, repo, access.Manage, a.setRepository),
+		write("repository_remove", http.MethodDelete, repo, access.Manage, a.removeRepository),
 
 		read("package_list", repo+"/packages", access.List, a.packages),
 		read("version_list", pkg+"/versions", access.List, a.versions),
@@ -123,8 +124,8 @@ func (a *API) Routes() []protocol.Route {
 		read("version_replication", pkg+"/versions/{version}/replication", access.Pull, a.replication),
 		read("alias_list", pkg+"/aliases", access.List, a.aliases),
 		read("alias_history", pkg+"/aliases/{alias}/history", access.List, a.aliasHistory),
-		write("package_label", http.MethodPut, pkg+"/labels", access.Push, a.setLabels),
-		write("version_label", http.MethodPut, pkg+"/versions/{version}/labels", access.Push, a.setLabels),
+		write("package_label", http.MethodPut, pkg+"/labels", access.Curate, a.setLabels),
+		write("version_label", http.MethodPut, pkg+"/versions/{version}/labels", access.Curate, a.setLabels),
 
 		// Who may plan and cancel a wave is a matter of what it names.
 		write("wave_create", http.MethodPost, base+"waves", access.Login, a.createWave),
@@ -134,44 +135,44 @@ func (a *API) Routes() []protocol.Route {
 		// What hosts said lately is known to servers: agents send the question on.
 		write("wave_status", http.MethodGet, base+"waves/{wave}", access.Login, a.waveStatus),
 
-		write("backup_open", http.MethodPost, base+"backups", access.Admin, a.openBackup),
-		write("backup_renew", http.MethodPut, base+"backups/{backup}", access.Admin, a.renewBackup),
-		write("backup_close", http.MethodDelete, base+"backups/{backup}", access.Admin, a.closeBackup),
-		read("backup_list", base+"backups", access.Admin, a.backups),
-		at("backup_state", base+"servers/{server}/backup/state", access.Admin, a.backupState),
-		at("backup_blob", base+"servers/{server}/backup/blobs/{root}", access.Admin, a.backupBlob),
+		write("backup_open", http.MethodPost, base+"backups", access.Operate, a.openBackup),
+		write("backup_renew", http.MethodPut, base+"backups/{backup}", access.Operate, a.renewBackup),
+		write("backup_close", http.MethodDelete, base+"backups/{backup}", access.Operate, a.closeBackup),
+		read("backup_list", base+"backups", access.Observe, a.backups),
+		at("backup_state", base+"servers/{server}/backup/state", access.Operate, a.backupState),
+		at("backup_blob", base+"servers/{server}/backup/blobs/{root}", access.Operate, a.backupBlob),
 
-		read("replication", base+"replication", access.Admin, a.replicationStatus),
-		read("backlog_list", base+"regions/{region}/backlogs", access.Admin, a.backlogs),
-		write("tenant_set", http.MethodPatch, base+"tenants/{tenant}", access.Admin, a.setTenant),
-		read("health", base+"health", access.Admin, a.health),
-		read("region_health", base+"regions/{region}/health", access.Admin, a.health),
-		read("incident_list", base+"incidents", access.Admin, a.incidents),
-		read("scrub_status", base+"scrub", access.Admin, a.scrub),
-		write("scrub_run", http.MethodPost, base+"scrub", access.Admin, a.runScrub),
-		read("scrub_failed", base+"scrub/failed", access.Admin, a.failedCopies),
-		read("scrub_unrepairable", base+"scrub/unrepairable", access.Admin, a.unrepairable),
+		read("replication", base+"replication", access.Observe, a.replicationStatus),
+		read("backlog_list", base+"regions/{region}/backlogs", access.Observe, a.backlogs),
+		write("tenant_set", http.MethodPatch, base+"tenants/{tenant}", access.Operate, a.setTenant),
+		read("health", base+"health", access.Observe, a.health),
+		read("region_health", base+"regions/{region}/health", access.Observe, a.health),
+		read("incident_list", base+"incidents", access.Observe, a.incidents),
+		read("scrub_status", base+"scrub", access.Observe, a.scrub),
+		write("scrub_run", http.MethodPost, base+"scrub", access.Operate, a.runScrub),
+		read("scrub_failed", base+"scrub/failed", access.Observe, a.failedCopies),
+		read("scrub_unrepairable", base+"scrub/unrepairable", access.Observe, a.unrepairable),
 
-		read("node_list", base+"nodes", access.Admin, a.nodes),
-		write("node_remove", http.MethodDelete, base+"nodes/{node}", access.Admin, a.removeNode),
+		read("node_list", base+"nodes", access.Observe, a.nodes),
+		write("node_remove", http.MethodDelete, base+"nodes/{node}", access.Operate, a.removeNode),
 		// What the loss of a region does is seen by servers: agents send the question on.
-		write("region_list", http.MethodGet, base+"regions", access.Admin, a.regions),
-		write("region_put", http.MethodPut, base+"regions/{region}", access.Admin, a.putRegion),
-		write("region_remove", http.MethodDelete, base+"regions/{region}", access.Admin, a.removeRegion),
-		write("region_keep", http.MethodDelete, base+"regions/{region}/removal", access.Admin, a.keepRegion),
-		write("server_list", http.MethodGet, base+"servers", access.Admin, a.servers),
-		write("server_remains", http.MethodGet, base+"servers/{node}/remains", access.Admin, a.serverRemains),
-		write("server_drain", http.MethodPut, base+"servers/{node}/drain", access.Admin, a.drainServer),
-		write("server_undrain", http.MethodDelete, base+"servers/{node}/drain", access.Admin, a.undrainServer),
-		write("cluster_level", http.MethodGet, base+"cluster/level", access.Admin, a.level),
+		write("region_list", http.MethodGet, base+"regions", access.Observe, a.regions),
+		write("region_put", http.MethodPut, base+"regions/{region}", access.Operate, a.putRegion),
+		write("region_remove", http.MethodDelete, base+"regions/{region}", access.Operate, a.removeRegion),
+		write("region_keep", http.MethodDelete, base+"regions/{region}/removal", access.Operate, a.keepRegion),
+		write("server_list", http.MethodGet, base+"servers", access.Observe, a.servers),
+		write("server_remains", http.MethodGet, base+"servers/{node}/remains", access.Observe, a.serverRemains),
+		write("server_drain", http.MethodPut, base+"servers/{node}/drain", access.Operate, a.drainServer),
+		write("server_undrain", http.MethodDelete, base+"servers/{node}/drain", access.Operate, a.undrainServer),
+		write("cluster_level", http.MethodGet, base+"cluster/level", access.Observe, a.level),
 		write("cluster_hold", http.MethodPut, base+"cluster/level", access.Admin, a.holdLevel),
-		read("gc_status", base+"gc", access.Admin, a.gc),
-		read("gc_garbage", base+"gc/garbage", access.Admin, a.garbage),
-		write("gc_set", http.MethodPut, base+"gc", access.Admin, a.setGC),
-		write("gc_run", http.MethodPost, base+"gc/run", access.Admin, a.runGC),
+		read("gc_status", base+"gc", access.Observe, a.gc),
+		read("gc_garbage", base+"gc/garbage", access.Observe, a.garbage),
+		write("gc_set", http.MethodPut, base+"gc", access.Operate, a.setGC),
+		write("gc_run", http.MethodPost, base+"gc/run", access.Operate, a.runGC),
 
-		write("join_token_create", http.MethodPost, base+"join-tokens", access.Admin, a.createJoinToken),
-	}
+		write("join_token_create", http.MethodPost, base+"join-tokens", access.Operate, a.createJoinToken),
+	}...)
 }
 
 // WriteError implements protocol.Protocol.

@@ -282,7 +282,7 @@ func TestWhatIsInARepository(t *testing.T) {
 	if len(history) != 2 || history[0].Version != last.Name || history[1].Version != first.Name {
 		t.Errorf("history %+v", history)
 	}
-	w := f.as(f.gw.Writer)
+	w := f.Client
 	if err := w.SetLabels(ctx, ref, pkg, last.Name, meta.Labels{"team": "web"}); err != nil {
 		t.Fatal(err)
 	}

@@ -15,6 +15,8 @@ import (
 	"github.com/shoal-registry/shoal/verify/digest"
 )
 
+// tenants lists those that the caller has a right in, to whom may observe all: a page
+// may come out shorter than its limit.
 func (a *API) tenants(c *protocol.Call) error {
 	p, err := pageOf(c)
 	if err != nil {
@@ -24,7 +26,17 @@ func (a *API) tenants(c *protocol.Call) error {
 	if err != nil {
 		return err
 	}
-	return writePage(c, p, tenants, func(t meta.Tenant) string { return string(t.Name) })
+	page := client.Page[meta.Tenant]{Items: []meta.Tenant{}}
+	if len(tenants) == p.Limit {
+		page.Next = string(tenants[len(tenants)-1].Name)
+	}
+	all := access.May(c.Who, access.Observe, access.Target{})
+	for _, t := range tenants {
+		if all || access.SeesTenant(c.Who, t.Name) {
+			page.Items = append(page.Items, t)
+		}
+	}
+	return protocol.WriteJSON(c.W, http.StatusOK, page)
 }
 
 func (a *API) createTenant(c *protocol.Call) error {
@@ -73,6 +85,13 @@ func (a *API) createRepository(c *protocol.Call) error {
 	if err := protocol.ReadJSON(c.R, maxBodyBytes, &body); err != nil {
 		return err
 	}
+	if err := a.judge(c, access.Manage, access.Target{
+		Repo: body.Ref, Record: &meta.Repository{Ref: body.Ref, Environment: body.Environment},
+	}); err != nil {
+		return err
+	}
+	// Who manages a tenant that there is makes none.
+	body.CreateTenant = body.CreateTenant && a.judge(c, access.Operate, access.Target{}) == nil
 	if !slices.Contains(a.Formats, body.Format) {
 		return fmt.Errorf("format %q: this build serves %s: %w", body.Format, strings.Join(a.Formats, ", "), meta.ErrInvalid)
 	}
@@ -122,6 +141,12 @@ func (a *API) setRepository(c *protocol.Call) error {
 	var body client.RepositoryChange
 	if err := protocol.ReadJSON(c.R, maxBodyBytes, &body); err != nil {
 		return err
+	}
+	if body.Environment != nil {
+		// The rights to it follow its environment: it takes those of both.
+		if err := a.judge(c, access.Manage, access.Target{Repo: c.Repo, Record: &meta.Repository{Ref: c.Repo, Environment: *body.Environment}}); err != nil {
+			return err
+		}
 	}
 	if body.Regions != nil {
 		*body.Regions = sorted(*body.Regions)

@@ -101,13 +101,14 @@ func check(route *Route) (*pattern, error) {
 		if route.Place != Anywhere {
 			return nil, fmt.Errorf("a node acts for itself: what it forwards is a client's")
 		}
-	case access.Admin:
+	case access.Public, access.Login:
+	default:
 		if route.Place == Anywhere && !read {
 			return nil, fmt.Errorf("no agent acknowledges a write: place it at AnyServer")
 		}
 	}
 	switch route.Action {
-	case access.Pull, access.Push, access.Delete:
+	case access.Pull, access.Push, access.Delete, access.Promote, access.Curate:
 		if !pat.has(TenantParam) || !pat.has(RepositoryParam) {
 			return nil, fmt.Errorf("action %s is about a repository: the pattern needs {tenant} and {repository}", route.Action)
 		}

@@ -207,11 +207,13 @@ func (s *suite) requests() []Request { return append(slices.Clone(s.Reads), s.Wr
 // table checks what the declaration promises beyond what NewRouter asks.
 func (s *suite) table(t *testing.T) {
 	for _, r := range s.Protocol.Routes() {
-		write := r.Action == access.Push || r.Action == access.Delete
+		write := slices.Contains([]access.Action{
+			access.Push, access.Delete, access.Promote, access.Curate, access.Manage, access.Respond, access.Operate, access.Admin,
+		}, r.Action)
 		if r.Method == http.MethodGet && r.Action == access.Delete {
 			t.Errorf("%s: a GET that deletes", r.Name)
 		}
-		if (r.Method == http.MethodPut || r.Method == http.MethodPatch || r.Method == http.MethodDelete) && !write && r.Action != access.Admin {
+		if (r.Method == http.MethodPut || r.Method == http.MethodPatch || r.Method == http.MethodDelete) && !write {
 			t.Errorf("%s: %s with action %s", r.Name, r.Method, r.Action)
 		}
 	}
