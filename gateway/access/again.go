@@ -2,10 +2,7 @@ package access
 
 import (
 	"context"
-<<<<<<< ours
 	"time"
-=======
->>>>>>> theirs
 
 	"github.com/shoal-registry/shoal/gateway/credential"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
