@@ -212,6 +212,7 @@ func (g *Gateway) admit(e *exchange, call *protocol.Call, route *protocol.Route)
 		call.Repo = meta.RepoRef{Tenant: meta.TenantName(tenant), Name: call.Params.Get(protocol.RepositoryParam)}
 		badName = call.Repo.Check()
 	}
+	defer g.markElevated(call, route)
 	judge := func(repo *meta.Repository) error {
 		d := access.Explain(g.Gate.Policy, call.Who, route.Action, targetOf(call, route, repo))
 		call.Who.Elevation = d.Elevation()
