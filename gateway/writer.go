@@ -216,7 +216,8 @@ func (s *stream) Read(p []byte) (int, error) {
 
 	n, err := s.body.Read(p)
 	if s.pass != nil && n > 0 {
-		s.pass.Received(s.passCtx, n)
+		// No deadline runs while the pass has it wait.
+		defer s.pass.Received(s.passCtx, n)
 	}
 
 	s.bodyMu.Lock()

@@ -57,6 +57,44 @@ func (l TenantLimits) Check() error {
 	return l.EgressPeriod.Check()
 }
 
+// LimitsChange changes limits of a tenant; nil leaves as it is, zero takes the limit
+// away. The fields are those of TenantLimits.
+type LimitsChange struct {
+	PublishBytes     *int64  `cbor:"1,keyasint,omitempty" json:"publish_bytes,omitempty"`
+	PublishRequests  *int64  `cbor:"2,keyasint,omitempty" json:"publish_requests,omitempty"`
+	DownloadBytes    *int64  `cbor:"3,keyasint,omitempty" json:"download_bytes,omitempty"`
+	DownloadRequests *int64  `cbor:"4,keyasint,omitempty" json:"download_requests,omitempty"`
+	Uploads          *int64  `cbor:"5,keyasint,omitempty" json:"uploads,omitempty"`
+	PrincipalUploads *int64  `cbor:"6,keyasint,omitempty" json:"principal_uploads,omitempty"`
+	StorageBytes     *int64  `cbor:"7,keyasint,omitempty" json:"storage_bytes,omitempty"`
+	StorageWarn      *int64  `cbor:"8,keyasint,omitempty" json:"storage_warn,omitempty"`
+	EgressBytes      *int64  `cbor:"9,keyasint,omitempty" json:"egress_bytes,omitempty"`
+	EgressWarn       *int64  `cbor:"10,keyasint,omitempty" json:"egress_warn,omitempty"`
+	EgressPeriod     *Period `cbor:"11,keyasint,omitempty" json:"egress_period,omitempty"`
+}
+
+// Of returns l with what changes.
+func (c LimitsChange) Of(l TenantLimits) TenantLimits {
+	replace(&l.PublishBytes, c.PublishBytes)
+	replace(&l.PublishRequests, c.PublishRequests)
+	replace(&l.DownloadBytes, c.DownloadBytes)
+	replace(&l.DownloadRequests, c.DownloadRequests)
+	replace(&l.Uploads, c.Uploads)
+	replace(&l.PrincipalUploads, c.PrincipalUploads)
+	replace(&l.StorageBytes, c.StorageBytes)
+	replace(&l.StorageWarn, c.StorageWarn)
+	replace(&l.EgressBytes, c.EgressBytes)
+	replace(&l.EgressWarn, c.EgressWarn)
+	replace(&l.EgressPeriod, c.EgressPeriod)
+	return l
+}
+
+func replace[T any](field, to *T) {
+	if to != nil {
+		*field = *to
+	}
+}
+
 // Period is what an egress quota is for.
 type Period string
 

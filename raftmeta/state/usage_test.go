@@ -27,7 +27,7 @@ func levelFiveQuotas(l *logWriter) {
 	repo.Ref = fresh
 	l.add("", CreateRepository{Repository: repo})
 	period, warn, rate := meta.PerDay, int64(50), int64(100)
-	l.add("", SetTenant{Name: "quotas", Limits: &LimitsChange{StorageBytes: &warn, StorageWarn: &warn, EgressBytes: &rate, EgressPeriod: &period, PublishRequests: &rate}})
+	l.add("", SetTenant{Name: "quotas", Limits: &meta.LimitsChange{StorageBytes: &warn, StorageWarn: &warn, EgressBytes: &rate, EgressPeriod: &period, PublishRequests: &rate}})
 	l.add("", ReserveStorage{Server: "eu-9", Lease: time.Minute, Wants: []StorageWant{{"quotas", 40}, {"acme", 7}, {"nobody", 1}}})
 	first := linkInto(fresh, "thirty bytes, or something like it", "eu-9")
 	first.Reserved = 30
@@ -36,7 +36,7 @@ func levelFiveQuotas(l *logWriter) {
 	l.add("", ReserveStorage{Server: "eu-9", Lease: time.Minute, Wants: []StorageWant{{"quotas", 0}}})
 	l.add("", ReportEgress{Sums: []EgressSum{{"quotas", 90, 2}, {"nobody", 5, 1}}})
 	l.add("", ReportEgress{Sums: []EgressSum{{"quotas", 20, 2}}})
-	l.add("", SetTenant{Name: "quotas", Limits: &LimitsChange{StorageBytes: &all, EgressBytes: &all}})
+	l.add("", SetTenant{Name: "quotas", Limits: &meta.LimitsChange{StorageBytes: &all, EgressBytes: &all}})
 	l.add("", linkInto(fresh, "and some more than there is room for", "eu-9"))
 	l.add("", ReserveStorage{Server: "nobody", Lease: time.Minute, Wants: []StorageWant{{"quotas", 1}}})
 }
@@ -199,7 +199,7 @@ func TestRecountMeanwhile(t *testing.T) {
 	}
 	b.must(SetLevel{Level: quotaLevel})
 	one := int64(1)
-	b.must(SetTenant{Name: "acme", Limits: &LimitsChange{StorageBytes: &one}})
+	b.must(SetTenant{Name: "acme", Limits: &meta.LimitsChange{StorageBytes: &one}})
 	if got := ask(b, Uncounted{}); !slices.Equal(got, []meta.TenantName{"acme"}) {
 		t.Fatalf("not counted are %v", got)
 	}
@@ -260,7 +260,7 @@ func TestStorageQuota(t *testing.T) {
 	b := newUsageBench(t)
 	b.recount("acme", 10)
 	quota, warn := int64(20), int64(50)
-	b.must(SetTenant{Name: "acme", Limits: &LimitsChange{StorageBytes: &quota, StorageWarn: &warn}})
+	b.must(SetTenant{Name: "acme", Limits: &meta.LimitsChange{StorageBytes: &quota, StorageWarn: &warn}})
 	reserve := func(server meta.NodeID, bytes int64) int64 {
 		t.Helper()
 		r := b.must(ReserveStorage{Server: server, Lease: time.Minute, Wants: []StorageWant{{"acme", bytes}}}).Value.(Reservations)
@@ -299,7 +299,7 @@ func TestStorageQuota(t *testing.T) {
 		t.Fatalf("full, and said to be %v", u.Storage)
 	}
 	none := int64(0)
-	b.must(SetTenant{Name: "acme", Limits: &LimitsChange{StorageBytes: &none}})
+	b.must(SetTenant{Name: "acme", Limits: &meta.LimitsChange{StorageBytes: &none}})
 	b.must(image("a manifest"))
 	if u := ask(b, GetUsage{Tenant: "acme"}); u.Storage != meta.BelowQuota {
 		t.Fatalf("without a quota it is %v", u.Storage)
@@ -333,7 +333,7 @@ func TestEgress(t *testing.T) {
 	b := newUsageBench(t)
 	b.now = time.Date(2026, 11, 30, 23, 0, 0, 0, time.UTC)
 	quota, day := int64(100), meta.PerDay
-	b.must(SetTenant{Name: "acme", Limits: &LimitsChange{EgressBytes: &quota, EgressPeriod: &day}})
+	b.must(SetTenant{Name: "acme", Limits: &meta.LimitsChange{EgressBytes: &quota, EgressPeriod: &day}})
 	report := func(bytes int64) TenantUsage {
 		b.must(ReportEgress{Sums: []EgressSum{{"acme", bytes, 1}, {"nobody", 5, 5}}})
 		return ask(b, GetUsage{Tenant: "acme"})
@@ -412,7 +412,7 @@ func TestUsageModel(t *testing.T) {
 				c = ReserveStorage{Server: server, Lease: time.Minute, Wants: []StorageWant{{"acme", amount}}}
 			case 10:
 				if lift = amount == 0 || amount > quota && quota > 0; lift || quota == 0 {
-					c = SetTenant{Name: "acme", Limits: &LimitsChange{StorageBytes: &amount}}
+					c = SetTenant{Name: "acme", Limits: &meta.LimitsChange{StorageBytes: &amount}}
 				} else {
 					c = ReportEgress{Sums: []EgressSum{{"acme", amount, 1}}}
 				}
