@@ -145,6 +145,9 @@ func (n *Node) buildAgent(ctx context.Context) error {
 	n.parts.Add("look ahead", soon.run)
 	n.views["swarm"] = n.view(swarms, seen, discovery.Reachable, nil)
 	n.handlers[cache.Path] = cache.Handler(cache.Config{Disk: disk, Name: seen.name, Reads: bytes.Reads})
+	if err := n.openQuota(nil); err != nil {
+		return err
+	}
 	names, err := catalog.New(catalog.Config{
 		Metadata: mirror, Content: catalog.FromTransfer(bytes), May: access.OfRepository,
 		Node: me.ID, Region: me.Region, Metrics: n.metrics, Log: log,

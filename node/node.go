@@ -33,6 +33,7 @@ import (
 	"github.com/shoal-registry/shoal/gateway"
 	"github.com/shoal-registry/shoal/gateway/access"
 	"github.com/shoal-registry/shoal/gateway/ops"
+	"github.com/shoal-registry/shoal/gateway/quota"
 	"github.com/shoal-registry/shoal/node/config"
 	"github.com/shoal-registry/shoal/node/health"
 	"github.com/shoal-registry/shoal/node/join"
@@ -62,6 +63,7 @@ type Node struct {
 
 	budgets   *limit.Budgets
 	limits    *limits.Keeper
+	quota     *quota.Quota
 	swarmHost *host.Host
 	gateway   *gateway.Gateway
 	parts     lifecycle.Group

@@ -215,7 +215,11 @@ func (n *Node) buildServer(ctx context.Context) error {
 	}
 	seen := newNames(records)
 	n.views["swarm"] = n.view(swarms, seen, nil, registrar)
+	if err := n.openQuota(records); err != nil {
+		return err
+	}
 	names, err := catalog.New(catalog.Config{
+		Storage:  n.quota.Storage(),
 		Metadata: records, Commands: records, Content: readContent{catalog.FromTransfer(bytes), cold.read}, May: access.OfRepository,
 		Backlog: catalog.Backlog{MaxBlobs: n.cfg.BacklogBlobs, MaxBytes: int64(n.cfg.BacklogBytes), Out: outages.out},
 		IDs:     minter, UploadTTL: n.uploadTTL(), Node: me.ID, Region: me.Region, AutoCreate: n.cfg.Dev, Second: n.second(distance), Asked: seen.note,
@@ -236,7 +240,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 	speaks := protocols(names)
 	api, err := n.api(records, admin.Config{
 		Reported: func() []client.ReportedPeer { return reported(registrar) },
-		Doer:     records, Quorum: quorum{records}, Nearest: n.second(distance), Packages: packages(speaks), Waves: progress,
+		Doer:     records, Rates: n.quota.Rates, Quorum: quorum{records}, Nearest: n.second(distance), Packages: packages(speaks), Waves: progress,
 		Backups: backups{records: records, blobs: disk, admission: admission},
 	})
 	if err != nil {
@@ -247,6 +251,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 		{Name: "join_standing", Pattern: join.StandingPath, Methods: []string{http.MethodPost}, Action: access.Public, Serve: gateway.HTTP(http.HandlerFunc(admission.Standing))},
 		{Name: "epoch", Pattern: fence.Path, Methods: []string{http.MethodPost}, Action: access.Public, Serve: gateway.HTTP(fences)},
 		{Name: "join_renew", Pattern: join.RenewPath, Methods: []string{http.MethodPost}, Action: access.NodeOnly, Serve: gateway.HTTP(http.HandlerFunc(admission.Renew))},
+		n.quotaMount(records),
 		{Name: "metadata", Pattern: remotePattern + "{rest...}", Methods: []string{http.MethodPost}, Action: access.NodeOnly, Long: true, Serve: gateway.HTTP(remoteHandler)},
 		{Name: "heads", Pattern: headsPattern + "{rest...}", Methods: []string{http.MethodPost}, Action: access.NodeOnly, Long: true, Serve: gateway.HTTP(headsHandler)},
 		{Name: "waves", Pattern: wavesPattern + "{rest...}", Methods: []string{http.MethodPost}, Action: access.NodeOnly, Long: true, Serve: func(c *protocol.Call) error {

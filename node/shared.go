@@ -109,7 +109,8 @@ func (n *Node) openGateway(gate *access.Gate, speaks []protocol.Protocol, mounts
 		return err
 	}
 	n.gateway, err = gateway.New(gateway.Config{
-		Self: n.ID(), Role: n.cfg.Role, Listen: n.cfg.Gateway, Protocols: speaks, Mounts: mounts,
+		Quota: n.quota,
+		Self:  n.ID(), Role: n.cfg.Role, Listen: n.cfg.Gateway, Protocols: speaks, Mounts: mounts,
 		Elsewhere: n.elsewhere(), Leaving: func() bool { return n.drains(n.ID()) },
 		Head: n.head,
 		Gate: gate, Repositories: access.Records{Asker: n.metadata}, Forward: forward, Wrote: wrote, Writable: writable,

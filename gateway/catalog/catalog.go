@@ -74,6 +74,8 @@ type Config struct {
 	AckWait time.Duration
 	// Backlog is when a tenant is held back; the zero value never does.
 	Backlog Backlog
+	// Storage reserves room for uploads; nil is without storage quotas.
+	Storage Storage
 	// CacheBytes bounds the cache of documents; 0 means 64 MiB.
 	CacheBytes int64
 	// WorkingBytes bounds the documents that are on their way in or out at one
@@ -126,6 +128,9 @@ func New(cfg Config) (*Catalog, error) {
 	}
 	if cfg.AckWait == 0 {
 		cfg.AckWait = DefaultAckWait
+	}
+	if cfg.Storage == nil {
+		cfg.Storage = noStorage{}
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)

@@ -1,7 +1,6 @@
 package catalog
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -146,7 +145,7 @@ func (c *Catalog) publish(ctx context.Context, by Caller, repo meta.RepoRef, d D
 
 	var stored []*Stored
 	for _, doc := range d.Documents {
-		s, up, err := c.Ingest(ctx, by, repo, bytes.NewReader(doc.Body), doc.Name)
+		s, up, err := c.document(ctx, by, repo, doc.Body, doc.Name)
 		if err != nil {
 			return Published{}, err
 		}
@@ -176,6 +175,7 @@ func (c *Catalog) publish(ctx context.Context, by Caller, repo meta.RepoRef, d D
 	if err != nil {
 		return Published{}, err
 	}
+	c.settled(repo, stored...)
 	for _, doc := range d.Documents {
 		// What was just pushed is what will be asked for; the bytes were checked.
 		c.documents.put(documentKey{string(repo.Tenant), digest.FromBytes(doc.Body)}, doc.Body)

@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -23,13 +24,28 @@ type Upload struct {
 	id      string
 	session store.Upload
 	ended   bool
+	// document says that what comes is part of a publish, which is judged by what it adds:
+	// nothing is reserved.
+	document bool
 }
 
 // Begin starts an upload into repo. withSHA512 says that the client will name
 // the blob by sha512.
 //
-// Errors: meta.ErrNoSpace, meta.ErrUnavailable.
+// Errors: meta.ErrNoSpace, meta.ErrUnavailable; *meta.QuotaError when the tenant has used
+// its storage quota.
 func (c *Catalog) Begin(ctx context.Context, by Caller, repo meta.RepoRef, withSHA512 bool) (*Upload, error) {
+	u, err := c.begin(ctx, by, repo, withSHA512, false)
+	if err != nil {
+		return nil, err
+	}
+	if err := u.reserve(ctx, 1); err != nil {
+		return nil, errors.Join(fmt.Errorf("begin an upload into %s: %w", repo, err), u.Cancel(context.WithoutCancel(ctx)), u.Close())
+	}
+	return u, nil
+}
+
+func (c *Catalog) begin(ctx context.Context, by Caller, repo meta.RepoRef, withSHA512, document bool) (*Upload, error) {
 	if c.cfg.Commands == nil {
 		return nil, fmt.Errorf("begin an upload on an agent: %w", &meta.UnavailableError{Reason: "no_server"})
 	}
@@ -40,7 +56,7 @@ func (c *Catalog) Begin(ctx context.Context, by Caller, repo meta.RepoRef, withS
 	if err != nil {
 		return nil, fmt.Errorf("begin an upload into %s: %w", repo, err)
 	}
-	return &Upload{catalog: c, by: by, repo: repo, id: c.cfg.IDs.New(s.ID(), by.Who.Name, repo), session: s}, nil
+	return &Upload{catalog: c, by: by, repo: repo, id: c.cfg.IDs.New(s.ID(), by.Who.Name, repo), session: s, document: document}, nil
 }
 
 // Resume opens an upload by its public id.
@@ -71,10 +87,14 @@ func (u *Upload) Offset() int64 { return u.session.Offset() }
 // Append streams r to the end of the session and returns how much came, also
 // when r broke off: what came stays.
 //
-// Errors: of r; meta.ErrNoSpace; meta.ErrConflict when another request appends.
+// Errors: of r; meta.ErrNoSpace; meta.ErrConflict when another request appends;
+// *meta.QuotaError, after which the session is over.
 func (u *Upload) Append(ctx context.Context, r io.Reader) (int64, error) {
-	n, err := u.session.Append(ctx, r)
+	n, err := u.session.Append(ctx, &reserving{ctx: ctx, up: u, r: r, at: u.Offset()})
 	if err != nil {
+		if overQuota(err) {
+			err = errors.Join(err, u.Cancel(context.WithoutCancel(ctx)))
+		}
 		return n, fmt.Errorf("append to upload %s at byte %d: %w", u.id, u.Offset(), err)
 	}
 	return n, nil
@@ -116,7 +136,7 @@ func (u *Upload) store(ctx context.Context, want digest.Digest) (Stored, error) 
 	if name == "" {
 		name = in.Digest
 	}
-	s := Stored{Name: name, Blob: meta.Blob{
+	s := Stored{Name: name, session: u.session.ID(), reserved: u.catalog.cfg.Storage.Held(u.repo.Tenant, u.session.ID()), Blob: meta.Blob{
 		Context: string(u.repo.Tenant), Digest: in.Digest, SHA512: in.SHA512,
 		PlainBytes: in.PlainBytes, StoredBytes: in.StoredBytes, Root: in.Root,
 	}}
@@ -164,6 +184,7 @@ func (u *Upload) Cancel(ctx context.Context) error {
 		return nil
 	}
 	u.ended = true
+	u.catalog.cfg.Storage.Release(u.repo.Tenant, u.session.ID())
 	if err := u.session.Cancel(ctx); err != nil {
 		return fmt.Errorf("cancel upload %s: %w", u.id, err)
 	}
@@ -171,13 +192,21 @@ func (u *Upload) Cancel(ctx context.Context) error {
 }
 
 // Close lets go of the session; it can be resumed unless it has ended.
-func (u *Upload) Close() error { return u.session.Close() }
+func (u *Upload) Close() error {
+	if u.ended {
+		u.catalog.cfg.Storage.Release(u.repo.Tenant, u.session.ID())
+	}
+	return u.session.Close()
+}
 
 // Stored is content that this node holds and that nothing refers to yet.
 type Stored struct {
 	Name digest.Digest // what the client calls it, sha256 or sha512
 	Blob meta.Blob
 	seen uint64 // vouch
+
+	session  string // of the upload
+	reserved int64  // of the tenant's storage quota
 }
 
 // Ingest stores what r has, in one go. The Upload is to be closed once the content is
@@ -189,6 +218,19 @@ func (c *Catalog) Ingest(ctx context.Context, by Caller, repo meta.RepoRef, r io
 	if err != nil {
 		return Stored{}, nil, err
 	}
+	return u.ingested(ctx, r, want)
+}
+
+// document is Ingest of a part of a publish.
+func (c *Catalog) document(ctx context.Context, by Caller, repo meta.RepoRef, body []byte, want digest.Digest) (Stored, *Upload, error) {
+	u, err := c.begin(ctx, by, repo, isSHA512(want), true)
+	if err != nil {
+		return Stored{}, nil, err
+	}
+	return u.ingested(ctx, bytes.NewReader(body), want)
+}
+
+func (u *Upload) ingested(ctx context.Context, r io.Reader, want digest.Digest) (Stored, *Upload, error) {
 	s, err := u.ingest(ctx, r, want)
 	if err != nil {
 		return Stored{}, nil, errors.Join(err, u.Close())
@@ -212,10 +254,18 @@ func (c *Catalog) Link(ctx context.Context, by Caller, repo meta.RepoRef, s Stor
 	if err != nil {
 		return meta.Token{}, fmt.Errorf("link %s into %s: %w", s.Name, repo, err)
 	}
+	c.settled(repo, &s)
 	c.bringForward(ctx, by, repo, s.Blob)
 	return receipt.Token, nil
 }
 
 func (c *Catalog) link(repo meta.RepoRef, s Stored) state.LinkBlob {
-	return state.LinkBlob{Repo: repo, Digest: s.Name, Blob: s.Blob, Server: c.cfg.Node, Seen: s.seen}
+	return state.LinkBlob{Repo: repo, Digest: s.Name, Blob: s.Blob, Server: c.cfg.Node, Seen: s.seen, Reserved: s.reserved}
+}
+
+// settled ends the reservations of what is linked.
+func (c *Catalog) settled(repo meta.RepoRef, stored ...*Stored) {
+	for _, s := range stored {
+		c.cfg.Storage.Settled(repo.Tenant, s.session)
+	}
 }
