@@ -67,7 +67,7 @@ func newTenant() *cobra.Command {
 			}
 			return out.print(list, tenants, func() { tenantTable(list, tenants) })
 		}),
-		newTenantSet(),
+		newTenantSet(), newTenantShow(),
 	)
 	return root
 }
@@ -317,6 +317,7 @@ func newStatus() *cobra.Command {
 			if s.Unrepairable > 0 {
 				fmt.Fprintf(cmd.OutOrStdout(), "\nWARNING: %s in use with no sound copy anywhere: shoal scrub list --unrepairable\n", blobs(s.Unrepairable))
 			}
+			quotaNotes(cmd.OutOrStdout(), s.Quotas)
 			if len(s.Reported) == 0 {
 				return
 			}

@@ -123,12 +123,20 @@ func newTenantSet() *cobra.Command {
 	set := &cobra.Command{
 		Use: "set NAME", Short: "Change a tenant", Args: cobra.ExactArgs(1),
 		Long: `set changes a tenant. Its tier is its weight where tenants wait for one another, as in replication: a premium
-tenant gets four times what a standard one does, a basic one a quarter.`,
-		Example: "  shoal tenant set acme --tier premium",
+tenant gets four times what a standard one does, a basic one a quarter.
+` + limitHelp,
+		Example: `  shoal tenant set acme --tier premium
+  shoal tenant set acme --publish-rate 100MiB --publish-requests 200 --download-rate 1GiB --concurrent-uploads 32
+  shoal tenant set acme --storage-quota 1TiB --storage-warn 80% --egress-quota 10TiB --egress-period month`,
 	}
 	set.Flags().StringVar(&tier, "tier", "", "basic, standard or premium")
+	limits := newLimitFlags(set)
 	return adminVerb(set, func(ctx context.Context, c *client.Client, out *output, args []string) error {
-		t, err := c.SetTenant(ctx, meta.TenantName(args[0]), client.TenantChange{Tier: given(set, "tier", meta.Tier(tier))})
+		change, err := limits.change()
+		if err != nil {
+			return err
+		}
+		t, err := c.SetTenant(ctx, meta.TenantName(args[0]), client.TenantChange{Tier: given(set, "tier", meta.Tier(tier)), Limits: change})
 		if err != nil {
 			return err
 		}

@@ -63,6 +63,9 @@ type Config struct {
 	// Reported lists the peers of this server's region that sent wrong chunks; nil on
 	// agents.
 	Reported func() []client.ReportedPeer
+	// Rates tells what tenants use at present, per second: publish bytes and requests,
+	// download bytes and requests, uploads. Nil on agents, which send the question on.
+	Rates func(context.Context) (map[meta.TenantName][]float64, error)
 	// Backups is nil on agents, which send such requests on.
 	Backups Backups
 	// Nearest returns the second region of a standard repository at home in a
@@ -145,6 +148,10 @@ func (a *API) Routes() []protocol.Route {
 		read("replication", base+"replication", access.Observe, a.replicationStatus),
 		read("backlog_list", base+"regions/{region}/backlogs", access.Observe, a.backlogs),
 		write("tenant_set", http.MethodPatch, base+"tenants/{tenant}", access.Operate, a.setTenant),
+		write("usage_list", http.MethodGet, base+"usage", access.Observe, a.usages),
+		write("usage_get", http.MethodGet, base+"tenants/{tenant}/usage", access.Observe, a.usage),
+		read("usage_repositories", base+"tenants/{tenant}/usage/repositories", access.Observe, a.repositoryUsage),
+		write("usage_recount", http.MethodPost, base+"tenants/{tenant}/usage/recount", access.Operate, a.recount),
 		read("health", base+"health", access.Observe, a.health),
 		read("region_health", base+"regions/{region}/health", access.Observe, a.health),
 		read("incident_list", base+"incidents", access.Observe, a.incidents),

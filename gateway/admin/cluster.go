@@ -63,6 +63,9 @@ func (a *API) status(c *protocol.Call) error {
 	if s.Unrepairable, err = a.lost(c); err != nil {
 		return err
 	}
+	if s.Quotas, err = a.atQuota(c); err != nil {
+		return err
+	}
 	voters := a.voters()
 	for _, n := range nodes {
 		if n.Role == meta.RoleServer {

@@ -72,7 +72,7 @@ func (a *API) setTenant(c *protocol.Call) error {
 	if err := protocol.ReadJSON(c.R, maxBodyBytes, &body); err != nil {
 		return err
 	}
-	value, err := a.do(c, 0, state.SetTenant{Name: meta.TenantName(c.Params.Get("tenant")), Tier: body.Tier})
+	value, err := a.do(c, 0, state.SetTenant{Name: meta.TenantName(c.Params.Get("tenant")), Tier: body.Tier, Limits: body.Limits})
 	if err != nil {
 		return err
 	}

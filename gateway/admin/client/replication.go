@@ -72,7 +72,8 @@ type Backlog struct {
 
 // TenantChange is the body of PATCH /api/v1/tenants/T; nil stays.
 type TenantChange struct {
-	Tier *meta.Tier `json:"tier,omitempty"`
+	Tier   *meta.Tier         `json:"tier,omitempty"`
+	Limits *meta.LimitsChange `json:"limits,omitempty"`
 }
 
 // ReplicationStatus returns how far the copies are that regions owe.

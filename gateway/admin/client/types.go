@@ -133,6 +133,8 @@ type Status struct {
 	Reported []ReportedPeer `json:"reported,omitempty"`
 	// Unrepairable counts blobs in use of which no server has a sound copy, up to 1,000.
 	Unrepairable int `json:"unrepairable"`
+	// Quotas are the tenants, at most 100, that have passed a threshold of one.
+	Quotas []Usage `json:"quotas,omitempty"`
 }
 
 // ReportedPeer is a node that others say sent them wrong chunks: its memory or disk
