@@ -161,6 +161,9 @@ func (n *Node) buildAgent(ctx context.Context) error {
 		return err
 	}
 	speaks := protocols(names)
+	if err := n.followAudit(mirror, log); err != nil {
+		return err
+	}
 	api, err := n.api(mirror, admin.Config{})
 	if err != nil {
 		return err

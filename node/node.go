@@ -39,6 +39,7 @@ import (
 	"github.com/shoal-registry/shoal/node/join"
 	"github.com/shoal-registry/shoal/node/lifecycle"
 	"github.com/shoal-registry/shoal/node/limits"
+	"github.com/shoal-registry/shoal/node/trail"
 	"github.com/shoal-registry/shoal/raftmeta"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/raftmeta/state"
@@ -76,6 +77,8 @@ type Node struct {
 	metadata raftmeta.Asker
 	doer     raftmeta.Doer // nil on an agent
 
+	// trail is this node's chain of denials, failed logins and pulls.
+	trail *trail.Trail
 	// distanceTo is the round trip to a region, 0 when unknown; serves says that nothing
 	// is recorded that keeps a server from serving.
 	distanceTo func(meta.RegionName) time.Duration

@@ -238,6 +238,10 @@ func (n *Node) buildServer(ctx context.Context) error {
 	n.parts.Add("waves", waves.Run)
 	wavesPattern, wavesHandler := remote.WavesHandler(waves)
 	speaks := protocols(names)
+	chains, err := n.buildAudit(records, log)
+	if err != nil {
+		return err
+	}
 	api, err := n.api(records, admin.Config{
 		Reported: func() []client.ReportedPeer { return reported(registrar) },
 		Doer:     records, Rates: n.quota.Rates, Quorum: quorum{records}, Nearest: n.second(distance), Packages: packages(speaks), Waves: progress,
@@ -247,6 +251,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 		return err
 	}
 	if err := n.openGateway(gate, append(speaks, api), []gateway.Mount{
+		chains,
 		{Name: "join_enter", Pattern: join.EnterPath, Methods: []string{http.MethodPost}, Action: access.Public, Serve: gateway.HTTP(http.HandlerFunc(admission.Enter))},
 		{Name: "join_standing", Pattern: join.StandingPath, Methods: []string{http.MethodPost}, Action: access.Public, Serve: gateway.HTTP(http.HandlerFunc(admission.Standing))},
 		{Name: "epoch", Pattern: fence.Path, Methods: []string{http.MethodPost}, Action: access.Public, Serve: gateway.HTTP(fences)},

@@ -96,6 +96,7 @@ func (n *Node) gate(policy access.Policy) (*access.Gate, error) {
 // api completes the admin API's configuration.
 func (n *Node) api(m raftmeta.Asker, c admin.Config) (*admin.API, error) {
 	c.Self, c.Version, c.Metadata, c.Formats = n.id.Node, n.cfg.Version, m, formats()
+	c.Trail = n.trail
 	return admin.New(c)
 }
 
@@ -114,7 +115,7 @@ func (n *Node) openGateway(gate *access.Gate, speaks []protocol.Protocol, mounts
 		Elsewhere: n.elsewhere(), Leaving: func() bool { return n.drains(n.ID()) },
 		Head: n.head,
 		Gate: gate, Repositories: access.Records{Asker: n.metadata}, Forward: forward, Wrote: wrote, Writable: writable,
-		TLS: tlsConfig, Plain: n.cfg.Plain, TLSOnly: n.cfg.LoopbackTLS, Log: n.log, Metrics: n.metrics,
+		TLS: tlsConfig, Plain: n.cfg.Plain, Trail: n.trail, TLSOnly: n.cfg.LoopbackTLS, Log: n.log, Metrics: n.metrics,
 	})
 	if err != nil {
 		return err

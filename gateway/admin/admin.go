@@ -66,6 +66,8 @@ type Config struct {
 	// Rates tells what tenants use at present, per second: publish bytes and requests,
 	// download bytes and requests, uploads. Nil on agents, which send the question on.
 	Rates func(context.Context) (map[meta.TenantName][]float64, error)
+	// Trail is this node's chain of denials, failed logins and pulls; nil without one.
+	Trail Trail
 	// Backups is nil on agents, which send such requests on.
 	Backups Backups
 	// Nearest returns the second region of a standard repository at home in a

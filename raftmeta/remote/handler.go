@@ -3,6 +3,7 @@ package remote
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"sync"
 	"time"
@@ -50,6 +51,9 @@ func (h *handler) ask(ctx context.Context, r *connect.Request[askRequest]) (*con
 	q, err := state.DecodeQuestion(r.Msg.Name, r.Msg.Args)
 	if err != nil {
 		return nil, connect.NewError(connect.CodeInvalidArgument, err)
+	}
+	if _, ok := q.Args().(state.ServersOnly); ok {
+		return connect.NewResponse(&askResponse{Failure: failureOf(fmt.Errorf("%s is for servers: %w", q.Name(), meta.ErrDenied))}), nil
 	}
 	asOf, err := h.asker.Answer(ctx, r.Msg.Freshness, q)
 	response := &askResponse{AsOf: asOf}

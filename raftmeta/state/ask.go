@@ -82,7 +82,7 @@ var Questions = table(
 	question[GetIssuer, meta.Issuer], question[ListIssuers, []meta.Issuer], question[IssuersAt, []meta.Issuer],
 	question[GetAccessHead, meta.AccessHead], question[GetRevocation, meta.Revocation], question[MayHold, Holding],
 	question[GetAuditLog, AuditLog], question[Prunable, bool], question[ListEntries, Entries], question[ProveEntry, EntryProof],
-	question[ProveContinuation, [][]byte], question[ListCheckpoints, []audit.Signed], question[ListChains, []Chain], question[GetChain, Chain],
+	question[ProveContinuation, [][]byte], question[ListCheckpoints, []audit.Signed], question[ListChains, []audit.Chain], question[GetChain, audit.Chain],
 	question[RegionHealth, []meta.RegionHealth], question[ListIncidents, []meta.Incident],
 	question[GetCompromise, meta.Compromise], question[ListCompromises, []meta.Compromise], question[ListFindings, []meta.Finding], question[GetFinding, meta.Finding],
 	question[ListQuarantined, []meta.Version], question[ListActs, ActsAnswer], question[GetRespondWork, RespondWork],

@@ -7,23 +7,10 @@ import (
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 )
 
-// inChains is below spaceAuditLog: [node] -> Chain.
+// inChains is below spaceAuditLog: [node] -> audit.Chain.
 const inChains = 'h'
 
 func keyChain(node meta.NodeID) key { return key{spaceAuditLog, inChains}.last(string(node)) }
-
-// Chain is the end of a node's chain of denials, failed logins and pulls, as it was
-// anchored last.
-type Chain struct {
-	Head audit.Head `cbor:"1,keyasint,omitempty" json:"head"`
-	// By is the server that anchored it.
-	By meta.NodeID `cbor:"2,keyasint,omitempty" json:"by"`
-	// Rewound counts the heads that did not continue the one before: links are lost or
-	// were changed. RewoundAt is when that was seen last, Lost how many are missing.
-	Rewound   uint64    `cbor:"3,keyasint,omitempty" json:"rewound,omitempty"`
-	RewoundAt meta.Time `cbor:"4,keyasint,omitempty" json:"rewound_at,omitempty"`
-	Lost      uint64    `cbor:"5,keyasint,omitempty" json:"lost,omitempty"`
-}
 
 // AnchorChains writes the ends of chains into the log: a server's own and those of the
 // agents that told it theirs. The entry of the command is what anchors them. A head
@@ -59,11 +46,11 @@ func (c AnchorChains) apply(t *tx) (any, error) {
 		return nil, err
 	}
 	for _, h := range c.Heads {
-		was, err := load[Chain](t, keyChain(h.Node))
+		was, err := load[audit.Chain](t, keyChain(h.Node))
 		if err != nil {
 			return nil, err
 		}
-		is := Chain{Head: h, By: c.Server}
+		is := audit.Chain{Head: h, By: c.Server}
 		if was != nil {
 			is.Rewound, is.RewoundAt, is.Lost = was.Rewound, was.RewoundAt, was.Lost
 			if h.Seq == was.Head.Seq && h.Hash == was.Head.Hash {

@@ -8,26 +8,14 @@ import (
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 )
 
-// keyRetention holds AuditRetention.
+// keyRetention holds the audit.Retention.
 var keyRetention = key{spaceAuditLog, 'k'}
-
-// AuditRetention says what of the audit log may go. Nothing does unless Keep is set,
-// and only what was exported.
-type AuditRetention struct {
-	// Keep is how long entries stay at least; 0 is for ever.
-	Keep time.Duration `cbor:"1,keyasint,omitempty" json:"keep"`
-	// Exported says that entries below it were exported, by who says so.
-	Exported uint64 `cbor:"2,keyasint,omitempty" json:"exported"`
-	// Pruned is below which entries are gone. Their hashes stay, so that what was
-	// exported can be proved for ever.
-	Pruned uint64 `cbor:"3,keyasint,omitempty" json:"pruned"`
-}
 
 // minKeep is the least that entries stay.
 const minKeep = time.Hour
 
 // SetAuditRetention changes how long entries stay, or says up to where they were
-// exported. Fields that are nil stay. Result: AuditRetention.
+// exported. Fields that are nil stay. Result: audit.Retention.
 //
 // Errors: meta.ErrInvalid for an export beyond the end of the log, or behind what was
 // said before.
@@ -72,17 +60,17 @@ func (c SetAuditRetention) apply(t *tx) (any, error) {
 	return r, nil
 }
 
-func retention(r reader) (AuditRetention, error) {
-	a, err := load[AuditRetention](r, keyRetention)
+func retention(r reader) (audit.Retention, error) {
+	a, err := load[audit.Retention](r, keyRetention)
 	if err != nil || a == nil {
-		return AuditRetention{}, err
+		return audit.Retention{}, err
 	}
 	return *a, nil
 }
 
 // prunable returns the place below which entries may go now, in whole tiles, whose
 // hashes are kept.
-func prunable(r reader, now meta.Time) (uint64, AuditRetention, error) {
+func prunable(r reader, now meta.Time) (uint64, audit.Retention, error) {
 	a, err := retention(r)
 	if err != nil || a.Keep == 0 || a.Exported/audit.TileLeaves*audit.TileLeaves <= a.Pruned {
 		return a.Pruned, a, err
@@ -100,7 +88,7 @@ func prunable(r reader, now meta.Time) (uint64, AuditRetention, error) {
 }
 
 // PruneEntries takes away entries that may go, of up to 16 tiles of 256. The leader
-// sends it. Result: AuditRetention, with what is pruned now.
+// sends it. Result: audit.Retention, with what is pruned now.
 type PruneEntries struct{}
 
 const maxPruneTiles = 16

@@ -12,8 +12,8 @@ import (
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 )
 
-// auditLevel is the cluster level from which the machine writes the audit log.
-const auditLevel = 5
+// AuditLevel is the cluster level from which the machine writes the audit log.
+const AuditLevel = 5
 
 // Below spaceAuditLog.
 const (
@@ -116,7 +116,7 @@ func (b *batch) writeEntry(t *tx, c Command, cause error) error {
 			return err
 		}
 	}
-	if level < auditLevel || !leavesEntry(&t.origin, c.Type()) {
+	if level < AuditLevel || !leavesEntry(&t.origin, c.Type()) {
 		return nil
 	}
 	tip, err := b.tip()
@@ -130,7 +130,7 @@ func (b *batch) writeEntry(t *tx, c Command, cause error) error {
 	o := &t.origin
 	e := audit.Entry{
 		Seq: tip.next(), Epoch: tip.epoch, Index: t.index, Time: o.Time.Std(), Action: kinds[c.Type()].name,
-		Principal: o.Principal, Credential: o.TokenID, Source: o.Source, Node: o.Node,
+		Principal: o.Principal, Credential: o.TokenID, Elevation: o.Elevation, Source: o.Source, Node: o.Node,
 		Request: o.RequestID, Trace: o.Trace, Tenant: what.Tenant, Outcome: audit.Done, What: what.JSON,
 	}
 	if what.Repository != (meta.RepoRef{}) {

@@ -22,12 +22,12 @@ type GetAuditLog struct{}
 
 // AuditLog is the end of the log.
 type AuditLog struct {
-	Cluster string         `cbor:"1,keyasint,omitempty" json:"cluster"`
-	Epoch   uint64         `cbor:"2,keyasint,omitempty" json:"epoch"`
-	Size    uint64         `cbor:"3,keyasint,omitempty" json:"size"`
-	Root    []byte         `cbor:"4,keyasint,omitempty" json:"root"`
-	Checked *audit.Signed  `cbor:"5,keyasint,omitempty" json:"checkpoint,omitempty"` // the last
-	Kept    AuditRetention `cbor:"6,keyasint,omitzero" json:"retention"`
+	Cluster string          `cbor:"1,keyasint,omitempty" json:"cluster"`
+	Epoch   uint64          `cbor:"2,keyasint,omitempty" json:"epoch"`
+	Size    uint64          `cbor:"3,keyasint,omitempty" json:"size"`
+	Root    []byte          `cbor:"4,keyasint,omitempty" json:"root"`
+	Checked *audit.Signed   `cbor:"5,keyasint,omitempty" json:"checkpoint,omitempty"` // the last
+	Kept    audit.Retention `cbor:"6,keyasint,omitzero" json:"retention"`
 	// Prunable says that entries may go now.
 	Prunable bool `cbor:"7,keyasint,omitempty" json:"-"`
 }
@@ -351,9 +351,9 @@ type ListChains struct {
 func (ListChains) serversOnly() {}
 
 // Answer implements Question.
-func (q ListChains) Answer(v *View) ([]Chain, error) {
+func (q ListChains) Answer(v *View) ([]audit.Chain, error) {
 	prefix := key{spaceAuditLog, inChains}
-	return list(v, within(prefix).behind(prefix, q.Page.After), q.Page, func(c *Chain) bool { return !q.Rewound || c.Rewound > 0 })
+	return list(v, within(prefix).behind(prefix, q.Page.After), q.Page, func(c *audit.Chain) bool { return !q.Rewound || c.Rewound > 0 })
 }
 
 // GetChain answers the anchored end of one node's chain, zero without one.
@@ -362,10 +362,10 @@ type GetChain struct {
 }
 
 // Answer implements Question.
-func (q GetChain) Answer(v *View) (Chain, error) {
-	c, err := load[Chain](v, keyChain(q.Node))
+func (q GetChain) Answer(v *View) (audit.Chain, error) {
+	c, err := load[audit.Chain](v, keyChain(q.Node))
 	if err == nil && c == nil {
-		c = &Chain{}
+		c = &audit.Chain{}
 	}
 	return value(c, err)
 }

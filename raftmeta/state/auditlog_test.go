@@ -125,7 +125,7 @@ func TestAuditLogIsComplete(t *testing.T) {
 		if err = errors.Join(err, v.Close()); err != nil {
 			t.Fatal(err)
 		}
-		if level >= auditLevel && c.Type() != typeTick && r.Index == e.Index {
+		if level >= AuditLevel && c.Type() != typeTick && r.Index == e.Index {
 			want = append(want, command{Name(c), e.Index, r.Err != nil})
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"reflect"
 
+	"github.com/shoal-registry/shoal/raftmeta/audit"
 	"github.com/shoal-registry/shoal/raftmeta/codec"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 )
@@ -236,10 +237,10 @@ var kinds = map[uint16]kind{
 	typeCollectStrays:    kindOf[CollectStrays, StraysResult](GCLevel),
 	typeSetGC:            kindOf[SetGC, GCSettings](GCLevel),
 	typeRevokeCredential: kindOf[RevokeCredential, meta.Credential](rightsLevel),
-	typePutCheckpoint:    kindOf[PutCheckpoint, none](auditLevel),
-	typeAnchorChains:     kindOf[AnchorChains, none](auditLevel),
-	typeSetRetention:     kindOf[SetAuditRetention, AuditRetention](auditLevel),
-	typePruneEntries:     kindOf[PruneEntries, AuditRetention](auditLevel),
+	typePutCheckpoint:    kindOf[PutCheckpoint, none](AuditLevel),
+	typeAnchorChains:     kindOf[AnchorChains, none](AuditLevel),
+	typeSetRetention:     kindOf[SetAuditRetention, audit.Retention](AuditLevel),
+	typePruneEntries:     kindOf[PruneEntries, audit.Retention](AuditLevel),
 	typeRevokePrincipal:  kindOf[RevokePrincipal, meta.Revocation](rightsLevel),
 	typeRevokeTenant:     kindOf[RevokeTenant, meta.Revocation](rightsLevel),
 	typeNarrowNode:       kindOf[NarrowNode, meta.Node](rightsLevel),

@@ -395,7 +395,7 @@ func (t *tx) run(c Command) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if t.level = level; level < auditLevel {
+	if t.level = level; level < AuditLevel {
 		t.audited = false
 	}
 	if err := CheckLevel(c, level); err != nil {
