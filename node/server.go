@@ -245,7 +245,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 	api, err := n.api(records, admin.Config{
 		Reported: func() []client.ReportedPeer { return reported(registrar) },
 		Doer:     records, Rates: n.quota.Rates, Quorum: quorum{records}, Nearest: n.second(distance), Packages: packages(speaks), Waves: progress,
-		Backups: backups{records: records, blobs: disk, admission: admission},
+		Backups: backups{records: records, blobs: disk, admission: admission}, Succession: admission,
 	})
 	if err != nil {
 		return err

@@ -33,17 +33,23 @@ const (
 	// be why, and once in a while proves its key instead.
 	cutOff  = 20 * time.Second
 	proving = time.Minute
+	// again is when it looks whether what it began is through: behind the time for which
+	// an agent's mirror gives an answer twice.
+	again = 2500 * time.Millisecond
 	// spreadEach is what each further node of a region adds to the time over which they
 	// renew: 10,000 take 200 s.
 	spreadEach = 20 * time.Millisecond
 )
 
 func (s succession) run(ctx context.Context) error {
-	tick := time.NewTicker(s.every)
-	defer tick.Stop()
 	heard, proved := time.Now(), time.Now()
-	for {
+	for soon := false; ; {
 		due, err := s.due(ctx)
+		wait := s.every
+		if due || soon {
+			wait = min(wait, again) // What was begun has a second step; an agent's answer may be of before the news.
+		}
+		soon = false
 		switch {
 		case err != nil && time.Since(heard) > cutOff && time.Since(proved) > proving:
 			proved = time.Now()
@@ -58,7 +64,8 @@ func (s succession) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-s.news:
-		case <-tick.C:
+			soon = true
+		case <-time.After(wait):
 		}
 	}
 }

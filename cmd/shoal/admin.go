@@ -217,45 +217,23 @@ func newRegion() *cobra.Command {
 	return root
 }
 
-func newTrust() *cobra.Command {
-	root := group("trust", "The cluster's trust root")
-	show := &cobra.Command{
-		Use: "show", Short: "Show the root certificate and its hash", Args: cobra.NoArgs,
-		Example: `  shoal trust show
-  shoal trust show --pem > /etc/docker/certs.d/first.example:5000/ca.crt`,
-	}
-	var pem bool
-	show.Flags().BoolVar(&pem, "pem", false, "print the certificate alone, as package clients take it")
-	root.AddCommand(adminVerb(show, func(ctx context.Context, c *client.Client, out *output, _ []string) error {
-		t, err := c.Trust(ctx)
-		if err != nil {
-			return err
-		}
-		return out.print(show, t, func() {
-			if pem {
-				fmt.Fprint(show.OutOrStdout(), t.Certificate)
-				return
-			}
-			fmt.Fprintf(show.OutOrStdout(), "cluster  %s\nsha256   %s\nexpires  %s\nits key is held, sealed, by %d servers\n%s",
-				t.Cluster, t.SHA256, t.NotAfter.Format(time.RFC3339), len(t.Holders), t.Certificate)
-		})
-	}))
-	return root
-}
-
 func newToken() *cobra.Command {
 	root := group("token", "Tokens that let nodes join")
 	var (
 		n          client.NewJoinToken
 		role, area string
 		ttl        time.Duration
+		list       bool
+		revoke     string
 	)
 	join := &cobra.Command{
 		Use: "join", Short: "Make a token that lets nodes join the cluster", Args: cobra.NoArgs,
 		Long: `join prints a token that admits --uses nodes of one role to one region until it expires. It also carries
 the hash of the cluster's trust root, so that a node knows that it joins the right cluster.`,
 		Example: `  shoal token join --role server --region us
-  shoal token join --role agent --region us --uses 200 --ttl 1h --read 'acme/*'`,
+  shoal token join --role agent --region us --uses 200 --ttl 1h --read 'acme/*'
+  shoal token join --list
+  shoal token join --revoke 5f1c9a02`,
 	}
 	f := join.Flags()
 	f.StringVar(&role, "role", "", "server or agent")
@@ -263,12 +241,26 @@ the hash of the cluster's trust root, so that a node knows that it joins the rig
 	f.DurationVar(&ttl, "ttl", 10*time.Minute, "how long it can be used")
 	f.Uint64Var(&n.Uses, "uses", 1, "how many nodes it admits")
 	f.StringArrayVar(&n.Read, "read", nil, "tenant/repository pattern that clients on an agent's host may read without credentials; repeatable")
-	for _, name := range []string{"role", "region"} {
-		if err := join.MarkFlagRequired(name); err != nil {
-			panic(err)
-		}
-	}
+	f.BoolVar(&list, "list", false, "list the join tokens instead, without their secrets")
+	f.StringVar(&revoke, "revoke", "", "end the join token whose id begins so instead")
 	root.AddCommand(adminVerb(join, func(ctx context.Context, c *client.Client, out *output, _ []string) error {
+		switch {
+		case list:
+			tokens, err := collect(c.JoinTokens(ctx))
+			if err != nil {
+				return err
+			}
+			return out.print(join, tokens, func() { printJoinTokens(join, tokens, time.Now()) })
+		case revoke != "":
+			if err := c.RevokeJoinToken(ctx, revoke); err != nil {
+				return err
+			}
+			return out.print(join, map[string]string{"revoked": revoke}, func() {
+				fmt.Fprintln(join.OutOrStdout(), "no node joins with it any more; those that have joined stay")
+			})
+		case role == "" || area == "":
+			return fmt.Errorf("say whom the token is for: --role server or agent, and --region")
+		}
 		n.Role, n.Region, n.TTLSeconds = meta.Role(role), meta.RegionName(area), int64(ttl/time.Second)
 		t, err := c.CreateJoinToken(ctx, n)
 		if err != nil {

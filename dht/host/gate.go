@@ -34,7 +34,7 @@ func (g *gate) InterceptPeerDial(p peer.ID) bool { return g.admit(p, "dial") }
 func (g *gate) InterceptAddrDial(peer.ID, ma.Multiaddr) bool { return true }
 
 // InterceptAccept allows any address: who it is shows in the handshake. The
-// resource manager's limits by subnet bound the handshakes.
+// resource manager's limits by address, and pending by network, bound the handshakes.
 func (g *gate) InterceptAccept(network.ConnMultiaddrs) bool { return true }
 
 // InterceptSecured refuses whom the roster does not have.

@@ -133,6 +133,7 @@ func New(cfg Config) (*Host, error) {
 	}
 	h := &Host{cfg: cfg, roster: newRoster(cfg.Plane, cfg.QUIC), log: cfg.Log, sockets: &sockets{by: map[ends]*Socket{}}, dialed: map[peer.ID]time.Time{}}
 	m := newMetrics(cfg.Plane)
+	h.sockets.pending = newPending(cfg.Limits.HandshakesPerNetwork, func() { m.block("handshake") })
 	options, err := h.options(key, m)
 	if err != nil {
 		return nil, err

@@ -37,6 +37,9 @@ type Limits struct {
 	// Handshakes is the largest number of connections that are not yet known to be
 	// of the roster; default 1,024.
 	Handshakes int
+	// HandshakesPerNetwork is the largest part of them that one network may have over
+	// TCP, an IPv4 /24 or an IPv6 /56; default a quarter. Loopback has no such bound.
+	HandshakesPerNetwork int
 	// ConnsPerAddress is the largest number of connections with one public address
 	// (IPv4 address or IPv6 /64; a /48 has eight times as many); default 512.
 	// Loopback and private networks are bounded by Conns alone.
@@ -66,6 +69,7 @@ func (l Limits) withDefaults(plane Plane, role meta.Role) Limits {
 	l.WindowBytes = cmp.Or(l.WindowBytes, window)
 	l.WindowBytesPerPeer = cmp.Or(l.WindowBytesPerPeer, 512<<20)
 	l.Handshakes = cmp.Or(l.Handshakes, 1024)
+	l.HandshakesPerNetwork = cmp.Or(l.HandshakesPerNetwork, max(1, l.Handshakes/4))
 	l.ConnsPerAddress = cmp.Or(l.ConnsPerAddress, 512)
 	l.AddressPerSec = cmp.Or(l.AddressPerSec, 10)
 	l.AddressBurst = cmp.Or(l.AddressBurst, 256)

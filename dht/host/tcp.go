@@ -56,8 +56,9 @@ func newTCP(open *sockets) any {
 
 // sockets are the open ones of a host.
 type sockets struct {
-	mu sync.Mutex
-	by map[ends]*Socket
+	pending *pending
+	mu      sync.Mutex
+	by      map[ends]*Socket
 }
 
 // ends are the binary multiaddrs of a connection.
@@ -156,9 +157,17 @@ func (l listener) Accept() (manet.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if s, err := newSocket(conn, l.sockets); err == nil {
+		leave, ok := l.sockets.pending.enter(conn.RemoteAddr())
+		if !ok {
+			conn.Close()
+			continue
+		}
+		s, err := newSocket(conn, l.sockets)
+		if err == nil {
+			s.leave = leave
 			return s, nil
 		}
+		leave()
 	}
 }
 
@@ -179,6 +188,7 @@ type Socket struct {
 	local, remote ma.Multiaddr
 	raw           syscall.RawConn
 	sockets       *sockets
+	leave         func() // its place among the pending, when it was accepted
 
 	writing sync.Mutex
 	corked  *[]byte // what is written meanwhile; nil when it goes out at once
@@ -232,8 +242,16 @@ func (s *Socket) ends() ends { return ends{string(s.local.Bytes()), string(s.rem
 
 // Close implements net.Conn.
 func (s *Socket) Close() error {
+	s.known()
 	s.sockets.remove(s)
 	return s.TCPConn.Close()
+}
+
+// known gives the place among the pending back: the other side has proved who it is.
+func (s *Socket) known() {
+	if s.leave != nil {
+		s.leave()
+	}
 }
 
 // LocalMultiaddr is this end.

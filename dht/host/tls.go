@@ -34,6 +34,7 @@ func (t *tlsTransport) SecureOutbound(ctx context.Context, insecure net.Conn, p 
 
 func eager(c sec.SecureConn, insecure net.Conn, err error) (sec.SecureConn, error) {
 	if s, ok := insecure.(*Socket); ok && err == nil {
+		s.known()
 		return &secureConn{c, s}, nil
 	}
 	return c, err

@@ -70,6 +70,8 @@ type Config struct {
 	Trail Trail
 	// Backups is nil on agents, which send such requests on.
 	Backups Backups
+	// Succession is nil on agents, which send such requests on.
+	Succession Succession
 	// Nearest returns the second region of a standard repository at home in a
 	// region, "" when there is none. Nil chooses none.
 	Nearest func(ctx context.Context, home meta.RegionName) meta.RegionName
@@ -113,6 +115,9 @@ func (a *API) Routes() []protocol.Route {
 		read("whoami", base+"whoami", access.Login, a.whoami),
 		read("status", base+"status", access.Observe, a.status),
 		read("trust_show", base+"trust", access.Observe, a.trust),
+		read("trust_holders", base+"trust/holders", access.Observe, a.holders),
+		write("trust_rotate", http.MethodPost, base+"trust/rotation", access.Admin, a.beginRotation),
+		write("trust_finish", http.MethodDelete, base+"trust/rotation", access.Admin, a.finishRotation),
 
 		read("tenant_list", base+"tenants", access.List, a.tenants),
 		write("tenant_create", http.MethodPost, base+"tenants", access.Operate, a.createTenant),
@@ -181,6 +186,8 @@ func (a *API) Routes() []protocol.Route {
 		write("gc_run", http.MethodPost, base+"gc/run", access.Operate, a.runGC),
 
 		write("join_token_create", http.MethodPost, base+"join-tokens", access.Operate, a.createJoinToken),
+		read("join_token_list", base+"join-tokens", access.Operate, a.joinTokens),
+		write("join_token_revoke", http.MethodDelete, base+"join-tokens/{token}", access.Operate, a.revokeJoinToken),
 	}...)
 }
 

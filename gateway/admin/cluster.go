@@ -1,7 +1,6 @@
 package admin
 
 import (
-	"encoding/hex"
 	"fmt"
 	"net/http"
 	"slices"
@@ -194,23 +193,6 @@ func (a *API) root(c *protocol.Call) (meta.Cluster, *trust.Root, error) {
 	return cluster, root, err
 }
 
-func (a *API) trust(c *protocol.Call) error {
-	cluster, root, err := a.root(c)
-	if err != nil {
-		return err
-	}
-	hash := root.Hash()
-	answer := client.Trust{
-		Cluster: cluster.ID, Certificate: string(root.PEM()), SHA256: hex.EncodeToString(hash[:]),
-		NotAfter: root.NotAfter().UTC(), Holders: []meta.NodeID{},
-	}
-	for id := range cluster.RootKey {
-		answer.Holders = append(answer.Holders, id)
-	}
-	slices.Sort(answer.Holders)
-	return protocol.WriteJSON(c.W, http.StatusOK, answer)
-}
-
 // Bounds of join tokens.
 const (
 	standardTTL = 10 * time.Minute
@@ -239,9 +221,20 @@ func (a *API) createJoinToken(c *protocol.Call) error {
 	if body.Role == meta.RoleServer && len(body.Read) > 0 {
 		return fmt.Errorf("read patterns are for agents: %w", meta.ErrInvalid)
 	}
+	if err := a.regionFor(c.R.Context(), body.Role, body.Region); err != nil {
+		return err
+	}
 	_, root, err := a.root(c)
 	if err != nil {
 		return err
+	}
+	// While the root is being replaced, a token is of the one that stays.
+	if succession, err := ask(a, c, state.GetTrust{}); err != nil {
+		return err
+	} else if len(succession.Next) > 0 {
+		if root, err = trust.ParseRoot(succession.Next); err != nil {
+			return err
+		}
 	}
 	token := trust.NewJoinToken(root)
 	record := meta.JoinToken{

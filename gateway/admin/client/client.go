@@ -187,6 +187,32 @@ func (c *Client) Trust(ctx context.Context) (t Trust, err error) {
 	return t, c.call(ctx, http.MethodGet, "trust", nil, nil, &t)
 }
 
+// RotateTrust begins to replace the cluster's root.
+func (c *Client) RotateTrust(ctx context.Context) (t Trust, err error) {
+	return t, c.call(ctx, http.MethodPost, "trust/rotation", nil, nil, &t)
+}
+
+// FinishRotation drops the old root; force leaves behind who has no certificate of the
+// next.
+func (c *Client) FinishRotation(ctx context.Context, force bool) (t Trust, err error) {
+	return t, c.call(ctx, http.MethodDelete, "trust/rotation", forced(force), nil, &t)
+}
+
+// RootHolders lists the nodes, and whether each has a certificate of the next root.
+func (c *Client) RootHolders(ctx context.Context) iter.Seq2[RootHolder, error] {
+	return all[RootHolder](ctx, c, "trust/holders", nil)
+}
+
+// JoinTokens lists the join tokens, without their secrets.
+func (c *Client) JoinTokens(ctx context.Context) iter.Seq2[meta.JoinToken, error] {
+	return all[meta.JoinToken](ctx, c, "join-tokens", nil)
+}
+
+// RevokeJoinToken ends the join token whose id begins so.
+func (c *Client) RevokeJoinToken(ctx context.Context, id string) error {
+	return c.call(ctx, http.MethodDelete, join("join-tokens", id), nil, nil, nil)
+}
+
 // Whoami returns who the credential stands for.
 func (c *Client) Whoami(ctx context.Context) (p Principal, err error) {
 	return p, c.call(ctx, http.MethodGet, "whoami", nil, nil, &p)

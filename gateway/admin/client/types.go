@@ -187,6 +187,28 @@ type Trust struct {
 	SHA256      string        `json:"sha256"`
 	NotAfter    time.Time     `json:"not_after"`
 	Holders     []meta.NodeID `json:"holders"` // servers that hold the root key, sealed
+	// Next is the root that takes over, since Started; nil when none does.
+	Next    *Root     `json:"next,omitempty"`
+	Started meta.Time `json:"started,omitempty"`
+	// Former is the hash of the root that was replaced last, at Finished.
+	Former   string    `json:"former,omitempty"`
+	Finished meta.Time `json:"finished,omitempty"`
+}
+
+// Root is a root certificate, like that of Trust.
+type Root struct {
+	Certificate string    `json:"certificate"`
+	SHA256      string    `json:"sha256"`
+	NotAfter    time.Time `json:"not_after"`
+}
+
+// RootHolder is a node, and whether it has a certificate of the next root.
+type RootHolder struct {
+	ID      meta.NodeID     `json:"id"`
+	Role    meta.Role       `json:"role"`
+	Region  meta.RegionName `json:"region"`
+	Gateway string          `json:"gateway"`
+	Has     bool            `json:"has"`
 }
 
 // Replication is how far a version is in one region.
