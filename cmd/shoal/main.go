@@ -44,6 +44,7 @@ Try it:
 	}
 	root.AddCommand(
 		newDev(), newServer(), newAgent(),
+		newUser(), newRobot(), newRole(), newBinding(), newCan(),
 		newToken(), newTenant(), newRepo(), newWave(), newReplication(), newRegion(), newCluster(), newTrust(), newLimit(), newCache(), newScrub(), newGC(), newUsage(),
 		newBackup(), newRecover(),
 		newStatus(), newTop(), newDoctor(), newRejoin(), newConfig(), newLogin(), newVersion(),
