@@ -102,6 +102,9 @@ type Config struct {
 	Gate      *access.Gate
 	// Repositories looks a repository up; usually the gate's own Metadata.
 	Repositories access.Metadata
+	// Login is for servers: who has a password or the token of an issuer gets a credential.
+	// Without it only tokens count.
+	Login Login
 	// Forward is required on agents; on a server without it uploads of other nodes
 	// are unknown.
 	Forward Forwarder

@@ -124,6 +124,9 @@ func (g *Gateway) answer(e *exchange) error {
 		W: e.stream, R: e.r, Params: match.Params,
 		RequestID: e.id, Trace: e.trace, Loopback: e.loopback,
 	}
+	if e.isNode && e.r.Header.Get(forward.HeaderHops) != "" {
+		call.Via = e.node.ID
+	}
 	e.call, e.action = call, match.Route.Action
 	var err error
 	if call.After, err = meta.ParseToken(e.r.Header.Get(protocol.HeaderToken)); err != nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/shoal-registry/shoal/gateway/access"
 	"github.com/shoal-registry/shoal/gateway/admin"
 	"github.com/shoal-registry/shoal/gateway/catalog"
+	"github.com/shoal-registry/shoal/gateway/login"
 	"github.com/shoal-registry/shoal/node/cache"
 	"github.com/shoal-registry/shoal/raftmeta"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
@@ -137,6 +138,9 @@ func (n *Node) buildAgent(ctx context.Context) error {
 	// Clients.
 	host := access.HostPrincipal(me)
 	policy := access.Policy{AllowAnonymous: n.cfg.Dev, Host: &host}
+	uses := login.NewUses()
+	n.used = uses.Used
+	n.parts.Add("uses", n.reportUses(uses, &http.Client{Transport: n.transport()}))
 	gate, err := n.gate(policy)
 	if err != nil {
 		return err

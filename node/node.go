@@ -32,6 +32,7 @@ import (
 	"github.com/shoal-registry/shoal/dht/host"
 	"github.com/shoal-registry/shoal/gateway"
 	"github.com/shoal-registry/shoal/gateway/access"
+	"github.com/shoal-registry/shoal/gateway/login"
 	"github.com/shoal-registry/shoal/gateway/ops"
 	"github.com/shoal-registry/shoal/gateway/quota"
 	"github.com/shoal-registry/shoal/node/config"
@@ -86,6 +87,9 @@ type Node struct {
 	fares      *health.Self // nil on an agent
 	// head says how recently this node knows that no right was taken back.
 	head access.Head
+	// logins gives credentials, on servers; used notes that one was used.
+	logins *login.Desk
+	used   func(credential string)
 }
 
 // New opens the node of cfg.Data. A node that belongs to no cluster begins one

@@ -205,6 +205,9 @@ func (n *Node) buildServer(ctx context.Context) error {
 
 	// Clients.
 	policy := access.Policy{AllowAnonymous: n.cfg.Dev}
+	if err := n.makeDesk(records); err != nil {
+		return err
+	}
 	gate, err := n.gate(policy)
 	if err != nil {
 		return err
@@ -255,6 +258,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 		{Name: "join_enter", Pattern: join.EnterPath, Methods: []string{http.MethodPost}, Action: access.Public, Serve: gateway.HTTP(http.HandlerFunc(admission.Enter))},
 		{Name: "join_standing", Pattern: join.StandingPath, Methods: []string{http.MethodPost}, Action: access.Public, Serve: gateway.HTTP(http.HandlerFunc(admission.Standing))},
 		{Name: "epoch", Pattern: fence.Path, Methods: []string{http.MethodPost}, Action: access.Public, Serve: gateway.HTTP(fences)},
+		n.usedMount(),
 		{Name: "join_renew", Pattern: join.RenewPath, Methods: []string{http.MethodPost}, Action: access.NodeOnly, Serve: gateway.HTTP(http.HandlerFunc(admission.Renew))},
 		n.quotaMount(records),
 		{Name: "metadata", Pattern: remotePattern + "{rest...}", Methods: []string{http.MethodPost}, Action: access.NodeOnly, Long: true, Serve: gateway.HTTP(remoteHandler)},

@@ -124,6 +124,7 @@ type roster struct {
 	token   string
 	callers []state.Caller
 	err     error
+	epoch   uint64
 	asked   []meta.Mode // for callers
 }
 
@@ -137,7 +138,7 @@ func (m *roster) Caller(_ context.Context, q state.GetCaller, f meta.Freshness) 
 		case q.Credential == "" && c.Principal == q.Principal:
 			c.Credential = nil
 			return c, nil
-		case q.Credential != "" && c.Credential != nil && c.Credential.ID == q.Credential && bytes.Equal(c.Credential.Hash, q.Hash):
+		case q.Credential != "" && c.Credential != nil && c.Credential.ID == q.Credential && (q.Hash == nil || bytes.Equal(c.Credential.Hash, q.Hash)):
 			return c, nil
 		}
 	}
@@ -148,6 +149,8 @@ func (m *roster) AdminTokenHash(context.Context) ([]byte, error) {
 	sum := sha256.Sum256([]byte(m.token))
 	return sum[:], m.err
 }
+
+func (m *roster) Epoch(context.Context) (uint64, error) { return m.epoch, m.err }
 
 func (m *roster) Node(_ context.Context, id meta.NodeID) (meta.Node, error) {
 	if m.err != nil {
@@ -297,7 +300,13 @@ func issue(t *testing.T, g *Gate, who meta.Principal, scopes ...string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	token, err := g.Issue(who, asked)
+	if kind, _ := meta.SplitPrincipal(who.Name); kind == meta.KindUser && who.Token == "" {
+		// As everybody who asks /token for one, it has a credential.
+		who.Token = "aaaaaaaaaaaaaaaa"
+		m := g.Metadata.(*roster)
+		m.callers = append(m.callers, state.Caller{Principal: who.Name, Rights: who.Rights, Credential: &meta.Credential{ID: who.Token, Principal: who.Name, Expires: meta.TimeOf(time.Now().Add(time.Hour))}})
+	}
+	token, err := g.Issue(t.Context(), who, asked)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -384,6 +393,8 @@ func TestTokensRefused(t *testing.T) {
 		"without expiry":     sign(jwt.SigningMethodEdDSA, keyOf("s1"), func(_ *jwt.Token, c *claims) { c.ExpiresAt = nil }),
 		"kid of another":     sign(jwt.SigningMethodEdDSA, keyOf("s1"), func(t *jwt.Token, _ *claims) { t.Header["kid"] = "s2" }),
 		"key of another":     sign(jwt.SigningMethodEdDSA, keyOf("s2"), func(*jwt.Token, *claims) {}),
+		"no credential":      sign(jwt.SigningMethodEdDSA, keyOf("s1"), func(_ *jwt.Token, c *claims) { c.Subject = "user:r" }),
+		"other epoch":        sign(jwt.SigningMethodEdDSA, keyOf("s1"), func(_ *jwt.Token, c *claims) { c.Epoch = 7 }),
 		"host's of another":  issue(t, s1, meta.Principal{Name: "host:s1"}),
 	} {
 		if who, err := s2.Authenticate(request("Bearer "+text), false); !errors.Is(err, meta.ErrDenied) {

@@ -57,6 +57,9 @@ func (g *Gate) resolve(ctx context.Context, q state.GetCaller) (meta.Principal, 
 		return meta.Principal{}, refused(err)
 	}
 	who.Token = c.Credential.ID
+	if g.Used != nil {
+		g.Used(who.Token)
+	}
 	if c.Credential.Limits != nil {
 		who = Narrow(who, c.Credential.Limits)
 	}

@@ -60,7 +60,7 @@ func TestTokenOfThePrincipal(t *testing.T) {
 		t.Errorf("%+v", who)
 	}
 	for name, bad := range map[string]string{
-		"mistyped": text[:len(text)-1] + "a", "cut": text[:40], "another's": func() string { other, _ := credential.Mint(); return other.Reveal() }(),
+		"mistyped": text[:len(text)-1] + "7", "cut": text[:40], "another's": func() string { other, _ := credential.Mint(); return other.Reveal() }(),
 	} {
 		var refused *CredentialsError
 		if who, err := g.Authenticate(request("Bearer "+bad), false); !errors.As(err, &refused) || strings.Contains(err.Error(), bad[22:]) {
@@ -195,4 +195,67 @@ func BenchmarkResolved(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// A token of /token lives no longer than the credential that it was asked with, and is
+// not worth more than that in a later epoch.
+func TestTokenNamesItsCredential(t *testing.T) {
+	m := cluster()
+	rights := []meta.Right{{Actions: []Action{Pull}, Repository: "acme/*"}}
+	var record *meta.Credential
+	text := m.known("user:ada", rights, func(c *meta.Credential) { record = c })
+	used := map[string]int{}
+	g := newGate(t, "s1", m, func(c *Config) { c.Used = func(id string) { used[id]++ } })
+	signed := issue(t, g, verified(t, g, text), "repository:acme/app:pull")
+	who := verified(t, g, signed)
+	if who.Token != record.ID || may(who, Pull) != "acme/app" {
+		t.Errorf("%+v", who)
+	}
+	if used[record.ID] != 2 {
+		t.Errorf("used %v", used)
+	}
+	m.epoch++
+	if _, err := g.Verify(t.Context(), signed); !errors.Is(err, meta.ErrDenied) {
+		t.Errorf("of an epoch before: %v", err)
+	}
+	m.epoch--
+	record.Revoked = meta.TimeOf(time.Now())
+	for name, secret := range map[string]string{"the token": text, "what it was exchanged for": signed} {
+		if _, err := g.Verify(t.Context(), secret); !errors.Is(err, meta.ErrDenied) {
+			t.Errorf("revoked, %s: %v", name, err)
+		}
+	}
+	record.Revoked, record.Expires = 0, meta.TimeOf(time.Now().Add(-time.Second))
+	if _, err := g.Verify(t.Context(), signed); !errors.Is(err, meta.ErrDenied) {
+		t.Errorf("ended: %v", err)
+	}
+}
+
+// Whatever header comes, it is a credential or a refusal that does not repeat it.
+func FuzzAuthorization(f *testing.F) {
+	text, _ := credential.Mint()
+	for _, header := range []string{"Bearer " + text.Reveal(), text.Reveal(), "Basic dTpw", "Basic", "Bearer ", "Token x", "bearer  x", "Basic " + strings.Repeat("A", 1<<12), "eyJhbGciOiJub25lIn0.e30."} {
+		f.Add(header)
+	}
+	m := &roster{token: "secret", nodes: map[meta.NodeID]meta.Node{}}
+	g, err := New(Config{Self: "s1", Key: keyOf("s1"), Metadata: m, KeyOf: func(id meta.NodeID) (ed25519.PublicKey, error) {
+		return keyOf(id).Public().(ed25519.PublicKey), nil
+	}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, header string) {
+		r := request(header)
+		if r.Header.Get("Authorization") == "" {
+			return
+		}
+		who, err := g.Authenticate(r, false)
+		var refused *CredentialsError
+		if err == nil && !who.Admin || err != nil && !errors.As(err, &refused) {
+			t.Fatalf("%q: %+v %v", header, who, err)
+		}
+		if secret, parseErr := secretOf(r.Header); err != nil && parseErr == nil && len(secret) > 20 && strings.Contains(err.Error(), secret) {
+			t.Fatalf("the refusal repeats what was shown: %v", err)
+		}
+	})
 }

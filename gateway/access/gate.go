@@ -31,6 +31,8 @@ type Metadata interface {
 	// Caller resolves a credential, or a principal, to what it may: meta.ErrNotFound for
 	// an unknown one, meta.ErrDenied for one that is revoked or disabled.
 	Caller(context.Context, state.GetCaller, meta.Freshness) (state.Caller, error)
+	// Epoch returns the cluster's epoch.
+	Epoch(context.Context) (uint64, error)
 	// Repository returns a repository's record, or meta.ErrNotFound.
 	Repository(context.Context, meta.RepoRef, meta.Freshness) (meta.Repository, error)
 }
@@ -51,6 +53,8 @@ type Config struct {
 	// Head says how far the taking back of rights has come: what is known of a caller is
 	// used again until it moves. Nil looks callers up each time.
 	Head Head
+	// Used is told of each use of a credential on record, and must not wait; nil is not.
+	Used func(credential string)
 	// Plain takes credentials over plain HTTP from everywhere, for a gateway
 	// behind a proxy that ends TLS. Otherwise only loopback may send them so.
 	Plain bool
@@ -142,6 +146,18 @@ func (g *Gate) CheckTransport(r *http.Request, loopback bool) error {
 var errClear = &CredentialsError{"they came over plain HTTP and may have been read on the way: use https, and replace this credential"}
 
 func (g *Gate) safe(r *http.Request, loopback bool) bool { return r.TLS != nil || loopback || g.Plain }
+
+// Resolve returns who a credential on record stands for: of somebody who has just
+// logged in.
+//
+// Errors: as Authenticate.
+func (g *Gate) Resolve(ctx context.Context, credential string) (meta.Principal, error) {
+	who, err := g.resolve(ctx, state.GetCaller{Credential: credential})
+	if err != nil {
+		return who, err
+	}
+	return g.opened(who), nil
+}
 
 // Login returns who may be issued a token: of the Authorization header, or of
 // secret when that is not empty. A token of /token is refused: it must not
@@ -240,11 +256,17 @@ func (g *Gate) Verify(ctx context.Context, secret string) (meta.Principal, error
 		if err != nil {
 			return meta.Principal{}, err
 		}
-		who, err := g.resolve(ctx, state.GetCaller{Principal: c.Subject})
+		kind, _ := meta.SplitPrincipal(c.Subject)
+		if c.Credential == "" && (kind == meta.KindUser || kind == meta.KindRobot || kind == meta.KindCI) {
+			return meta.Principal{}, &CredentialsError{"the token does not say which credential it was asked with, ask for a new one"}
+		}
+		who, err := g.resolve(ctx, state.GetCaller{Principal: c.Subject, Credential: c.Credential})
 		if err != nil {
 			return meta.Principal{}, err
 		}
-		who.Token = c.ID
+		if c.Credential == "" {
+			who.Token = c.ID
+		}
 		return g.opened(Narrow(who, scopeRights(c.Access))), nil
 	}
 	if credential.Looks(secret) {

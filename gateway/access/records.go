@@ -27,6 +27,15 @@ func (m Records) AdminTokenHash(ctx context.Context) ([]byte, error) {
 	return cluster.AdminToken, err
 }
 
+// Epoch implements Metadata. Errors: as of AdminTokenHash.
+func (m Records) Epoch(ctx context.Context) (uint64, error) {
+	cluster, _, err := raftmeta.Ask(ctx, m.Asker, meta.Local, state.GetCluster{})
+	if errors.Is(err, meta.ErrNotFound) {
+		return 0, &meta.UnavailableError{Reason: "starting", RetryAfter: time.Second}
+	}
+	return cluster.Epoch, err
+}
+
 // Node implements Metadata. Errors: as of AdminTokenHash.
 func (m Records) Node(ctx context.Context, id meta.NodeID) (meta.Node, error) {
 	node, _, err := raftmeta.Ask(ctx, m.Asker, meta.Local, state.GetNode{ID: id})

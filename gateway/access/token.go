@@ -11,6 +11,7 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 
+	"github.com/shoal-registry/shoal/gateway/credential"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 )
 
@@ -65,6 +66,12 @@ func (s Scope) String() string { return s.Type + ":" + s.Name + ":" + strings.Jo
 type claims struct {
 	jwt.RegisteredClaims
 	Access []Scope `json:"access,omitempty"`
+	// Credential is the id of the credential that the token was asked with: what ends
+	// that ends the token. Who has none on record is named by the subject alone.
+	Credential string `json:"cid,omitempty"`
+	// Epoch is the cluster's when the token was issued. What was taken back after a
+	// backup or a survivor's last word is not known in the next one.
+	Epoch uint64 `json:"epo,omitempty"`
 }
 
 // Token is an issued one.
@@ -79,7 +86,13 @@ type Token struct {
 // subset, or nothing, is no error (distribution, token.md). It says which
 // repositories it is for, so what it can do is never more than who could do.
 // Rights to public repositories need no grant.
-func (g *Gate) Issue(who meta.Principal, asked []Scope) (Token, error) {
+//
+// Errors: meta.ErrUnavailable.
+func (g *Gate) Issue(ctx context.Context, who meta.Principal, asked []Scope) (Token, error) {
+	epoch, err := g.Metadata.Epoch(ctx)
+	if err != nil {
+		return Token{}, fmt.Errorf("issue a token: %w", err)
+	}
 	now := time.Now()
 	t := Token{Issued: now, Life: TokenLife, Granted: grant(who, asked)}
 	c := claims{
@@ -92,6 +105,10 @@ func (g *Gate) Issue(who meta.Principal, asked []Scope) (Token, error) {
 			ID:        rand.Text(),
 		},
 		Access: t.Granted,
+		Epoch:  epoch,
+	}
+	if credential.CheckID(who.Token) == nil {
+		c.Credential = who.Token
 	}
 	token := jwt.NewWithClaims(jwt.SigningMethodEdDSA, c)
 	token.Header["kid"] = string(g.Self)
@@ -154,6 +171,12 @@ func refOf(s Scope) (meta.RepoRef, bool) {
 	return ref, ref.Check() == nil
 }
 
+// MayBePassword reports whether a secret has the shape of no token: a token that does
+// not hold must not be tried as somebody's password, nor slow them down.
+func MayBePassword(secret string) bool {
+	return secret != "" && !credential.Looks(secret) && !looksSigned(secret)
+}
+
 // looksSigned tells a JWT from an opaque token: it has two dots and begins as
 // base64 of `{"`.
 func looksSigned(secret string) bool {
@@ -205,6 +228,12 @@ func (g *Gate) verifySigned(ctx context.Context, text string) (*claims, error) {
 		if err := g.checkIssuer(ctx, meta.NodeID(c.Issuer)); err != nil {
 			return nil, fmt.Errorf("verify token: %w", err)
 		}
+	}
+	switch epoch, err := g.Metadata.Epoch(ctx); {
+	case err != nil:
+		return nil, fmt.Errorf("verify token: %w", err)
+	case epoch != c.Epoch:
+		return nil, &CredentialsError{"the token is of another epoch of the cluster, ask for a new one"}
 	}
 	if strings.HasPrefix(c.Subject, hostPrefix) && c.Issuer != string(g.Self) {
 		return nil, &CredentialsError{"a host's token is for its own gateway"}

@@ -107,6 +107,8 @@ type Call struct {
 	RequestID, Trace string
 	// Loopback says that the connection itself is from this machine.
 	Loopback bool
+	// Via is the node that forwarded the call, "" when the client is at the other end.
+	Via meta.NodeID
 	// Degraded says that the read goes on without a server that says whether its right
 	// still holds: the answer is Stale.
 	Degraded bool

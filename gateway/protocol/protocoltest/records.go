@@ -68,6 +68,9 @@ func (m *Records) Caller(_ context.Context, q state.GetCaller, _ meta.Freshness)
 	return state.Caller{}, fmt.Errorf("%+v: %w", q, meta.ErrNotFound)
 }
 
+// Epoch implements access.Metadata.
+func (m *Records) Epoch(context.Context) (uint64, error) { return 0, nil }
+
 // AdminTokenHash implements access.Metadata.
 func (m *Records) AdminTokenHash(context.Context) ([]byte, error) {
 	sum := sha256.Sum256([]byte(AdminToken))

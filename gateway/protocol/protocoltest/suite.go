@@ -20,6 +20,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -105,7 +106,10 @@ func Start(t testing.TB, p protocol.Protocol, records access.Metadata, ref meta.
 	})
 	token := func(name string, actions ...string) string {
 		who := meta.Principal{Name: name, Rights: may(access.Pull, access.Push, access.Delete)}
-		issued, err := gate.Issue(who, []access.Scope{{Type: "repository", Name: ref.String(), Actions: actions}})
+		if name != meta.Anonymous.Name {
+			who.Token = credentialID
+		}
+		issued, err := gate.Issue(t.Context(), who, []access.Scope{{Type: "repository", Name: ref.String(), Actions: actions}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -124,6 +128,9 @@ func Start(t testing.TB, p protocol.Protocol, records access.Metadata, ref meta.
 	}
 }
 
+// credentialID is the id of the credential that all callers have.
+const credentialID = "aaaaaaaaaaaaaaaa"
+
 // callers is a Metadata that knows some principals besides.
 type callers struct {
 	access.Metadata
@@ -131,8 +138,9 @@ type callers struct {
 }
 
 func (c callers) Caller(ctx context.Context, q state.GetCaller, f meta.Freshness) (state.Caller, error) {
-	if rights, ok := c.rights[q.Principal]; ok && q.Credential == "" {
-		return state.Caller{Principal: q.Principal, Rights: rights}, nil
+	if rights, ok := c.rights[q.Principal]; ok && q.Credential == credentialID {
+		of := &meta.Credential{ID: credentialID, Principal: q.Principal, Expires: meta.TimeOf(time.Now().Add(time.Hour))}
+		return state.Caller{Principal: q.Principal, Rights: rights, Credential: of}, nil
 	}
 	return c.Metadata.Caller(ctx, q, f)
 }
