@@ -50,7 +50,9 @@ type DHTConfig struct {
 	Region meta.RegionName
 	Self   meta.NodeID
 	Roster Roster
-	Log    *slog.Logger
+	// Refused is told of each stream of a node that is no member; nil is not.
+	Refused func(meta.NodeID)
+	Log     *slog.Logger
 }
 
 // DHT is a private Kademlia among the enrolled nodes of a region, or among all
@@ -85,12 +87,13 @@ func Prefix(cluster string, region meta.RegionName) protocol.ID {
 	return protocol.ID("/shoal/" + cluster + "/" + cmp.Or(string(region), serversScope))
 }
 
-// member reports whether a node belongs to this DHT.
+// member reports whether a node belongs to this DHT. Its answers know no tenants: a node
+// that may not have those of all gets none, keeps none, and cannot ask.
 func (d *DHT) member(n meta.Node) bool {
 	if d.cfg.Region == "" {
 		return n.Role == meta.RoleServer
 	}
-	return n.Region == d.cfg.Region
+	return n.Region == d.cfg.Region && !n.Narrowed()
 }
 
 func (d *DHT) memberPeer(p peer.ID) bool {
@@ -107,10 +110,24 @@ func (d *DHT) reachWithin() time.Duration {
 	return time.Second
 }
 
-// hasty is a host that soon gives up reaching somebody.
+// hasty is a host that soon gives up reaching somebody, and lets nobody ask but members.
 type hasty struct {
 	host.Host
-	within time.Duration
+	within  time.Duration
+	members func(peer.ID) bool
+	refused func(peer.ID)
+}
+
+// SetStreamHandler is that of the host, for streams of members.
+func (h hasty) SetStreamHandler(id protocol.ID, handle network.StreamHandler) {
+	h.Host.SetStreamHandler(id, func(s network.Stream) {
+		if p := s.Conn().RemotePeer(); !h.members(p) {
+			h.refused(p)
+			_ = s.Reset()
+			return
+		}
+		handle(s)
+	})
 }
 
 // Connect is that of the host, within the time.
@@ -182,9 +199,21 @@ func (d *DHT) key(root digest.CID) cid.Cid {
 	return cid.NewCidV1(cid.Raw, mh)
 }
 
+// refuse counts a peer that asked and is no member.
+func (d *DHT) refuse(p peer.ID) {
+	if d.cfg.Refused != nil {
+		d.cfg.Refused(meta.NodeID(p.String()))
+	}
+	d.log.Info("a node that is not of this DHT asked it", "node", p.String(), "dht", cmp.Or(string(d.cfg.Region), serversScope))
+}
+
 // Run takes part in the DHT until ctx ends.
 func (d *DHT) Run(ctx context.Context) error {
-	kad, err := kaddht.New(hasty{d.cfg.Host, d.reachWithin()},
+	if self, ok := d.cfg.Roster.Node(d.cfg.Self); ok && !d.member(self) {
+		<-ctx.Done() // nobody would answer
+		return nil
+	}
+	kad, err := kaddht.New(hasty{d.cfg.Host, d.reachWithin(), d.memberPeer, d.refuse},
 		kaddht.ProtocolPrefix(Prefix(d.cfg.Cluster, d.cfg.Region)),
 		kaddht.Mode(kaddht.ModeServer),
 		kaddht.DisableValues(),
@@ -233,7 +262,7 @@ func (d *DHT) meet(ctx context.Context) {
 	d.tries.Add(1)
 	met := make(chan error, len(peers))
 	for _, p := range peers {
-		group.Go(func() { met <- hasty{d.cfg.Host, d.reachWithin()}.Connect(ctx, p) })
+		group.Go(func() { met <- hasty{d.cfg.Host, d.reachWithin(), d.memberPeer, d.refuse}.Connect(ctx, p) })
 	}
 	found := 0
 	for range peers {

@@ -19,7 +19,6 @@ import (
 	"github.com/shoal-registry/shoal/transfer/store"
 	"github.com/shoal-registry/shoal/transfer/swarm"
 	"github.com/shoal-registry/shoal/verify/digest"
-	"github.com/shoal-registry/shoal/verify/trust"
 )
 
 // The capabilities do not know one another; what one asks of another is
@@ -92,25 +91,6 @@ func self(n meta.Node) swarm.Peer {
 		ID: n.ID, Addrs: n.Swarm, Region: n.Region, Zone: n.Zone, Rack: n.Rack,
 		Server: n.Role == meta.RoleServer,
 	}
-}
-
-// granter signs the grants of a server: any enrolled node may have any tenant's
-// blobs; its users' rights are checked at its own gateway. It knows a root only
-// by a blob record.
-type granter struct {
-	metadata raftmeta.Asker
-	key      *trust.Key
-	cluster  string
-}
-
-func (g granter) Grant(ctx context.Context, peer meta.NodeID, root digest.CID) ([]byte, time.Time, error) {
-	blob, err := blobOf(ctx, g.metadata, root)
-	if err != nil {
-		return nil, time.Time{}, err
-	}
-	expires := time.Now().Add(trust.GrantLife)
-	grant, err := g.key.SignGrant(g.cluster, trust.Grant{Peer: peer, Context: blob.Context, Root: root, Expires: meta.TimeOf(expires)})
-	return grant, expires, err
 }
 
 // blobOf finds the record of a root; that there is none is asked of a majority,

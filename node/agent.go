@@ -114,12 +114,12 @@ func (n *Node) buildAgent(ctx context.Context) error {
 	swarms, err := swarm.New(swarm.Config{
 		Host: n.swarmHost, Outlet: outlet(n.swarmHost), Cluster: n.id.Cluster, Self: self(me), Store: disk, Finder: finder{discovery},
 		Budgets: n.budgets, Yield: n.cfg.Yield, TenantOf: trust.ContextOf,
-		Authorizer: trust.Checker{Cluster: n.id.Cluster, IsServer: n.isServer, Grace: func() time.Duration {
+		Authorizer: n.checker(func() time.Duration {
 			if discovery.Reachable() {
 				return 0
 			}
 			return degradedRead
-		}},
+		}),
 		Report: discovery.Report,
 		Log:    log, Metrics: n.metrics,
 	})

@@ -28,6 +28,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"github.com/shoal-registry/shoal/dht/host"
 	"github.com/shoal-registry/shoal/gateway"
@@ -84,7 +85,8 @@ type Node struct {
 	// is recorded that keeps a server from serving.
 	distanceTo func(meta.RegionName) time.Duration
 	serves     func(meta.NodeID) bool
-	fares      *health.Self // nil on an agent
+	fares      *health.Self       // nil on an agent
+	strangers  prometheus.Counter // that asked a DHT
 	// head says how recently this node knows that no right was taken back.
 	head access.Head
 	// logins gives credentials, on servers; used notes that one was used.
@@ -110,6 +112,9 @@ func New(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *Node, err
 		}
 	}()
 	n.parts.Log = log
+	n.strangers = promauto.With(n.metrics).NewCounter(prometheus.CounterOpts{
+		Name: "shoal_dht_refused_total", Help: "Streams of nodes to a DHT that they are no members of: of other regions, or narrowed to some tenants.",
+	})
 	n.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if n.lock, err = LockDir(cfg.Data); err != nil {
 		return nil, err

@@ -12,6 +12,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
 	"github.com/shoal-registry/shoal/dht"
 	"github.com/shoal-registry/shoal/dht/host"
 	"github.com/shoal-registry/shoal/gateway"
@@ -136,7 +139,12 @@ func (n *Node) buildServer(ctx context.Context) error {
 	background := newFetches()
 	cold := newPrefetch(records, records, me, log)
 	n.parts.Add("prefetch", cold.run)
-	grants := granter{metadata: records, key: n.key, cluster: n.id.Cluster}
+	grants := granter{
+		metadata: records, roster: n.swarmHost, head: n.head, key: n.key, cluster: n.id.Cluster, log: log,
+		refused: promauto.With(n.metrics).NewCounter(prometheus.CounterOpts{
+			Name: "shoal_grants_refused_total", Help: "Grants that nodes asked of this server for blobs of tenants of which they may have nothing.",
+		}),
+	}
 	var swarms *swarm.Swarm // made below; nobody is reported before Run
 	registrar, err := dht.NewRegistrar(dht.RegistrarConfig{
 		Host: n.swarmHost, Cluster: n.id.Cluster, Self: me, Roster: n.swarmHost,
@@ -174,7 +182,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 	swarms, err = swarm.New(swarm.Config{
 		Host: n.swarmHost, Outlet: outlet(n.swarmHost), Cluster: n.id.Cluster, Self: self(me), Store: disk, Finder: finder{discovery},
 		Budgets: n.budgets, Yield: n.cfg.Yield, TenantOf: trust.ContextOf,
-		Authorizer: trust.Checker{Cluster: n.id.Cluster, IsServer: n.isServer},
+		Authorizer: n.checker(nil),
 		Report:     discovery.Report,
 		Log:        log, Metrics: n.metrics,
 	})

@@ -36,6 +36,7 @@ func (n *Node) blobsDir() string {
 func (n *Node) kademlia(region meta.RegionName) (*dht.DHT, error) {
 	d, err := dht.NewDHT(dht.DHTConfig{
 		Host: n.swarmHost, Cluster: n.id.Cluster, Region: region, Self: n.ID(), Roster: n.swarmHost, Log: n.log,
+		Refused: func(meta.NodeID) { n.strangers.Inc() },
 	})
 	if err != nil {
 		return nil, err

@@ -14,6 +14,7 @@ package codec
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 
@@ -70,10 +71,15 @@ func Encode(v any) []byte {
 	return b
 }
 
+// ErrFormat says that bytes are not what their reader takes, whatever brought them.
+var ErrFormat = errors.New("malformed")
+
 // Unmarshal decodes all of b into v. Trailing bytes are an error.
+//
+// Errors: ErrFormat.
 func Unmarshal(b []byte, v any) error {
 	if err := decMode.Unmarshal(b, v); err != nil {
-		return fmt.Errorf("decode %T: %w", v, err)
+		return fmt.Errorf("%w: decode %T: %w", ErrFormat, v, err)
 	}
 	return nil
 }
@@ -106,14 +112,14 @@ func WriteMessage(w io.Writer, v any) error {
 
 // ReadFrame reads one frame of at most maxBytes.
 //
-// Errors: io.EOF when r ends before a frame, io.ErrUnexpectedEOF within one.
+// Errors: io.EOF when r ends before a frame, io.ErrUnexpectedEOF within one; ErrFormat.
 func ReadFrame(r ByteReader, maxBytes int) ([]byte, error) {
 	size, err := binary.ReadUvarint(r)
 	if err != nil {
 		return nil, err
 	}
 	if size > uint64(maxBytes) {
-		return nil, fmt.Errorf("frame of %d bytes is above the limit of %d", size, maxBytes)
+		return nil, fmt.Errorf("%w: %d bytes are above the limit of %d", ErrFormat, size, maxBytes)
 	}
 	b := make([]byte, size)
 	if _, err := io.ReadFull(r, b); err != nil {

@@ -63,6 +63,7 @@ func (s *Swarm) acceptChunks(ctx context.Context, st network.Stream) {
 			_ = st.Reset()
 			s.log.Debug("chunk stream ended", "peer", id, "error", err)
 			if errors.Is(err, meta.ErrInvalid) {
+				s.broke(id, "chunk", err)
 				l.close(err)
 			}
 			return

@@ -219,6 +219,7 @@ func (s *Swarm) acceptControl(ctx context.Context, st network.Stream) {
 	_ = st.SetDeadline(time.Now().Add(linkTimeout))
 	hello, err := readHello(bufio.NewReaderSize(onlyOne{st}, 16))
 	if err != nil {
+		s.broke(st.Conn().RemotePeer(), "hello", err)
 		s.log.Debug("control stream refused", "peer", st.Conn().RemotePeer().String(), "error", err)
 		_ = st.Reset()
 		return
@@ -299,12 +300,13 @@ func (l *link) run(ctx context.Context, st network.Stream) {
 	for {
 		m, err := wire.Read(r)
 		if err != nil {
+			l.s.broke(l.id, "frame", err)
 			l.close(fmt.Errorf("read: %w", err))
 			return
 		}
 		f.moved.Add(1)
 		if err := l.handle(ctx, m); err != nil {
-			l.s.log.Debug("peer breaks the protocol", "peer", l.id, "error", err)
+			l.s.broke(l.id, "message", err)
 			l.close(err)
 			return
 		}
@@ -563,9 +565,10 @@ func (l *link) join(ctx context.Context, j *wire.Join) {
 	refuse := func(reason string, after time.Duration) {
 		l.send(wire.Message{Leave: &wire.Leave{Channel: j.Channel, Reason: reason, After: after}})
 	}
-	allowed := l.s.allowed(j.Grant, l.id, j.Root)
+	denied := l.s.denies(j.Grant, l.id, j.Root)
+	allowed := denied == nil
 	if !allowed && !j.Answer {
-		l.s.metrics.refused.Inc()
+		l.s.refused(l.id, denied)
 		refuse("unknown", 0)
 		return
 	}
@@ -597,7 +600,38 @@ func (l *link) join(ctx context.Context, j *wire.Join) {
 // absentRetry is when a peer may ask again for a blob that is not here yet.
 const absentRetry = 250 * time.Millisecond
 
-// allowed reports whether grant gives peer the right to root now.
-func (s *Swarm) allowed(grant []byte, id peer.ID, root [32]byte) bool {
-	return len(grant) > 0 && s.cfg.Authorizer.Check(grant, meta.NodeID(id.String()), root, time.Now()) == nil
+// denies returns why grant does not give peer the right to root now, nil when it does.
+func (s *Swarm) denies(grant []byte, id peer.ID, root [32]byte) error {
+	if len(grant) == 0 {
+		return errNoGrant
+	}
+	return s.cfg.Authorizer.Check(grant, meta.NodeID(id.String()), root, time.Now())
+}
+
+// errNoGrant refuses whoever shows nothing.
+var errNoGrant = fmt.Errorf("no grant was shown: %w", meta.ErrDenied)
+
+// refused counts a peer that is refused, by the reason that the Authorizer gives.
+func (s *Swarm) refused(id peer.ID, err error) {
+	reason := "other"
+	var told interface{ Label() string }
+	switch {
+	case err == nil, errors.Is(err, errNoGrant):
+		reason = "missing"
+	case errors.As(err, &told):
+		reason = told.Label()
+	}
+	s.metrics.refused.WithLabelValues(reason).Inc()
+	s.log.Debug("a peer was refused", "peer", id, "reason", reason, "error", err)
+}
+
+// broke counts a link that ends because the peer broke the protocol.
+func (s *Swarm) broke(id peer.ID, where string, err error) {
+	for _, kind := range []error{meta.ErrInvalid, meta.ErrTooLarge, meta.ErrCorrupt} {
+		if errors.Is(err, kind) {
+			s.metrics.broken.WithLabelValues(where).Inc()
+			s.log.Info("a peer broke the protocol, its link was ended", "peer", id, "where", where, "error", err)
+			return
+		}
+	}
 }

@@ -122,6 +122,7 @@ type member struct {
 	channel uint32    // the peer's number for the root; 0: it has not joined
 	grant   []byte
 	allowed bool
+	denied  error         // why not, when it was checked again
 	tenant  string        // of the grant
 	class   atomic.Uint32 // limit.Class that it wants the root for
 	credit  bool          // it wants to give credit for what it is sent
@@ -735,7 +736,8 @@ func (m *membership) sent(e core.Effect, ok bool) {
 func (m *membership) entitled(p *member) bool {
 	if time.Since(p.checked) >= checkEvery {
 		p.checked = time.Now()
-		p.allowed = m.s.allowed(p.grant, p.id, m.root)
+		p.denied = m.s.denies(p.grant, p.id, m.root)
+		p.allowed = p.denied == nil
 	}
 	return p.allowed
 }
@@ -747,7 +749,7 @@ func (m *membership) mayRead(p *member) bool {
 		return true
 	}
 	if p.channel != 0 {
-		m.s.metrics.refused.Inc()
+		m.s.refused(p.id, p.denied)
 		m.send(p, wire.Message{Leave: &wire.Leave{Channel: p.channel, Reason: "unknown", From: m.channel}})
 		m.gone(p)
 	}

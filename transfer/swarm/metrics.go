@@ -12,7 +12,8 @@ type metrics struct {
 	received *prometheus.CounterVec
 	hedges   prometheus.Counter
 	busy     prometheus.Counter
-	refused  prometheus.Counter
+	refused  *prometheus.CounterVec
+	broken   *prometheus.CounterVec
 	bans     prometheus.Counter
 }
 
@@ -38,9 +39,12 @@ func newMetrics(s *Swarm, r prometheus.Registerer) (*metrics, error) {
 		busy: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "shoal_swarm_busy_total", Help: "Requests that peers refused as busy.",
 		}),
-		refused: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "shoal_swarm_refused_total", Help: "Peers refused for want of a valid grant.",
-		}),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "shoal_swarm_refused_total", Help: "Times a peer was refused for want of a valid grant, by what is wrong with the grant.",
+		}, []string{"reason"}),
+		broken: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "shoal_swarm_broken_total", Help: "Links ended because the peer broke the protocol, by where it did.",
+		}, []string{"where"}),
 		bans: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "shoal_swarm_bans_total", Help: "Peers kept away because they sent wrong chunks.",
 		}),
@@ -56,7 +60,7 @@ func newMetrics(s *Swarm, r prometheus.Registerer) (*metrics, error) {
 		})
 	}
 	for _, c := range append(s.collectors(), []prometheus.Collector{
-		m.moved, m.local, m.received, m.hedges, m.busy, m.refused, m.bans,
+		m.moved, m.local, m.received, m.hedges, m.busy, m.refused, m.broken, m.bans,
 		gauge("shoal_swarm_roots", "Roots that are fetched or served now.", func() int { return len(s.byRoot) }),
 		gauge("shoal_swarm_links", "Peers that are connected or being connected.", func() int { return len(s.links) }),
 		gauge("shoal_swarm_sessions", "Holds on fetches.", func() int {

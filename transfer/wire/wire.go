@@ -16,6 +16,7 @@ package wire
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -285,7 +286,9 @@ func peers(ps []Peer) bool {
 // Errors: of r; of the codec; meta.ErrInvalid.
 func Read(r codec.ByteReader) (Message, error) {
 	var m Message
-	if err := codec.ReadMessage(r, &m); err != nil {
+	if err := codec.ReadMessage(r, &m); errors.Is(err, codec.ErrFormat) {
+		return Message{}, fmt.Errorf("%w: %w", err, meta.ErrInvalid)
+	} else if err != nil {
 		return Message{}, err
 	}
 	return m, m.Check()

@@ -31,6 +31,48 @@ type Grant struct {
 	Expires meta.Time   `cbor:"4,keyasint,omitempty"`
 	// Issuer is the server that signs; SignGrant sets it.
 	Issuer meta.NodeID `cbor:"5,keyasint,omitempty"`
+	// Public says that the peer may have the blob because everybody may, although it may
+	// have nothing else of Context.
+	Public bool `cbor:"6,keyasint,omitempty"`
+	// Revision is the access revision under which the grant was issued.
+	Revision uint64 `cbor:"7,keyasint,omitempty"`
+}
+
+// Reasons why a grant does not count; they label metrics.
+const (
+	GrantMissing   = "missing"
+	GrantMalformed = "malformed"
+	GrantForged    = "forged"
+	GrantPeer      = "peer"   // of another peer
+	GrantRoot      = "root"   // for another blob
+	GrantIssuer    = "issuer" // of no server
+	GrantExpired   = "expired"
+	GrantAhead     = "ahead"   // ends later than any server would say
+	GrantTenant    = "tenant"  // of a tenant of which the peer may have nothing
+	GrantRevoked   = "revoked" // from before rights were taken back
+)
+
+// GrantReasons lists them all.
+var GrantReasons = []string{
+	GrantMissing, GrantMalformed, GrantForged, GrantPeer, GrantRoot, GrantIssuer, GrantExpired, GrantAhead, GrantTenant, GrantRevoked,
+}
+
+// GrantError says why a grant does not count. It is meta.ErrDenied.
+type GrantError struct {
+	Reason string // of GrantReasons
+	text   string
+}
+
+func (e *GrantError) Error() string { return "grant " + e.text }
+
+// Unwrap returns meta.ErrDenied.
+func (e *GrantError) Unwrap() error { return meta.ErrDenied }
+
+// Label is Reason, as a metric has it.
+func (e *GrantError) Label() string { return e.Reason }
+
+func denyGrant(reason, format string, args ...any) error {
+	return &GrantError{Reason: reason, text: fmt.Sprintf(format, args...)}
 }
 
 // signedGrant is a grant as it travels. The signature covers purposeGrant, the
@@ -71,31 +113,31 @@ func (g Grant) check() error {
 // OpenGrant decodes a grant and checks the signature of the issuer that it names.
 // Who that is, whom it is for and until when is for the caller to check: Checker does.
 //
-// Errors: meta.ErrDenied.
+// Errors: *GrantError.
 func OpenGrant(cluster string, b []byte) (Grant, error) {
 	if len(b) == 0 {
-		return Grant{}, fmt.Errorf("no grant: %w", meta.ErrDenied)
+		return Grant{}, denyGrant(GrantMissing, "is missing")
 	}
 	if len(b) > MaxGrantBytes {
-		return Grant{}, fmt.Errorf("grant of %d bytes: %w", len(b), meta.ErrDenied)
+		return Grant{}, denyGrant(GrantMalformed, "of %d bytes", len(b))
 	}
 	var s signedGrant
 	var g Grant
 	if err := codec.Unmarshal(b, &s); err != nil {
-		return Grant{}, fmt.Errorf("grant: %w: %w", err, meta.ErrDenied)
+		return Grant{}, denyGrant(GrantMalformed, "is none: %v", err)
 	}
 	if err := codec.Unmarshal(s.Body, &g); err != nil {
-		return Grant{}, fmt.Errorf("grant: %w: %w", err, meta.ErrDenied)
+		return Grant{}, denyGrant(GrantMalformed, "is none: %v", err)
 	}
 	if err := g.check(); err != nil {
-		return Grant{}, fmt.Errorf("grant: %w: %w", err, meta.ErrDenied)
+		return Grant{}, denyGrant(GrantMalformed, "is none: %v", err)
 	}
 	issuer, err := PublicKeyOf(g.Issuer)
 	if err != nil {
-		return Grant{}, fmt.Errorf("grant: %w: %w", err, meta.ErrDenied)
+		return Grant{}, denyGrant(GrantMalformed, "is none: %v", err)
 	}
 	if !ed25519.Verify(issuer, grantText(cluster, s.Body), s.Signature) {
-		return Grant{}, fmt.Errorf("grant is not signed by %s for cluster %s: %w", g.Issuer, cluster, meta.ErrDenied)
+		return Grant{}, denyGrant(GrantForged, "is not signed by %s for cluster %s", g.Issuer, cluster)
 	}
 	return g, nil
 }
@@ -116,6 +158,12 @@ type Checker struct {
 	Cluster string
 	// IsServer says whether a node is a server of the roster: only they issue.
 	IsServer func(meta.NodeID) bool
+	// MayHold says whether a node may have what belongs to a tenant, by the roster as it
+	// is now: a node that was narrowed keeps no grant. nil is yes.
+	MayHold func(peer meta.NodeID, tenant meta.TenantName) bool
+	// Revised is an access revision under which, or a later one, grants that rest on a
+	// blob's being public must have been issued: that may have ended since. nil is any.
+	Revised func() uint64
 	// Grace is how long past its expiry a grant counts at this moment: 0 while a
 	// server is reachable, degraded_read_max while none is. nil is 0.
 	Grace func() time.Duration
@@ -127,7 +175,7 @@ type Checker struct {
 // Clocks may differ by GrantSkew: a grant counts that much longer, and one that
 // expires more than GrantLife+GrantSkew from now is refused, since no server
 // issues it.
-// Errors: meta.ErrDenied with the reason.
+// Errors: *GrantError.
 func (c Checker) Check(grant []byte, peer meta.NodeID, root digest.CID, now time.Time) error {
 	g, err := OpenGrant(c.Cluster, grant)
 	if err != nil {
@@ -140,15 +188,20 @@ func (c Checker) Check(grant []byte, peer meta.NodeID, root digest.CID, now time
 	}
 	switch {
 	case g.Peer != peer:
-		return fmt.Errorf("grant is for %s, not %s: %w", g.Peer, peer, meta.ErrDenied)
+		return denyGrant(GrantPeer, "is for %s, not %s", g.Peer, peer)
 	case g.Root != root:
-		return fmt.Errorf("grant is for another blob than %s: %w", root, meta.ErrDenied)
+		return denyGrant(GrantRoot, "is for another blob than %s", root)
 	case !c.IsServer(g.Issuer):
-		return fmt.Errorf("grant of %s, which is no server: %w", g.Issuer, meta.ErrDenied)
+		return denyGrant(GrantIssuer, "is of %s, which is no server", g.Issuer)
 	case now.After(expires.Add(patience)):
-		return fmt.Errorf("grant ended at %s: %w", expires.Format(time.RFC3339), meta.ErrDenied)
+		return denyGrant(GrantExpired, "ended at %s", expires.Format(time.RFC3339))
 	case expires.After(now.Add(GrantLife + GrantSkew)):
-		return fmt.Errorf("grant ends at %s, too far ahead: compare the clocks: %w", expires.Format(time.RFC3339), meta.ErrDenied)
+		return denyGrant(GrantAhead, "ends at %s, too far ahead: compare the clocks", expires.Format(time.RFC3339))
+	case g.Context == meta.PublicContext:
+	case !g.Public && c.MayHold != nil && !c.MayHold(peer, meta.TenantName(g.Context)):
+		return denyGrant(GrantTenant, "is for tenant %s, of which %s may have nothing", g.Context, peer)
+	case g.Public && c.Revised != nil && g.Revision < c.Revised():
+		return denyGrant(GrantRevoked, "is of access revision %d, rights were taken back since", g.Revision)
 	}
 	return nil
 }
