@@ -115,11 +115,8 @@ func (n *Node) openGateway(gate *access.Gate, speaks []protocol.Protocol, mounts
 		logins = n.logins
 	}
 	n.gateway, err = gateway.New(gateway.Config{
-<<<<<<< ours
 		Quota: n.quota,
-=======
 		Login: logins,
->>>>>>> theirs
 		Self:  n.ID(), Role: n.cfg.Role, Listen: n.cfg.Gateway, Protocols: speaks, Mounts: mounts,
 		Elsewhere: n.elsewhere(), Leaving: func() bool { return n.drains(n.ID()) },
 		Head: n.head,
