@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"net/http"
 	"path/filepath"
@@ -301,6 +302,14 @@ func (n *Node) buildServer(ctx context.Context) error {
 		leads:  func() bool { return records.Leader() == me.ID },
 		survey: records.Survey, voters: func() []meta.NodeID { return records.Status().Voters },
 	}).run)
+	respond := &responder{
+		metadata: records, doer: records, self: me.ID, every: respondEvery, log: log,
+		leads: func() bool { return records.Leader() == me.ID },
+		open:  func(ctx context.Context, b meta.Blob) (io.ReadCloser, error) { return bytes.Open(ctx, b) },
+	}
+	respond.measure(n.metrics)
+	n.parts.Add("respond", respond.run)
+	n.parts.Add("recheck", respond.check)
 	n.parts.Add("standing", n.watchStanding(5*time.Second))
 	n.parts.Add("readiness", func(ctx context.Context) error {
 		// A server that restarts has caught up when it answers a strong read.
