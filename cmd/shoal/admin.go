@@ -310,6 +310,7 @@ func newStatus() *cobra.Command {
 				fmt.Fprintf(cmd.OutOrStdout(), "\nWARNING: %s in use with no sound copy anywhere: shoal scrub list --unrepairable\n", blobs(s.Unrepairable))
 			}
 			quotaNotes(cmd.OutOrStdout(), s.Quotas)
+			brokenGlass(cmd, s.Elevations)
 			if len(s.Reported) == 0 {
 				return
 			}

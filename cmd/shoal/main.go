@@ -47,6 +47,7 @@ Try it:
 		newUser(), newRobot(), newRole(), newBinding(), newCan(),
 		newToken(), newTenant(), newRepo(), newWave(), newReplication(), newRegion(), newCluster(), newTrust(), newLimit(), newCache(), newScrub(), newGC(), newUsage(),
 		newBackup(), newRecover(),
+		newIncident(), newBreakGlass(),
 		newStatus(), newTop(), newDoctor(), newRejoin(), newConfig(), newLogin(), newVersion(),
 	)
 	return root

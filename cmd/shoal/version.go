@@ -25,7 +25,7 @@ func newVersion() *cobra.Command {
 	var out output
 	cmd := &cobra.Command{
 		Use:     "version",
-		Short:   "Print the version",
+		Short:   "Print the version of this build; verbs about versions in repositories",
 		Example: "  shoal version --json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -41,5 +41,6 @@ func newVersion() *cobra.Command {
 		},
 	}
 	out.flag(cmd)
+	cmd.AddCommand(newVersionVerbs()...)
 	return cmd
 }

@@ -65,6 +65,9 @@ func (a *API) status(c *protocol.Call) error {
 	if s.Quotas, err = a.atQuota(c); err != nil {
 		return err
 	}
+	if s.Elevations, err = ask(a, c, state.ListElevations{Open: true}); err != nil {
+		return err
+	}
 	voters := a.voters()
 	for _, n := range nodes {
 		if n.Role == meta.RoleServer {

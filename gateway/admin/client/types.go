@@ -135,6 +135,8 @@ type Status struct {
 	Unrepairable int `json:"unrepairable"`
 	// Quotas are the tenants, at most 100, that have passed a threshold of one.
 	Quotas []Usage `json:"quotas,omitempty"`
+	// Elevations are the break-glass elevations that are asked for or active.
+	Elevations []meta.Elevation `json:"elevations,omitempty"`
 }
 
 // ReportedPeer is a node that others say sent them wrong chunks: its memory or disk
