@@ -149,6 +149,7 @@ func newRepoSet() *cobra.Command {
 		immutable                            bool
 		regions                              []string
 		copies                               uint32
+		degraded                             time.Duration
 	)
 	set := &cobra.Command{
 		Use: "set TENANT/REPOSITORY", Short: "Change a repository", Args: cobra.ExactArgs(1),
@@ -165,6 +166,7 @@ func newRepoSet() *cobra.Command {
 	f.StringVar(&visibility, "visibility", "", "private or public")
 	f.StringVar(&env, "env", "", "environment")
 	f.BoolVar(&immutable, "immutable", false, "tags can be set once, never moved or deleted")
+	f.DurationVar(&degraded, "degraded-read-max", 15*time.Minute, "how long a node that reaches no server goes on serving what is private; 0s not at all")
 	return adminVerb(set, func(ctx context.Context, c *client.Client, out *output, args []string) error {
 		ref, err := meta.ParseRepoRef(args[0])
 		if err != nil {
@@ -175,6 +177,7 @@ func newRepoSet() *cobra.Command {
 			Second: given(set, "second", meta.RegionName(second)), Visibility: given(set, "visibility", meta.Visibility(visibility)),
 			Environment: given(set, "env", env), Immutable: given(set, "immutable", immutable),
 			Regions: given(set, "regions", regionNames(regions)), CopiesBeforeAck: given(set, "copies-before-ack", copies),
+			DegradedReadMax: given(set, "degraded-read-max", degraded),
 		})
 		if err != nil {
 			return err
@@ -241,6 +244,7 @@ the hash of the cluster's trust root, so that a node knows that it joins the rig
 	f.DurationVar(&ttl, "ttl", 10*time.Minute, "how long it can be used")
 	f.Uint64Var(&n.Uses, "uses", 1, "how many nodes it admits")
 	f.StringArrayVar(&n.Read, "read", nil, "tenant/repository pattern that clients on an agent's host may read without credentials; repeatable")
+	f.StringSliceVar(&n.Tenants, "tenants", nil, "tenants of which agents may hold what is not public, each a name or its beginning and * (default all)")
 	f.BoolVar(&list, "list", false, "list the join tokens instead, without their secrets")
 	f.StringVar(&revoke, "revoke", "", "end the join token whose id begins so instead")
 	root.AddCommand(adminVerb(join, func(ctx context.Context, c *client.Client, out *output, _ []string) error {

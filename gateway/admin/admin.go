@@ -168,6 +168,8 @@ func (a *API) Routes() []protocol.Route {
 		read("scrub_unrepairable", base+"scrub/unrepairable", access.Observe, a.unrepairable),
 
 		read("node_list", base+"nodes", access.Observe, a.nodes),
+		write("node_narrow", http.MethodPut, base+"nodes/{node}/tenants", access.Operate, a.narrowNode),
+		write("revocation_create", http.MethodPost, base+"revocations", access.Manage, a.revoke),
 		write("node_remove", http.MethodDelete, base+"nodes/{node}", access.Operate, a.removeNode),
 		// What the loss of a region does is seen by servers: agents send the question on.
 		write("region_list", http.MethodGet, base+"regions", access.Observe, a.regions),

@@ -242,7 +242,7 @@ func (a *API) createJoinToken(c *protocol.Call) error {
 	token := trust.NewJoinToken(root)
 	record := meta.JoinToken{
 		ID: token.SecretHash(), Role: body.Role, Region: body.Region,
-		Expires: meta.TimeOf(time.Now().Add(ttl)), Uses: body.Uses, Read: body.Read,
+		Expires: meta.TimeOf(time.Now().Add(ttl)), Uses: body.Uses, Read: body.Read, Tenants: body.Tenants,
 	}
 	if _, err := a.do(c, 0, state.CreateJoinToken{Token: record}); err != nil {
 		return err

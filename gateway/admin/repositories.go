@@ -98,7 +98,7 @@ func (a *API) createRepository(c *protocol.Call) error {
 	r := meta.Repository{
 		Ref: body.Ref, Format: body.Format, Kind: body.Kind, Class: body.Class, Environment: body.Environment,
 		Home: body.Home, Second: body.Second, Visibility: body.Visibility, Immutable: body.Immutable,
-		Regions: sorted(body.Regions), CopiesBeforeAck: body.CopiesBeforeAck,
+		Regions: sorted(body.Regions), CopiesBeforeAck: body.CopiesBeforeAck, DegradedReadMax: body.DegradedReadMax,
 	}
 	standard(&r.Kind, meta.KindHosted)
 	if r.Kind != meta.KindHosted {
@@ -154,7 +154,7 @@ func (a *API) setRepository(c *protocol.Call) error {
 	value, err := a.do(c, 0, state.SetRepository{
 		Ref: c.Repo, Class: body.Class, Home: body.Home, Second: body.Second,
 		Visibility: body.Visibility, Immutable: body.Immutable, Environment: body.Environment,
-		Regions: body.Regions, CopiesBeforeAck: body.CopiesBeforeAck,
+		Regions: body.Regions, CopiesBeforeAck: body.CopiesBeforeAck, DegradedReadMax: body.DegradedReadMax,
 	})
 	if err != nil {
 		return err

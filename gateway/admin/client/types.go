@@ -45,6 +45,9 @@ type NewRepository struct {
 	// CopiesBeforeAck is how many servers have a verified copy before a publish is
 	// answered, 1 or 2; 0 is 1.
 	CopiesBeforeAck uint32 `json:"copies_before_ack,omitempty"`
+	// DegradedReadMax is how long a node that reaches no server goes on serving private
+	// reads; nil is 15 minutes, 0 not at all. In JSON it is nanoseconds.
+	DegradedReadMax *time.Duration `json:"degraded_read_max,omitempty"`
 }
 
 // RepositoryChange is the body of PATCH /api/v1/repositories/T/R; nil stays.
@@ -58,6 +61,14 @@ type RepositoryChange struct {
 	// Regions replace those of the class; an empty list gives them back.
 	Regions         *[]meta.RegionName `json:"regions,omitempty"`
 	CopiesBeforeAck *uint32            `json:"copies_before_ack,omitempty"`
+	DegradedReadMax *time.Duration     `json:"degraded_read_max,omitempty"`
+}
+
+// NewRevocation is the body of POST /api/v1/revocations: one of Principal and Tenant.
+type NewRevocation struct {
+	Principal string          `json:"principal,omitempty"`
+	Tenant    meta.TenantName `json:"tenant,omitempty"`
+	Reason    string          `json:"reason,omitempty"`
 }
 
 // Region is a region with what its nodes make of it.
@@ -169,6 +180,9 @@ type NewJoinToken struct {
 	Uses       uint64          `json:"uses,omitempty"`
 	// Read holds the patterns that an agent's host may read.
 	Read []string `json:"read,omitempty"`
+	// Tenants holds the patterns of tenants of which an agent may have what is not
+	// public; none is all.
+	Tenants []string `json:"tenants,omitempty"`
 }
 
 // JoinToken is an issued one. Token is the secret text; it is shown once.
