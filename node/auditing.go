@@ -330,7 +330,7 @@ func (a *anchors) serve(c *protocol.Call) error {
 		return err
 	}
 	h.Node = c.Who.Node // It speaks of its own only.
-	if h.Seq == 0 || len(h.Hash) != 64 {
+	if h.Seq == 0 || len(h.Sum) != 64 {
 		return fmt.Errorf("the end of a chain has a number and a hash: %w", meta.ErrInvalid)
 	}
 	if err := a.tell(h); err != nil {
@@ -361,7 +361,7 @@ func (a *anchors) step(ctx context.Context) error {
 	a.mu.Lock()
 	heads := a.told
 	a.told = nil
-	if own := a.own(); own.Seq > 0 && (own.Seq != a.anchored.Seq || own.Hash != a.anchored.Hash) {
+	if own := a.own(); own.Seq > 0 && (own.Seq != a.anchored.Seq || own.Sum != a.anchored.Sum) {
 		if heads == nil {
 			heads = map[meta.NodeID]audit.Head{}
 		}
@@ -401,7 +401,7 @@ func (n *Node) tellChain(ctx context.Context) error {
 	var told audit.Head
 	for rest(ctx, anchorEvery) {
 		head := n.trail.Head()
-		if head.Seq == 0 || head.Seq == told.Seq && head.Hash == told.Hash {
+		if head.Seq == 0 || head.Seq == told.Seq && head.Sum == told.Sum {
 			continue
 		}
 		body, err := json.Marshal(head)

@@ -202,7 +202,7 @@ func (t *Trail) resume() error {
 		t.seq = first - 1
 		return nil
 	}
-	t.seq, t.prev, t.closed = report.Head.Seq, report.Head.Hash, last.Kind == audit.LinkClosed
+	t.seq, t.prev, t.closed = report.Head.Seq, report.Head.Sum, last.Kind == audit.LinkClosed
 	t.file, t.out, t.written = f, bufio.NewWriterSize(f, 64<<10), whole
 	t.mu.Lock()
 	t.head = report.Head
@@ -498,7 +498,7 @@ func (t *Trail) sync() {
 	}
 	t.dirty = false
 	t.mu.Lock()
-	t.head = audit.Head{Node: t.cfg.Node, Seq: t.seq, Hash: t.prev, Time: meta.TimeOf(time.Now())}
+	t.head = audit.Head{Node: t.cfg.Node, Seq: t.seq, Sum: t.prev, Time: meta.TimeOf(time.Now())}
 	t.mu.Unlock()
 }
 

@@ -62,9 +62,9 @@ type Link struct {
 // Head is the end of a node's chain.
 type Head struct {
 	Node meta.NodeID `cbor:"1,keyasint,omitempty" json:"node"`
-	// Seq and Hash are of the last line that the disk has.
+	// Seq and Sum, the SHA-256 in hex, are of the last line that the disk has.
 	Seq  uint64    `cbor:"2,keyasint,omitempty" json:"seq"`
-	Hash string    `cbor:"3,keyasint,omitempty" json:"hash"`
+	Sum  string    `cbor:"3,keyasint,omitempty" json:"sum"`
 	Time meta.Time `cbor:"4,keyasint,omitempty" json:"time"`
 }
 
@@ -118,7 +118,7 @@ func ReadChain(r io.Reader, heads []Head, link func(Link, []byte) error) (ChainR
 	}
 	anchored := map[uint64]string{}
 	for _, h := range heads {
-		anchored[h.Seq] = h.Hash
+		anchored[h.Seq] = h.Sum
 	}
 	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, MaxLinkBytes+1)
@@ -164,11 +164,46 @@ func ReadChain(r io.Reader, heads []Head, link func(Link, []byte) error) (ChainR
 			return report, fmt.Errorf("read the chain: %w", err)
 		}
 	}
-	report.Last, report.Head = last.Seq, Head{Node: report.Node, Seq: last.Seq, Hash: hash, Time: meta.TimeOf(last.Time)}
+	report.Last, report.Head = last.Seq, Head{Node: report.Node, Seq: last.Seq, Sum: hash, Time: meta.TimeOf(last.Time)}
 	for _, h := range heads {
 		if h.Seq > last.Seq && (h.Node == report.Node || report.Node == "") {
 			broken("the log has link %d, the chain ends at %d", h.Seq, last.Seq)
 		}
 	}
 	return report, nil
+}
+
+// HeadsOf returns the ends of chains that an entry of AnchorChains shows; of many the
+// first ones.
+func HeadsOf(e Entry) []Head {
+	if e.Action != "AnchorChains" || e.Outcome != Done {
+		return nil
+	}
+	type head struct {
+		Node meta.NodeID `json:"node"`
+		Seq  uint64      `json:"seq"`
+		Sum  string      `json:"sum"`
+		Time time.Time   `json:"time"`
+	}
+	var what struct {
+		Heads json.RawMessage `json:"heads"`
+	}
+	var heads []head
+	if err := json.Unmarshal(e.What, &what); err != nil {
+		return nil
+	}
+	if err := json.Unmarshal(what.Heads, &heads); err != nil {
+		var many struct {
+			First []head `json:"first"`
+		}
+		if err := json.Unmarshal(what.Heads, &many); err != nil {
+			return nil
+		}
+		heads = many.First
+	}
+	all := make([]Head, len(heads))
+	for i, h := range heads {
+		all[i] = Head{Node: h.Node, Seq: h.Seq, Sum: h.Sum, Time: meta.TimeOf(h.Time)}
+	}
+	return all
 }

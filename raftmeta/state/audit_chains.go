@@ -34,7 +34,7 @@ func (c AnchorChains) Check() error {
 		return fmt.Errorf("anchor %d chains of server %q: 1 to %d: %w", len(c.Heads), c.Server, MaxAnchors, meta.ErrInvalid)
 	}
 	for _, h := range c.Heads {
-		if h.Node == "" || h.Seq == 0 || len(h.Hash) != 64 {
+		if h.Node == "" || h.Seq == 0 || len(h.Sum) != 64 {
 			return fmt.Errorf("anchor the chain of node %q: a head has a number and a hash: %w", h.Node, meta.ErrInvalid)
 		}
 	}
@@ -53,7 +53,7 @@ func (c AnchorChains) apply(t *tx) (any, error) {
 		is := audit.Chain{Head: h, By: c.Server}
 		if was != nil {
 			is.Rewound, is.RewoundAt, is.Lost = was.Rewound, was.RewoundAt, was.Lost
-			if h.Seq == was.Head.Seq && h.Hash == was.Head.Hash {
+			if h.Seq == was.Head.Seq && h.Sum == was.Head.Sum {
 				continue
 			}
 			if h.Seq <= was.Head.Seq {

@@ -74,9 +74,9 @@ func levelFiveAudit(l *logWriter) {
 	l.add("", PutCheckpoint{Checkpoint: signedAt(log, l.now, "us")}) // of another second
 	log.Size++
 	l.add("", PutCheckpoint{Checkpoint: signedAt(log, l.now, "eu")}) // of another root
-	head := audit.Head{Node: "eu-8", Seq: 9, Hash: strings.Repeat("a", 64), Time: meta.TimeOf(l.now)}
-	l.add("", AnchorChains{Server: "eu-8", Heads: []audit.Head{head, {Node: "a9", Seq: 1, Hash: strings.Repeat("b", 64)}}})
-	head.Seq, head.Hash = 7, strings.Repeat("c", 64)
+	head := audit.Head{Node: "eu-8", Seq: 9, Sum: strings.Repeat("a", 64), Time: meta.TimeOf(l.now)}
+	l.add("", AnchorChains{Server: "eu-8", Heads: []audit.Head{head, {Node: "a9", Seq: 1, Sum: strings.Repeat("b", 64)}}})
+	head.Seq, head.Sum = 7, strings.Repeat("c", 64)
 	l.add("", AnchorChains{Server: "eu-8", Heads: []audit.Head{head}})
 	l.add("", AnchorChains{Server: "nobody", Heads: []audit.Head{head}})
 	keep, most := time.Hour, uint64(1)<<40
