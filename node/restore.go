@@ -31,7 +31,10 @@ type RestoreOptions struct {
 	// OpenSSH private key. With it the same cluster goes on in a new epoch; without it the
 	// restored one is another cluster, with its own id and root.
 	Identity []byte
-	Log      *slog.Logger
+	// KeepTokens lets tokens of before count on, also those that were revoked since the
+	// backup was taken: it does not know.
+	KeepTokens bool
+	Log        *slog.Logger
 	// Say is told what is done.
 	Say func(format string, args ...any)
 }
@@ -187,6 +190,7 @@ func foundRestored(ctx context.Context, p *backup.Point, o RestoreOptions, key *
 		Recovery: meta.Recovery{
 			At: meta.TimeOf(now), First: node.ID, Index: p.Index, Time: meta.TimeOf(p.Created), Backup: p.ID, Statement: statement,
 		},
+		VoidTokens: !o.KeepTokens,
 	}
 	if !r.Same {
 		begin.Foreign, begin.ID, begin.Root = true, r.Cluster, authority.Root().DER()

@@ -212,6 +212,10 @@ that still run stop as soon as they hear of it. Never do that beside a cluster t
 to live on, for a drill for example. Without it the restored cluster is another one,
 with its own id and trust root, which no node of before can speak to.
 
+All tokens of users, robots and jobs are void, because those that were revoked since the
+backup was taken would live again: issue new ones, or say --keep-tokens when you know that
+none was.
+
 Blobs that the backup lacks come from servers and agents that join with them.`,
 		Example: `  shoal backup restore /backup/shoal --data /var/lib/shoal --region eu --identity ~/.ssh/id_ed25519
   shoal server --data /var/lib/shoal --region eu --gateway 0.0.0.0:5000`,
@@ -222,6 +226,7 @@ Blobs that the backup lacks come from servers and agents that join with them.`,
 	f.StringVar(&o.Blobs, "blobs", "", "directory for its blobs, as the server will have it (default: DATA/blobs)")
 	f.StringVar(&region, "region", "", "the server's region; required")
 	f.StringVar(&id, "backup", "", "which backup (default: the latest)")
+	f.BoolVar(&o.KeepTokens, "keep-tokens", false, "let tokens of before count on, also those revoked since the backup was taken")
 	f.StringVar(&identity, "identity", "", "age identity file or OpenSSH private key that opens the root key: the same cluster goes on")
 	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
 		if o.Data == "" || region == "" {

@@ -30,6 +30,9 @@ type BeginEpoch struct {
 	Foreign bool   `cbor:"6,keyasint,omitempty"`
 	ID      string `cbor:"7,keyasint,omitempty"`
 	Root    []byte `cbor:"8,keyasint,omitempty"`
+	// VoidTokens, of level 5, voids all credentials: of a backup it is not known which of
+	// them were revoked since it was taken.
+	VoidTokens bool `cbor:"9,keyasint,omitempty"`
 }
 
 // Type implements Command.
@@ -70,6 +73,13 @@ func (c BeginEpoch) apply(t *tx) (any, error) {
 	}
 	if err := t.forgetTrust(); err != nil {
 		return nil, err
+	}
+	level, err := levelOf(t)
+	if err != nil {
+		return nil, err
+	}
+	if c.VoidTokens && level >= rightsLevel {
+		t.void(keyVoidAll, "the cluster was restored from a backup")
 	}
 	cluster.Epoch, cluster.RootKey, cluster.Recovery = c.Epoch, map[meta.NodeID][]byte{c.Node.ID: c.Sealed}, &recovery
 	if c.Foreign {

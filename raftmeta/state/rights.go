@@ -18,6 +18,9 @@ const (
 	inVoidTenants    = 't' // [tenant] -> meta.Revocation
 )
 
+// keyVoidAll holds a meta.Revocation of everybody.
+var keyVoidAll = key{spaceRights, 'a'}
+
 // keyRevision holds the access revision, u64.
 var keyRevision = key{spaceRights, 'r'}
 
@@ -66,7 +69,7 @@ func (t *tx) revokeTenant(tenant meta.TenantName, reason string) meta.Revocation
 // principal of a tenant ("" for none) is void; 0 when nothing is.
 func notBefore(r reader, principal string, tenant meta.TenantName) (meta.Time, error) {
 	var until meta.Time
-	keys := []key{keyVoidPrincipal(principal)}
+	keys := []key{keyVoidAll, keyVoidPrincipal(principal)}
 	if tenant != "" {
 		keys = append(keys, keyVoidTenant(tenant))
 	}
@@ -95,6 +98,9 @@ func (t *tx) actorHolds() error {
 		return err
 	}
 	if c == nil { // not a stored one: a node's, the first administrator's; or it went with its account
+		if kind, _ := meta.SplitPrincipal(t.origin.Principal); kind != meta.KindUser && kind != meta.KindRobot && kind != meta.KindCI {
+			return nil
+		}
 		void, err := notBefore(t, t.origin.Principal, meta.TenantOf(t.origin.Principal))
 		if err == nil && void != 0 {
 			err = fmt.Errorf("%s was revoked: %w", t.origin.Principal, meta.ErrDenied)

@@ -2,6 +2,7 @@ package state
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -219,4 +220,9 @@ func TestRevokedCredentialWritesNothing(t *testing.T) {
 	b.must(RevokeTenant{Tenant: "acme"})
 	allowed(false, "four", "robot:acme/ci", "a9")
 	allowed(true, "three", "user:ada", "a10")
+	for i, void := range []bool{false, true} {
+		b.must(BeginEpoch{Epoch: uint64(i + 2), Node: server("eu-1", "eu"), Sealed: []byte("k"), VoidTokens: void})
+		allowed(!void, "three", "user:ada", fmt.Sprint("a", i+11))
+	}
+	allowed(true, "bootstrap", "admin:bootstrap", "a13")
 }
