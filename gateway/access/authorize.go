@@ -269,7 +269,7 @@ func among(rights []meta.Right, at meta.Time, action Action, on *Target, anywher
 	right, reason := (*meta.Right)(nil), NoRight
 	for i := range rights {
 		r := &rights[i]
-		if !r.Has(action) || !reaches(r, on, anywhere) {
+		if elsewhere(r, on) || !r.Has(action) || !reaches(r, on, anywhere) {
 			continue
 		}
 		switch live := r.Active(at); {
@@ -283,6 +283,12 @@ func among(rights []meta.Right, at meta.Time, action Action, on *Target, anywher
 		}
 	}
 	return right, reason
+}
+
+// elsewhere sorts out most of many rights by one byte.
+func elsewhere(r *meta.Right, on *Target) bool {
+	tenant := on.Repo.Tenant
+	return tenant != "" && r.Repository != "" && r.Repository[0] != '*' && r.Repository[0] != tenant[0]
 }
 
 // reaches reports whether a right is about the target.
