@@ -39,7 +39,7 @@ see it, and somebody else reviews it afterwards.`,
 	f.StringVar(&n.Scope, "scope", "", "on what: TENANT/REPOSITORY, TENANT/* or *")
 	f.StringVar(&n.Environment, "environment", "", "only repositories of an environment")
 	f.StringVar(&n.Reason, "reason", "", "why, for those who approve and those who review")
-	f.DurationVar(&ttl, "ttl", ttl, "for how long, 1m to 60m")
+	f.DurationVar(&ttl, "ttl", ttl, "for how long, 1s to 60m")
 	for _, name := range []string{"role", "scope", "reason"} {
 		_ = cmd.MarkFlagRequired(name) // It is declared above.
 	}

@@ -127,7 +127,7 @@ type RequestElevation struct {
 // minElevation is the shortest elevation, maxWaiting how many requests and active
 // elevations there are at most in the cluster.
 const (
-	minElevation = time.Minute
+	minElevation = time.Second
 	maxWaiting   = 1000
 )
 
