@@ -164,6 +164,9 @@ func (g *Gateway) answer(e *exchange) error {
 		}
 		return err
 	}
+	if id := call.Who.Elevation; id != "" {
+		h.Set(protocol.HeaderElevation, id)
+	}
 	if at, err := placeOf(call, match.Route); err != nil {
 		return err
 	} else if at != "" && at != g.Self {
@@ -215,7 +218,6 @@ func (g *Gateway) admit(e *exchange, call *protocol.Call, route *protocol.Route)
 		call.Repo = meta.RepoRef{Tenant: meta.TenantName(tenant), Name: call.Params.Get(protocol.RepositoryParam)}
 		badName = call.Repo.Check()
 	}
-	defer g.markElevated(call, route)
 	judge := func(repo *meta.Repository) error {
 		d := access.Explain(g.Gate.Policy, call.Who, route.Action, targetOf(call, route, repo))
 		call.Who.Elevation = d.Elevation()

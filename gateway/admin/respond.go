@@ -45,8 +45,8 @@ func (a *API) respondRoutes() []protocol.Route {
 
 // mayRespond refuses whom may not respond about a principal: its tenant's, or with none
 // the cluster's, to answer for.
-func mayRespond(c *protocol.Call, principal string) error {
-	return access.Authorize(access.Policy{}, c.Who, access.Respond, access.Target{Tenant: meta.TenantOf(principal)})
+func (a *API) mayRespond(c *protocol.Call, principal string) error {
+	return a.judge(c, access.Respond, access.Target{Tenant: meta.TenantOf(principal)})
 }
 
 // advances is how many pages of a compromise the call that opens it works on at once:
@@ -71,7 +71,7 @@ func (a *API) openCompromise(c *protocol.Call) error {
 		}
 		principal = k.Principal
 	}
-	if err := mayRespond(c, principal); err != nil {
+	if err := a.mayRespond(c, principal); err != nil {
 		return err
 	}
 	id := newWaveID(time.Now())
@@ -111,7 +111,7 @@ func (a *API) compromises(c *protocol.Call) error {
 		page.Next = listed[len(listed)-1].ID
 	}
 	for _, m := range listed {
-		if mayRespond(c, m.Principal) == nil {
+		if access.May(c.Who, access.Respond, access.Target{Tenant: meta.TenantOf(m.Principal)}) {
 			page.Items = append(page.Items, m)
 		}
 	}
@@ -122,7 +122,7 @@ func (a *API) compromises(c *protocol.Call) error {
 // see it.
 func (a *API) compromiseOf(c *protocol.Call) (meta.Compromise, error) {
 	m, err := ask(a, c, state.GetCompromise{ID: c.Params.Get("compromise")})
-	if err == nil && mayRespond(c, m.Principal) != nil {
+	if err == nil && a.mayRespond(c, m.Principal) != nil {
 		m, err = meta.Compromise{}, fmt.Errorf("compromise %s: %w", c.Params.Get("compromise"), meta.ErrNotFound)
 	}
 	return m, err
@@ -201,8 +201,8 @@ func onScope(scope string) access.Target {
 	return access.Target{Tenant: meta.PatternTenant(scope)}
 }
 
-func mayElevate(c *protocol.Call, scope string) error {
-	return access.Authorize(access.Policy{}, c.Who, access.Elevate, onScope(scope))
+func (a *API) mayElevate(c *protocol.Call, scope string) error {
+	return a.judge(c, access.Elevate, onScope(scope))
 }
 
 func (a *API) requestElevation(c *protocol.Call) error {
@@ -210,7 +210,7 @@ func (a *API) requestElevation(c *protocol.Call) error {
 	if err := protocol.ReadJSON(c.R, maxBodyBytes, &body); err != nil {
 		return err
 	}
-	if err := mayElevate(c, body.Scope); err != nil {
+	if err := a.mayElevate(c, body.Scope); err != nil {
 		return err
 	}
 	if c.Who.Elevation != "" {
@@ -232,7 +232,7 @@ func (a *API) requestElevation(c *protocol.Call) error {
 // sees reports whether the caller is shown an elevation: its holder, operators and
 // auditors, and who may approve it.
 func sees(c *protocol.Call, e *meta.Elevation) bool {
-	return c.Who.Name == e.Principal || access.May(c.Who, access.Observe, access.Target{}) || mayElevate(c, e.Scope) == nil
+	return c.Who.Name == e.Principal || access.May(c.Who, access.Observe, access.Target{}) || access.May(c.Who, access.Elevate, onScope(e.Scope))
 }
 
 func (a *API) elevations(c *protocol.Call) error {
@@ -288,7 +288,7 @@ func (a *API) decideElevation(c *protocol.Call) error {
 // mayDecide refuses whom may not say a word on an elevation. What only an administrator
 // may, only one can let another have.
 func (a *API) mayDecide(c *protocol.Call, e *meta.Elevation, word state.ElevationWord) error {
-	if err := mayElevate(c, e.Scope); err != nil {
+	if err := a.mayElevate(c, e.Scope); err != nil {
 		return err
 	}
 	if word != state.ElevationApprove {
@@ -298,7 +298,7 @@ func (a *API) mayDecide(c *protocol.Call, e *meta.Elevation, word state.Elevatio
 	if err != nil || !slices.Contains(role.Actions, access.Admin) {
 		return err
 	}
-	return access.Authorize(access.Policy{}, c.Who, access.Admin, access.Target{})
+	return a.judge(c, access.Admin, access.Target{})
 }
 
 func (a *API) elevationPolicy(c *protocol.Call) error {

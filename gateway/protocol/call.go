@@ -22,6 +22,8 @@ const (
 	HeaderMode  = "Shoal-Mode"
 	HeaderStale = "Shoal-Stale" // "1": last known answer, no server was reachable
 	HeaderToken = "Shoal-Token" // EPOCH.INDEX
+	// HeaderElevation names the break-glass elevation that an answer rests on.
+	HeaderElevation = "Shoal-Elevation"
 	// HeaderRequestID is unique to the request; logs carry it.
 	HeaderRequestID = "Shoal-Request-Id"
 )
