@@ -257,6 +257,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 	api, err := n.api(records, admin.Config{
 		Reported: func() []client.ReportedPeer { return reported(registrar) },
 		Doer:     records, Rates: n.quota.Rates, Quorum: quorum{records}, Nearest: n.second(distance), Packages: packages(speaks), Waves: progress,
+		Logins:  n.logins,
 		Backups: backups{records: records, blobs: disk, admission: admission}, Succession: admission,
 	})
 	if err != nil {

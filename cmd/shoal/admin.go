@@ -221,7 +221,8 @@ func newRegion() *cobra.Command {
 }
 
 func newToken() *cobra.Command {
-	root := group("token", "Tokens that let nodes join")
+	root := group("token", "Tokens of people and robots, and those that let nodes join")
+	root.AddCommand(tokenVerbs()...)
 	var (
 		n          client.NewJoinToken
 		role, area string

@@ -39,7 +39,7 @@ func newUser() *cobra.Command {
 			}
 			return out.print(list, users, func() { accountTable(list, users) })
 		}),
-		newAccountShow(userKind), newAccountDisable(userKind, true), newAccountDisable(userKind, false), newAccountRemove(userKind),
+		newUserPasswd(), newAccountShow(userKind), newAccountDisable(userKind, true), newAccountDisable(userKind, false), newAccountRemove(userKind),
 	)
 	return root
 }

@@ -58,6 +58,8 @@ type Config struct {
 	Formats []string
 	// Packages are the protocols that know what a version closes over, by format.
 	Packages map[string]protocol.Packages
+	// Logins is nil on agents, which send such calls on.
+	Logins Logins
 	// Waves is nil on agents, which send such questions on.
 	Waves Waves
 	// Reported lists the peers of this server's region that sent wrong chunks; nil on
@@ -111,7 +113,7 @@ func (a *API) Routes() []protocol.Route {
 	at := func(name, pattern string, action access.Action, serve func(*protocol.Call) error) protocol.Route {
 		return protocol.Route{Name: "admin_" + name, Method: http.MethodGet, Pattern: pattern, Action: action, Place: protocol.Server, Serve: serve}
 	}
-	return append(append(a.accessRoutes(), append(a.respondRoutes(), a.auditRoutes()...)...), []protocol.Route{
+	return append(append(append(a.accessRoutes(), a.loginRoutes()...), append(a.respondRoutes(), a.auditRoutes()...)...), []protocol.Route{
 		read("whoami", base+"whoami", access.Login, a.whoami),
 		read("status", base+"status", access.Observe, a.status),
 		read("trust_show", base+"trust", access.Observe, a.trust),
@@ -289,5 +291,5 @@ func writePage[T any](c *protocol.Call, p state.Page, items []T, name func(T) st
 }
 
 func (a *API) whoami(c *protocol.Call) error {
-	return protocol.WriteJSON(c.W, http.StatusOK, client.Principal{Name: c.Who.Name, Admin: c.Who.Admin, Rights: c.Who.Rights, Limits: c.Who.Limits})
+	return protocol.WriteJSON(c.W, http.StatusOK, client.Principal{Name: c.Who.Name, Admin: c.Who.Admin, Rights: c.Who.Rights, Limits: c.Who.Limits, Token: c.Who.Token})
 }

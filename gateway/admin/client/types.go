@@ -253,6 +253,8 @@ type Principal struct {
 	Rights []meta.Right `json:"rights,omitempty"`
 	// Limits narrow the rights: each list must allow, too.
 	Limits [][]meta.Right `json:"limits,omitempty"`
+	// Token is the id of the credential that was shown, "" without one.
+	Token string `json:"token,omitempty"`
 }
 
 // ErrorBody is the body of every refusal.
