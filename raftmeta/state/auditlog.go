@@ -32,29 +32,34 @@ func keyInner(n audit.Node) key {
 }
 
 // housekeeping lists the commands that leave no entry when a node sends them for
-// itself, with the reason. Sent for anybody else they leave one, as all others always
+// itself (as node:ID or system:WHAT), with the reason. Sent for anybody else they leave one, as all others always
 // do: a command that is not here is in the log, also one that is yet to be written.
 var housekeeping = map[uint16]string{
-	typeTick:            "changes nothing",
-	typeExpireUploads:   "takes away uploads that nobody published, whose own entries are there",
-	typeReportReplicas:  "says what a server's disk has; what had to be there has an entry",
-	typeDemandReplica:   "says again what follows from the repository's settings",
-	typeDemandBlobs:     "says again what follows from the repository's settings",
-	typeSettleDemands:   "says again what follows from the repositories' settings and the roster",
-	typeReportAudit:     "says what a server's scrub saw",
-	typeSetRegionHealth: "is an observation, kept with its history as an incident of the region",
-	typeReportBlobs:     "says how a server's disk fares",
-	typeReportChecked:   "says that a server has looked at its disk",
-	typeCollectBlobs:    "takes away what nobody uses since an act that has an entry, after its grace",
-	typeSettleCollected: "says that a server has removed what it was to remove",
-	typeCollectStrays:   "names bytes on a server's disk that no record ever had",
-	typeCompareState:    "asks servers to compare their states, and changes nothing else",
-	typeReportState:     "is the answer to it",
-	typeAdmitHosts:      "lets a host begin what the entry of its wave allows",
-	typeReportHosts:     "says how far a host of a wave is",
-	typeEndWave:         "notes that all hosts of a wave are done",
-	typeForgetWaves:     "forgets waves that ended long ago, whose entries are there",
-	typePutCheckpoint:   "says how long the log is: with an entry of its own it would never be",
+	typeTick:              "changes nothing",
+	typeExpireUploads:     "takes away uploads that nobody published, whose own entries are there",
+	typeReportReplicas:    "says what a server's disk has; what had to be there has an entry",
+	typeDemandReplica:     "says again what follows from the repository's settings",
+	typeDemandBlobs:       "says again what follows from the repository's settings",
+	typeSettleDemands:     "says again what follows from the repositories' settings and the roster",
+	typeReportAudit:       "says what a server's scrub saw",
+	typeSetRegionHealth:   "is an observation, kept with its history as an incident of the region",
+	typeReportBlobs:       "says how a server's disk fares",
+	typeReportChecked:     "says that a server has looked at its disk",
+	typeCollectBlobs:      "takes away what nobody uses since an act that has an entry, after its grace",
+	typeSettleCollected:   "says that a server has removed what it was to remove",
+	typeCollectStrays:     "names bytes on a server's disk that no record ever had",
+	typeCompareState:      "asks servers to compare their states, and changes nothing else",
+	typeReportState:       "is the answer to it",
+	typeAdmitHosts:        "lets a host begin what the entry of its wave allows",
+	typeReportHosts:       "says how far a host of a wave is",
+	typeEndWave:           "notes that all hosts of a wave are done",
+	typeForgetWaves:       "forgets waves that ended long ago, whose entries are there",
+	typeTouchCredentials:  "says when credentials were used last",
+	typeExpireCredentials: "takes away credentials that ended long ago, whose entries are there",
+	typeRecountUsage:      "counts again what is there",
+	typeReserveStorage:    "holds room for uploads, whose entries come with them",
+	typeReportEgress:      "says how much was downloaded, which the access logs do",
+	typePutCheckpoint:     "says how long the log is: with an entry of its own it would never be",
 }
 
 // leavesEntry says whether a command of that origin is in the audit log. A Tick never
@@ -63,7 +68,7 @@ func leavesEntry(o *Origin, typ uint16) bool {
 	if _, ok := housekeeping[typ]; !ok {
 		return true
 	}
-	return typ != typeTick && !strings.HasPrefix(o.Principal, "node:")
+	return typ != typeTick && !strings.HasPrefix(o.Principal, "node:") && !strings.HasPrefix(o.Principal, "system:")
 }
 
 // auditTip is the end of the log while a batch is applied: entries are in the batch,

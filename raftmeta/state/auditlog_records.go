@@ -7,6 +7,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/shoal-registry/shoal/raftmeta/audit"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 )
 
@@ -15,6 +16,8 @@ type recordKind struct {
 	what   string // what one is called
 	skip   int    // bytes of the key before its parts
 	decode func(k key, b []byte) (any, error)
+	// parts is how many parts with their length come before the last one.
+	parts int
 	// quietWhenNew leaves new ones out: the command says all of them.
 	quietWhenNew bool
 }
@@ -25,6 +28,12 @@ func recordOf[T any](what string, skip int) *recordKind {
 
 func (k *recordKind) quiet() *recordKind {
 	k.quietWhenNew = true
+	return k
+}
+
+// below says that n parts come before the last one of the key.
+func (k *recordKind) below(n int) *recordKind {
+	k.parts = n
 	return k
 }
 
@@ -56,9 +65,18 @@ var tenantRecordKinds = map[byte]*recordKind{
 
 // letteredRecordKinds are those of spaces with letters, by both.
 var letteredRecordKinds = map[[2]byte]*recordKind{
-	{spaceAccess, ofAccounts}: recordOf[meta.Account]("account", 2),
-	{spaceAccess, ofRoles}:    recordOf[meta.AccessRole]("role", 2),
-	{spaceAccess, ofBindings}: recordOf[meta.Binding]("binding", 2),
+	{spaceAccess, ofAccounts}:        recordOf[meta.Account]("account", 2),
+	{spaceAccess, ofRoles}:           recordOf[meta.AccessRole]("role", 2).below(1),
+	{spaceAccess, ofBindings}:        recordOf[meta.Binding]("binding", 2).below(1),
+	{spaceCredentials, byID}:         recordOf[meta.Credential]("credential", 2),
+	{spaceIssuers, issuersOf}:        recordOf[meta.Issuer]("issuer", 2).below(1),
+	{spaceRights, inVoidPrincipals}:  recordOf[meta.Revocation]("revocation of principal", 2),
+	{spaceRights, inVoidTenants}:     recordOf[meta.Revocation]("revocation of tenant", 2),
+	{spaceTrust, keyTrust[1]}:        recordOf[meta.Trust]("trust", 2),
+	{spaceRespond, ofCompromises}:    recordOf[meta.Compromise]("compromise", 2),
+	{spaceRespond, ofElevations}:     recordOf[meta.Elevation]("elevation", 2),
+	{spaceRespond, ofPolicy}:         recordOf[meta.ElevationPolicy]("elevation policy", 2),
+	{spaceAuditLog, keyRetention[1]}: recordOf[audit.Retention]("audit retention", 2),
 }
 
 func kindOfRecord(k key) *recordKind {
@@ -108,6 +126,15 @@ func (k *recordKind) name(of key) string {
 		repo, below, _ := cutPart(rest)
 		pkg, below, _ := cutPart(below)
 		words, rest = append(words, tenant+"/"+repo, pkg), below
+	}
+	for range k.parts {
+		part, below, ok := cutPart(rest)
+		if !ok {
+			break
+		}
+		if rest = below; part != "" {
+			words = append(words, printable([]byte(part)))
+		}
 	}
 	if len(rest) > 0 {
 		words = append(words, printable(rest))
