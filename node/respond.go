@@ -165,10 +165,12 @@ func (r *responder) until(ctx context.Context, c meta.Compromise, in meta.Compro
 			return err
 		}
 		worked = true
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(advancePause):
+		if in == meta.CompromiseContaining {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(advancePause):
+			}
 		}
 		var err error
 		if c, _, err = raftmeta.Ask(ctx, r.metadata, meta.Local, state.GetCompromise{ID: c.ID}); err != nil {
