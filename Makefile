@@ -25,6 +25,8 @@ DURATION ?= 1m
 PROFILE ?= site
 FAULTS  ?=
 MUTANTS ?= all
+# make noisy
+NOISY   ?=
 # make bench
 SCALE   ?= 1
 BENCH   ?=
@@ -106,6 +108,10 @@ mutants: ## small faults put into the product on purpose, each of which a round 
 .PHONY: sim
 sim: ## waves of 100 to 100,000 hosts in virtual time: SCENARIO=wave-2600 (go run ./deploy/sim --list) SEED=7
 	$(GO) run ./deploy/sim --scenario "$(SCENARIO)" --seed $(SEED)
+
+.PHONY: noisy
+noisy: build ## two tenants at a server and an agent, one at ten times its rate: p50 and p99 of the other, before and during (NOISY=--unlimited: fair shares alone)
+	$(GO) run ./deploy/noisy --bin $(BIN) $(NOISY)
 
 VERSIONS ?= 1000000
 

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/http"
 	"sync"
@@ -156,18 +157,18 @@ func (k usageKeeper) count(ctx context.Context) error {
 	return nil
 }
 
-// say logs, once each, that a tenant has passed a threshold of a quota.
+// say logs, once each, that a tenant has passed a threshold of a quota. It begins with
+// what comes after the start: what was before is in `shoal usage`.
 func (k usageKeeper) say(ctx context.Context) error {
-	for after := uint64(0); ; {
-		if after == 0 {
+	for began, after := false, uint64(0); ; {
+		if !began {
 			_, asOf, err := raftmeta.Ask(ctx, k.metadata, meta.Local, state.GetLevel{})
-			if err == nil {
-				after = asOf.Index
-			}
+			began, after = err == nil, asOf.Index
 		}
-		if after > 0 {
+		if began {
 			for c, err := range k.watch.Watch(ctx, after) {
 				if err != nil {
+					began = !errors.Is(err, feed.ErrCompacted)
 					break
 				}
 				after = max(after, c.Index)
@@ -179,8 +180,7 @@ func (k usageKeeper) say(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(time.Second):
-			after = 0 // From now on: what was missed is in `shoal usage`.
+		case <-time.After(200 * time.Millisecond):
 		}
 	}
 }
