@@ -108,6 +108,7 @@ type holders struct {
 	metadata raftmeta.Asker
 	self     meta.NodeID
 	serves   func(meta.NodeID) bool // of what is recorded
+	behind   func(holder meta.NodeID) []meta.NodeID
 }
 
 func (h holders) Holders(ctx context.Context, root digest.CID) ([]meta.NodeID, error) {
@@ -117,8 +118,13 @@ func (h holders) Holders(ctx context.Context, root digest.CID) ([]meta.NodeID, e
 	}
 	var servers []meta.NodeID
 	for _, r := range replicas {
-		if r.State == meta.ReplicaVerified && r.Server != "" && r.Server != h.self {
-			servers = append(servers, r.Server)
+		if r.State != meta.ReplicaVerified || r.Server == "" {
+			continue
+		}
+		for _, id := range h.behind(r.Server) {
+			if id != h.self {
+				servers = append(servers, id)
+			}
 		}
 	}
 	// Who is known not to answer, or to have lost its blobs, is left out while another is

@@ -12,20 +12,19 @@ import (
 	"github.com/shoal-registry/shoal/raftmeta"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/raftmeta/state"
-	"github.com/shoal-registry/shoal/transfer/store"
 	"github.com/shoal-registry/shoal/verify/digest"
 )
 
 // watchHealth makes a server's part in the health of regions: its word on itself, and
 // its judgement of all while it leads.
-func (n *Node) watchHealth(records *raftmeta.Store, disk *store.Disk) error {
+func (n *Node) watchHealth(records *raftmeta.Store, kept *blobs) error {
 	me := n.id.Node
-	copies := health.Copies{Server: me.ID, Metadata: records, Doer: records, Look: func(ctx context.Context, root digest.CID) (bool, error) {
-		looked, err := disk.Look(ctx, root)
+	copies := health.Copies{Server: kept.holder, Self: me.ID, Metadata: records, Doer: records, Look: func(ctx context.Context, root digest.CID) (bool, error) {
+		looked, err := kept.Look(ctx, root)
 		return looked.Whole, err
 	}}
 	n.fares = health.NewSelf(health.SelfConfig{
-		Node: me, Metadata: records, Doer: records, Probe: disk.Probe, Check: copies.Check, Log: n.log,
+		Node: me, Metadata: records, Doer: records, Probe: kept.Probe, Check: copies.Check, Log: n.log,
 	})
 	n.parts.Add("own health", n.fares.Run)
 	leader := health.Leader{

@@ -126,31 +126,37 @@ func (c collector) collect(ctx context.Context) error {
 }
 
 // orders is what the collect loop asks of the metadata: this server's own state says
-// what it is to remove.
+// what it is to remove, from its disk or its bucket.
 type orders struct {
 	metadata raftmeta.Asker
 	doer     raftmeta.Doer
 	self     meta.NodeID
+	holder   meta.NodeID
+	mine     func(root digest.CID) bool // of those that share a bucket, which one acts
 }
 
-func (o orders) List(ctx context.Context, after digest.CID, limit int) ([]collect.Order, error) {
+func (o orders) List(ctx context.Context, after digest.CID, limit int) (out []collect.Order, _ error) {
 	page := state.Page{Limit: limit}
 	if !after.IsZero() {
 		page.After = after.String()
 	}
-	listed, _, err := raftmeta.Ask(ctx, o.metadata, meta.Local, state.ListOrders{Server: o.self, Page: page})
-	if err != nil {
-		return nil, err
-	}
-	out := make([]collect.Order, len(listed))
-	for i, l := range listed {
-		out[i] = collect.Order{Root: l.Root, Index: l.Index}
+	for len(out) == 0 {
+		listed, _, err := raftmeta.Ask(ctx, o.metadata, meta.Local, state.ListOrders{Server: o.holder, Page: page})
+		if err != nil || len(listed) == 0 {
+			return nil, err
+		}
+		for _, l := range listed {
+			if o.mine(l.Root) {
+				out = append(out, collect.Order{Root: l.Root, Index: l.Index})
+			}
+		}
+		page.After = listed[len(listed)-1].Root.String()
 	}
 	return out, nil
 }
 
 func (o orders) Stands(ctx context.Context, order collect.Order) (bool, error) {
-	a, _, err := raftmeta.Ask(ctx, o.metadata, meta.Local, state.GetOrder{Server: o.self, Root: order.Root})
+	a, _, err := raftmeta.Ask(ctx, o.metadata, meta.Local, state.GetOrder{Server: o.holder, Root: order.Root})
 	return a.Index == order.Index, err
 }
 
@@ -159,7 +165,7 @@ func (o orders) Removed(ctx context.Context, done []collect.Order) error {
 	for i, d := range done {
 		removed[i] = state.CollectedCopy{Root: d.Root, Index: d.Index}
 	}
-	_, err := o.doer.Do(ctx, state.Origin{Principal: "node:" + string(o.self)}, state.SettleCollected{Server: o.self, Removed: removed})
+	_, err := o.doer.Do(ctx, state.Origin{Principal: "node:" + string(o.self)}, state.SettleCollected{Server: o.holder, Removed: removed})
 	return err
 }
 
@@ -177,7 +183,7 @@ func (s strays) Unknown(ctx context.Context, roots []digest.CID) (unknown, spare
 	if r := cluster.Recovery; cluster.Level < state.GCLevel || r != nil && time.Since(r.At.Std()) < strandedFor {
 		return nil, nil, nil
 	}
-	a, _, err := raftmeta.Ask(ctx, s.metadata, meta.Local, state.StrayRoots{Server: s.self, Region: s.region, Roots: roots})
+	a, _, err := raftmeta.Ask(ctx, s.metadata, meta.Local, state.StrayRoots{Server: s.holder, Region: s.region, Roots: roots})
 	return a.Unknown, a.Spare, err
 }
 
@@ -186,7 +192,7 @@ func (s strays) Order(ctx context.Context, blobs []store.Info) error {
 	for i, b := range blobs {
 		found[i] = state.Stray{Root: b.Root, StoredBytes: b.StoredBytes}
 	}
-	_, err := s.doer.Do(ctx, state.Origin{Principal: "node:" + string(s.self)}, state.CollectStrays{Server: s.self, Strays: found})
+	_, err := s.doer.Do(ctx, state.Origin{Principal: "node:" + string(s.self)}, state.CollectStrays{Server: s.holder, Strays: found})
 	return err
 }
 
@@ -199,10 +205,10 @@ func (s strays) Asked(ctx context.Context) (time.Time, error) {
 func (n *Node) uploadTTL() time.Duration { return cmp.Or(n.cfg.UploadTTL, catalog.DefaultUploadTTL) }
 
 // buildCollection adds the collection of garbage to a server's parts.
-func (n *Node) buildCollection(records *raftmeta.Store, disk *store.Disk, me meta.Node, log *slog.Logger) error {
-	mine := orders{metadata: records, doer: records, self: me.ID}
+func (n *Node) buildCollection(records *raftmeta.Store, kept *blobs, me meta.Node, log *slog.Logger) error {
+	mine := orders{metadata: records, doer: records, self: me.ID, holder: kept.holder, mine: kept.mine}
 	loop, err := collect.New(collect.Config{
-		Orders: mine, Strays: strays{mine, me.Region}, Store: disk, Log: log, Metrics: n.metrics,
+		Orders: mine, Strays: strays{mine, me.Region}, Store: kept.collected(), Log: log, Metrics: n.metrics,
 	})
 	if err != nil {
 		return err

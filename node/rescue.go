@@ -106,6 +106,7 @@ type relief struct {
 	metadata raftmeta.Asker
 	doer     raftmeta.Doer
 	self     meta.NodeID
+	holder   meta.NodeID // whose copy it becomes
 	// offered returns how many hosts of the region have all of a blob.
 	offered func(digest.CID) int
 	ensure  func(context.Context, meta.Blob) error
@@ -143,7 +144,7 @@ func (r relief) take(ctx context.Context, l meta.LostBlob) error {
 		return err
 	}
 	r.log.Info("took a blob that no server had from a host's cache", "root", l.Root.String())
-	return reporter{r.metadata, r.doer, r.self}.Report(ctx, []meta.Replica{{Root: l.Root, Server: r.self, State: meta.ReplicaVerified}})
+	return reporter{r.metadata, r.doer, r.self}.Report(ctx, []meta.Replica{{Root: l.Root, Server: r.holder, State: meta.ReplicaVerified}})
 }
 
 // have says what is here of a blob.

@@ -5,13 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 
 	"github.com/shoal-registry/shoal/raftmeta"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/raftmeta/state"
 	"github.com/shoal-registry/shoal/transfer/repair"
 	"github.com/shoal-registry/shoal/transfer/scrub"
-	"github.com/shoal-registry/shoal/transfer/store"
 	"github.com/shoal-registry/shoal/verify/digest"
 )
 
@@ -23,10 +23,10 @@ const scrubFile = "scrub"
 
 // newScrub builds what looks at the bytes of this server, and shows how far it is at
 // /view/scrub.
-func (n *Node) newScrub(records *raftmeta.Store, disk *store.Disk, replicas *repair.Loop, lost func()) (*scrub.Scrubber, error) {
+func (n *Node) newScrub(records *raftmeta.Store, kept *blobs, replicas *repair.Loop, lost func()) (*scrub.Scrubber, error) {
 	s, err := scrub.New(scrub.Config{
-		Self: n.ID(), Store: disk, Repair: replicas, Foreign: disk.Traffic, Lost: lost,
-		Records: audits{metadata: records, doer: records, self: n.ID(), region: n.id.Node.Region},
+		Self: n.ID(), Store: kept.audited(), Repair: replicas, Foreign: kept.disk.Traffic, Lost: lost,
+		Records: audits{metadata: records, doer: records, self: n.ID(), holder: kept.holder, mine: kept.mine, region: n.id.Node.Region},
 		File:    filepath.Join(n.cfg.Data, scrubFile), Write: WriteFileAtomic,
 		Log: n.log, Metrics: n.metrics,
 	})
@@ -43,12 +43,14 @@ type audits struct {
 	metadata raftmeta.Asker
 	doer     raftmeta.Doer
 	self     meta.NodeID
+	holder   meta.NodeID
+	mine     func(root digest.CID) bool // of those that share a bucket, which one looks
 	region   meta.RegionName
 }
 
 func (a audits) Copies(ctx context.Context, after digest.CID, limit int) ([]meta.Replica, digest.CID, error) {
-	found, _, err := raftmeta.Ask(ctx, a.metadata, meta.Local, state.ListCopies{Server: a.self, After: after, Limit: limit})
-	return found.Copies, found.After, err
+	found, _, err := raftmeta.Ask(ctx, a.metadata, meta.Local, state.ListCopies{Server: a.holder, After: after, Limit: limit})
+	return slices.DeleteFunc(found.Copies, func(r meta.Replica) bool { return !a.mine(r.Root) }), found.After, err
 }
 
 func (a audits) Copy(ctx context.Context, root digest.CID) (meta.Replica, error) {
@@ -57,7 +59,7 @@ func (a audits) Copy(ctx context.Context, root digest.CID) (meta.Replica, error)
 		return meta.Replica{}, err
 	}
 	for _, r := range all {
-		if r.Server == a.self {
+		if r.Server == a.holder {
 			return r, nil
 		}
 	}

@@ -36,7 +36,6 @@ import (
 	"github.com/shoal-registry/shoal/transfer"
 	"github.com/shoal-registry/shoal/transfer/repair"
 	"github.com/shoal-registry/shoal/transfer/scrub"
-	"github.com/shoal-registry/shoal/transfer/store"
 	"github.com/shoal-registry/shoal/transfer/swarm"
 	"github.com/shoal-registry/shoal/verify/digest"
 	"github.com/shoal-registry/shoal/verify/trust"
@@ -117,21 +116,15 @@ func (n *Node) buildServer(ctx context.Context) error {
 		replicas *repair.Loop // made below; nothing is read before Run
 		audit    *scrub.Scrubber
 	)
-	disk, err := store.OpenDisk(store.DiskConfig{
-		OnCorrupt: func(root digest.CID, _ int) {
-			replicas.Damaged(root)
-			audit.Damaged(root)
-		},
-		Dir: n.blobsDir(), Fsync: true, HotBytes: int64(n.cfg.HotBytes), Reserve: room.blobs(n.blobsDir(), int64(n.cfg.Reserve)), UploadTTL: n.uploadTTL(),
-		Log: log, Metrics: n.metrics,
-	})
+	kept, err := n.openBlobs(ctx, records, room, func(root digest.CID) {
+		replicas.Damaged(root)
+		audit.Damaged(root)
+	}, log)
 	if err != nil {
 		return err
 	}
-	n.closes(disk.Close)
-	n.parts.Add("store", disk.Run)
 
-	if err := n.watchHealth(records, disk); err != nil {
+	if err := n.watchHealth(records, kept); err != nil {
 		return err
 	}
 
@@ -149,11 +142,11 @@ func (n *Node) buildServer(ctx context.Context) error {
 	var swarms *swarm.Swarm // made below; nobody is reported before Run
 	registrar, err := dht.NewRegistrar(dht.RegistrarConfig{
 		Host: n.swarmHost, Cluster: n.id.Cluster, Self: me, Roster: n.swarmHost,
-		Maps: maps{metadata: records, store: disk, fetch: func(b meta.Blob) {
+		Maps: maps{metadata: records, store: kept, fetch: func(b meta.Blob) {
 			background.begin(b)
 			cold.read(b)
 		}}, Granter: grants,
-		Held: held(disk), Holders: holders{metadata: records, serves: n.serves}, Lost: n.fares.Failing,
+		Held: held(kept), Holders: holders{metadata: records, serves: n.serves, behind: n.behind}, Lost: n.fares.Failing,
 		Shunned: func(peer meta.NodeID, d time.Duration) { swarms.Ban(peer, d) },
 		Log:     log, Metrics: n.metrics,
 	})
@@ -173,15 +166,15 @@ func (n *Node) buildServer(ctx context.Context) error {
 	}
 	discovery, err := dht.NewServerFinder(dht.ServerFinderConfig{
 		Registrar: registrar, Self: me, Roster: n.swarmHost, Granter: grants,
-		Holders: holders{metadata: records, self: me.ID, serves: n.serves}, DHT: servers, Region: regional,
-		RTT: distance, Held: held(disk), Log: log, Metrics: n.metrics,
+		Holders: holders{metadata: records, self: me.ID, serves: n.serves, behind: n.behind}, DHT: servers, Region: regional,
+		RTT: distance, Held: held(kept), Log: log, Metrics: n.metrics,
 	})
 	if err != nil {
 		return err
 	}
 	n.parts.Add("finder", discovery.Run)
 	swarms, err = swarm.New(swarm.Config{
-		Host: n.swarmHost, Outlet: outlet(n.swarmHost), Cluster: n.id.Cluster, Self: self(me), Store: disk, Finder: finder{discovery},
+		Host: n.swarmHost, Outlet: outlet(n.swarmHost), Cluster: n.id.Cluster, Self: self(me), Store: kept, Finder: finder{discovery},
 		Budgets: n.budgets, Yield: n.cfg.Yield, TenantOf: trust.ContextOf,
 		Authorizer: n.checker(nil),
 		Report:     discovery.Report,
@@ -192,7 +185,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 	}
 	n.parts.Add("swarm", swarms.Run)
 	bytes, err := transfer.New(transfer.Config{
-		Store: disk, Fetcher: transfer.Swarm(swarms), Missed: func(root digest.CID) { audit.Missed(root) }, Log: log, Metrics: n.metrics,
+		Store: kept, Fetcher: transfer.Swarm(swarms), Missed: func(root digest.CID) { audit.Missed(root) }, Log: log, Metrics: n.metrics,
 	})
 	if err != nil {
 		return err
@@ -202,8 +195,8 @@ func (n *Node) buildServer(ctx context.Context) error {
 	n.metrics.MustRegister(owed)
 	outages := &incidents{}
 	replicas, err = repair.New(repair.Config{
-		Self: me.ID, Region: me.Region,
-		Demands: demands{records, outages, owed.settled, me.ID}, Reporter: reporter{records, records, me.ID}, Content: bytes,
+		Self: kept.holder, Region: me.Region, Mine: kept.mine,
+		Demands: demands{records, outages, owed.settled, kept.holder}, Reporter: reporter{records, records, me.ID}, Content: ensures(kept.ensure(bytes)),
 		Servers: func() []meta.NodeID { return n.holders(me.Region) }, Incident: outages.latest,
 		Log: log, Metrics: n.metrics,
 	})
@@ -234,7 +227,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 		Storage:  n.quota.Storage(),
 		Metadata: records, Commands: records, Content: readContent{catalog.FromTransfer(bytes), cold.read}, May: access.OfRepository,
 		Backlog: catalog.Backlog{MaxBlobs: n.cfg.BacklogBlobs, MaxBytes: int64(n.cfg.BacklogBytes), Out: outages.out},
-		IDs:     minter, UploadTTL: n.uploadTTL(), Node: me.ID, Region: me.Region, AutoCreate: n.cfg.Dev, Second: n.second(distance), Asked: seen.note,
+		IDs:     minter, UploadTTL: n.uploadTTL(), Node: me.ID, Holder: kept.holder, Keep: kept.keep(), Region: me.Region, AutoCreate: n.cfg.Dev, Second: n.second(distance), Asked: seen.note,
 		Metrics: n.metrics, Log: log,
 	})
 	if err != nil {
@@ -258,7 +251,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 		Reported: func() []client.ReportedPeer { return reported(registrar) },
 		Doer:     records, Rates: n.quota.Rates, Quorum: quorum{records}, Nearest: n.second(distance), Packages: packages(speaks), Waves: progress,
 		Logins:  n.logins,
-		Backups: backups{records: records, blobs: disk, admission: admission}, Succession: admission,
+		Backups: backups{records: records, blobs: kept, admission: admission}, Succession: admission,
 	})
 	if err != nil {
 		return err
@@ -277,7 +270,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 			wavesHandler(c.Who).ServeHTTP(c.W, c.R)
 			return nil
 		}},
-	}, nil, room.Writable); err != nil {
+	}, nil, kept.writable(room.Writable)); err != nil {
 		return err
 	}
 	evict(roster, n.gateway)
@@ -285,13 +278,13 @@ func (n *Node) buildServer(ctx context.Context) error {
 		return n.cred.Run(ctx, n.reissue(admission, record), n.keepPapers, n.renewalFailed)
 	})
 	n.parts.Add("succession", succession{node: n, every: time.Second, spread: func() time.Duration { return 0 }}.run)
-	if err := n.buildCollection(records, disk, me, log); err != nil {
+	if err := n.buildCollection(records, kept, me, log); err != nil {
 		return err
 	}
 	n.parts.Add("relief", relief{
-		metadata: records, doer: records, self: me.ID, offered: registrar.Copies, ensure: bytes.Ensure, log: log,
+		metadata: records, doer: records, self: me.ID, holder: kept.holder, offered: registrar.Copies, ensure: kept.ensure(bytes), log: log,
 	}.run)
-	if audit, err = n.newScrub(records, disk, replicas, func() { n.fares.Lost(errBlobsRemoved) }); err != nil {
+	if audit, err = n.newScrub(records, kept, replicas, func() { n.fares.Lost(errBlobsRemoved) }); err != nil {
 		return err
 	}
 	n.parts.Add("settlement", settler{
@@ -384,16 +377,17 @@ func (n *Node) drains(id meta.NodeID) bool {
 	return ok && known.Draining != nil
 }
 
-// holders lists the servers of a region that keep its copies: those that do not drain.
+// holders lists who keeps the copies of a region: servers, and buckets of servers, that
+// do not drain.
 func (n *Node) holders(region meta.RegionName) []meta.NodeID {
 	var ids []meta.NodeID
 	for _, s := range n.swarmHost.Nodes(region, meta.RoleServer) {
 		if s.Draining == nil {
-			ids = append(ids, s.ID)
+			ids = append(ids, s.Holder())
 		}
 	}
 	slices.Sort(ids)
-	return ids
+	return slices.Compact(ids)
 }
 
 // regionServers lists the servers of a region, in the order of their ids.

@@ -13,6 +13,7 @@ import (
 	"github.com/shoal-registry/shoal/gateway/admin"
 	"github.com/shoal-registry/shoal/gateway/ops"
 	"github.com/shoal-registry/shoal/gateway/protocol"
+	"github.com/shoal-registry/shoal/node/config"
 	"github.com/shoal-registry/shoal/node/limits"
 	"github.com/shoal-registry/shoal/raftmeta"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
@@ -26,7 +27,7 @@ import (
 // What servers and agents are built of alike.
 
 func (n *Node) blobsDir() string {
-	if n.cfg.Blobs != "" {
+	if n.cfg.Blobs != "" && !config.IsBucket(n.cfg.Blobs) {
 		return n.cfg.Blobs
 	}
 	return filepath.Join(n.cfg.Data, "blobs")

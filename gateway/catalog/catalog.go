@@ -64,6 +64,11 @@ type Config struct {
 	// home of a repository that a push creates.
 	Node   meta.NodeID
 	Region meta.RegionName
+	// Holder is whose copy what comes in here becomes: "" is Node's, else its bucket's,
+	// and Keep makes sure that the bucket has a copy of a root whose writer had seen the
+	// index since of the metadata.
+	Holder meta.NodeID
+	Keep   func(ctx context.Context, root digest.CID, since uint64) (seen uint64, err error)
 	// AutoCreate makes the first push to a repository create it and its tenant.
 	AutoCreate bool
 	// Second chooses the second region of a repository that a push creates, "" when
@@ -122,6 +127,9 @@ func New(cfg Config) (*Catalog, error) {
 	}
 	if cfg.WorkingBytes == 0 {
 		cfg.WorkingBytes = 64 << 20
+	}
+	if cfg.Holder == "" {
+		cfg.Holder = cfg.Node
 	}
 	if cfg.UploadTTL == 0 {
 		cfg.UploadTTL = DefaultUploadTTL

@@ -24,17 +24,24 @@ import (
 func (c *Catalog) vouch(ctx context.Context, root digest.CID) (uint64, error) {
 	fresh := meta.Local
 	for {
-		order, asOf, err := raftmeta.Ask(ctx, c.cfg.Metadata, fresh, state.GetOrder{Server: c.cfg.Node, Root: root})
+		order, asOf, err := raftmeta.Ask(ctx, c.cfg.Metadata, fresh, state.GetOrder{Server: c.cfg.Holder, Root: root})
 		switch {
 		case err != nil:
 			return 0, fmt.Errorf("ask whether %s is to be removed: %w", root, err)
 		case !order.Fenced():
 			return 0, nil
-		case order.Index == 0:
+		}
+		if c.cfg.Keep != nil {
+			// Whoever carries out that order, or one before, leaves what is younger.
+			if _, err := c.cfg.Keep(ctx, root, max(order.Index, order.Collected)); err != nil {
+				return 0, err
+			}
+		}
+		if order.Index == 0 {
 			return asOf.Index, nil
 		}
 		receipt, err := c.cfg.Commands.Do(ctx, state.Origin{Principal: "node:" + string(c.cfg.Node), Node: c.cfg.Node},
-			state.SettleCollected{Server: c.cfg.Node, Kept: []state.CollectedCopy{{Root: root, Index: order.Index}}})
+			state.SettleCollected{Server: c.cfg.Holder, Kept: []state.CollectedCopy{{Root: root, Index: order.Index}}})
 		if err != nil {
 			return 0, fmt.Errorf("keep %s, which was to be removed: %w", root, err)
 		}
@@ -53,7 +60,7 @@ func (c *Catalog) again(ctx context.Context, by Caller, stored []*Stored, run fu
 		}
 		collected := false
 		for _, s := range stored {
-			order, _, askErr := raftmeta.Ask(ctx, c.cfg.Metadata, meta.Local, state.GetOrder{Server: c.cfg.Node, Root: s.Blob.Root})
+			order, _, askErr := raftmeta.Ask(ctx, c.cfg.Metadata, meta.Local, state.GetOrder{Server: c.cfg.Holder, Root: s.Blob.Root})
 			if askErr != nil {
 				return receipt, errors.Join(err, askErr)
 			}

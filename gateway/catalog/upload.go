@@ -260,7 +260,7 @@ func (c *Catalog) Link(ctx context.Context, by Caller, repo meta.RepoRef, s Stor
 }
 
 func (c *Catalog) link(repo meta.RepoRef, s Stored) state.LinkBlob {
-	return state.LinkBlob{Repo: repo, Digest: s.Name, Blob: s.Blob, Server: c.cfg.Node, Seen: s.seen, Reserved: s.reserved}
+	return state.LinkBlob{Repo: repo, Digest: s.Name, Blob: s.Blob, Server: c.cfg.Holder, Seen: s.seen, Reserved: s.reserved}
 }
 
 // settled ends the reservations of what is linked.

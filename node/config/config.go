@@ -26,6 +26,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/transfer/bucket"
 	"github.com/shoal-registry/shoal/transfer/limit"
 )
 
@@ -354,8 +355,8 @@ var Settings = []Setting{
 	boolean("bootstrap", "begin a new cluster with this server", func(c *Config) *bool { return &c.Bootstrap }, meta.RoleServer),
 	text("join", "", "https://host:port of a server of the cluster to join", func(c *Config) *string { return &c.Join }),
 	secret(text("token", "", "join token, from `shoal token join`", func(c *Config) *Secret { return &c.Token })),
-	text("blobs", "", "where blobs are kept, a directory; empty is DATA/blobs", func(c *Config) *string { return &c.Blobs }),
-	size("cache-size", "50GiB", "most that the cache may hold on disk", func(c *Config) *Bytes { return &c.CacheBytes }, meta.RoleAgent),
+	text("blobs", "", "where blobs are kept: a directory, empty is DATA/blobs; on servers also s3://BUCKET/PREFIX?endpoint=https://HOST&region=NAME&path-style=1, which the servers of a region may share, with credentials from the environment, ~/.aws or the instance's role", func(c *Config) *string { return &c.Blobs }),
+	size("cache-size", "50GiB", "most that the cache may hold on disk: an agent's, and that of a server with a bucket", func(c *Config) *Bytes { return &c.CacheBytes }),
 	size("hot-size", "0", "chunks kept in memory for peers and clients; 0 is 64MiB on a server, 6MiB on an agent", func(c *Config) *Bytes { return &c.HotBytes }),
 	size("reserve", "0", "free disk space below which new content is refused; 0 is 1 % of the disk, at most 512MiB", func(c *Config) *Bytes { return &c.Reserve }),
 	duration("uploads-ttl", "24h", "how long an unfinished upload is kept, and a blob that was uploaded and that no version uses; for the latter the leader's own setting counts", func(c *Config) *time.Duration { return &c.UploadTTL }, meta.RoleServer),
@@ -603,8 +604,15 @@ func (c Config) Check() error {
 	if c.Join != "" && !strings.HasPrefix(c.Join, "https://") {
 		return fmt.Errorf("--join %q: write https://host:port, the token proves which cluster it is", c.Join)
 	}
-	if strings.Contains(c.Blobs, "://") {
-		return fmt.Errorf("blobs %q: only a directory is supported", c.Blobs)
+	switch {
+	case IsBucket(c.Blobs) && c.Role != meta.RoleServer:
+		return errors.New("blobs: an agent keeps its cache in a directory, buckets are for servers")
+	case IsBucket(c.Blobs):
+		if _, err := bucket.Parse(c.Blobs); err != nil {
+			return fmt.Errorf("blobs: %w", err)
+		}
+	case strings.Contains(c.Blobs, "://"):
+		return errors.New("blobs: write a directory, or s3://BUCKET/PREFIX")
 	}
 	if err := c.Limits.Check(); err != nil {
 		return fmt.Errorf("limits: %w", err)
@@ -619,6 +627,9 @@ func (c Config) Check() error {
 	}
 	return nil
 }
+
+// IsBucket says whether blobs are in a bucket, and not in a directory.
+func IsBucket(blobs string) bool { return strings.HasPrefix(blobs, bucket.Scheme) }
 
 // AdvertiseHost returns the host that others reach this node by: --advertise,
 // else the host of listen unless it is a wildcard, else the address from which

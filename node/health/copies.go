@@ -11,7 +11,9 @@ import (
 
 // Copies looks whether the verified copies on record of one server are there.
 type Copies struct {
+	// Server holds the copies: Self, or its bucket.
 	Server   meta.NodeID
+	Self     meta.NodeID
 	Metadata raftmeta.Asker
 	Doer     raftmeta.Doer
 	// Look says whether a blob is on the disk whole, which memory may not know. It reads
@@ -47,7 +49,7 @@ func (c Copies) Check(ctx context.Context) (copies, missing uint64, err error) {
 		}
 		if len(gone) > 0 {
 			missing += uint64(len(gone))
-			if _, err := c.Doer.Do(ctx, state.Origin{Principal: "node:" + string(c.Server)}, state.ReportReplicas{Replicas: gone}); err != nil {
+			if _, err := c.Doer.Do(ctx, state.Origin{Principal: "node:" + string(c.Self)}, state.ReportReplicas{Replicas: gone}); err != nil {
 				return copies, missing, err
 			}
 		}

@@ -8,7 +8,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
+
+	"github.com/minio/minio-go/v7/pkg/credentials"
 
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 )
@@ -22,6 +25,15 @@ type Claim struct {
 	Region  meta.RegionName `json:"region"`
 	Created time.Time       `json:"created"`
 }
+
+// Known is what a server keeps of its bucket in its data directory.
+type Known struct {
+	URL   string `json:"url"` // as --blobs has it, without secrets
+	Claim Claim  `json:"claim"`
+}
+
+// KnownFile is its name.
+const KnownFile = "bucket.json"
 
 const (
 	claimKey   = "claim"
@@ -128,7 +140,17 @@ type Check struct {
 // Examine tries all that a server does with a bucket, for an operator: whether it is
 // reached, the credentials are good, the clocks agree, and objects can be written, read,
 // listed, deleted and uploaded in parts.
-func (b *Bucket) Examine(ctx context.Context) []Check {
+func Examine(ctx context.Context, location Location, creds *credentials.Credentials) []Check {
+	b := &Bucket{cfg: Config{Location: location}, metrics: newMetrics(nil), log: slog.New(slog.DiscardHandler)}
+	var err error
+	if b.remote, err = newRemote(location, creds, b.metrics); err != nil {
+		return []Check{{Name: "bucket", Err: err}}
+	}
+	defer b.remote.close()
+	return b.examine(ctx)
+}
+
+func (b *Bucket) examine(ctx context.Context) []Check {
 	var checks []Check
 	note := func(name, text string, err error) bool {
 		checks = append(checks, Check{Name: name, Text: text, Err: err})

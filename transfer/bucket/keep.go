@@ -111,6 +111,9 @@ func (b *Bucket) Keep(ctx context.Context, root digest.CID, since uint64) (seen 
 }
 
 func (b *Bucket) keep(ctx context.Context, root digest.CID, since uint64) (uint64, error) {
+	if o, ok := b.known.Get(root); ok && o.seen >= since && o.sound() && o.isSure() {
+		return o.seen, nil // no order can have taken it since: that would ask for a younger one
+	}
 	var f found
 	err := b.patiently(ctx, func() (err error) {
 		f, err = b.objects(ctx, root)
@@ -120,8 +123,14 @@ func (b *Bucket) keep(ctx context.Context, root digest.CID, since uint64) (uint6
 		return 0, err
 	}
 	if o := f.newest; o != nil && !o.damaged && o.seen >= since {
-		_, err := b.remember(ctx, o)
-		return o.seen, err
+		o, err := b.remember(ctx, o)
+		if err != nil {
+			return 0, err
+		}
+		o.mu.Lock()
+		o.sure = time.Now()
+		o.mu.Unlock()
+		return o.seen, nil
 	}
 	bl, err := b.Open(ctx, root)
 	if err != nil {
@@ -135,8 +144,18 @@ func (b *Bucket) keep(ctx context.Context, root digest.CID, since uint64) (uint6
 	if err != nil {
 		return 0, err
 	}
+	o.sure = time.Now()
 	b.known.Add(root, o)
 	return o.seen, nil
+}
+
+// sureFor is how long an object that was written or found is not looked for again.
+const sureFor = 10 * time.Second
+
+func (o *object) isSure() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return time.Since(o.sure) < sureFor
 }
 
 // write uploads a whole blob: its map, then its bytes.

@@ -48,8 +48,9 @@ type object struct {
 	modified time.Time
 
 	mu     sync.Mutex
-	gone   bool // it was removed by this process, or found missing
-	loaded bool // bad is what the bucket says
+	sure   time.Time // when it was last known to be there
+	gone   bool      // it was removed by this process, or found missing
+	loaded bool      // bad is what the bucket says
 	bad    map[int]struct{}
 	under  map[int]*pending // chunks that are being read
 	next   int              // where the last run ended

@@ -522,6 +522,9 @@ func (p *listing) look(d meta.Replica) (c place.Copy, due bool, wake time.Time) 
 	if p.running[d.Root] != nil {
 		return c, false, wake
 	}
+	if p.cfg.Mine != nil && !p.cfg.Mine(d.Root) {
+		return c, false, wake // it is another's, until the next listing of all
+	}
 	if o, ok := p.known.Peek(d.Root); ok && o.demand == d.Demand && p.now.Before(o.again) {
 		return c, false, o.again
 	}

@@ -58,6 +58,9 @@ type Config struct {
 	Content  Content
 	// Servers lists the servers of the region, this one among them.
 	Servers func() []meta.NodeID
+	// Mine says whether a copy is this server's to make, where several servers share
+	// what Self names, a bucket; nil is all.
+	Mine func(root digest.CID) bool
 	// Copies is how many servers of a region keep a blob; 0 is 2.
 	Copies int
 	// Workers is how many blobs are fetched at once; 0 is 4.

@@ -49,6 +49,7 @@ type Service struct {
 	cmd    *exec.Cmd
 	target atomic.Pointer[url.URL]
 	fault  atomic.Pointer[Fault]
+	served atomic.Pointer[func(*http.Request)]
 }
 
 // Fault decides what becomes of a request: a status answers it, 0 passes it on, and a
@@ -127,6 +128,9 @@ func Start(t testing.TB) *Service {
 			}
 		}
 		inner.ServeHTTP(w, r)
+		if served := s.served.Load(); served != nil {
+			(*served)(r)
+		}
 	})
 	t.Cleanup(func() {
 		s.proxy.CloseClientConnections()
@@ -207,6 +211,9 @@ func (s *Service) Fail(f Fault) {
 	}
 	s.fault.Store(&f)
 }
+
+// Served has f told of each request that the service has answered.
+func (s *Service) Served(f func(*http.Request)) { s.served.Store(&f) }
 
 // Endpoint is the service's URL.
 func (s *Service) Endpoint() string { return s.proxy.URL }
