@@ -52,7 +52,11 @@ func (h *handler) ask(ctx context.Context, r *connect.Request[askRequest]) (*con
 	if err != nil {
 		return nil, connect.NewError(connect.CodeInvalidArgument, err)
 	}
-	if _, ok := q.Args().(state.ServersOnly); ok {
+	_, forServers := q.Args().(state.ServersOnly)
+	if caller, ok := q.Args().(state.GetCaller); ok && !caller.OfCredential() {
+		forServers = true // An agent judges who came to it, and asks after nobody else.
+	}
+	if forServers {
 		return connect.NewResponse(&askResponse{Failure: failureOf(fmt.Errorf("%s is for servers: %w", q.Name(), meta.ErrDenied))}), nil
 	}
 	asOf, err := h.asker.Answer(ctx, r.Msg.Freshness, q)

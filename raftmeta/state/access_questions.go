@@ -31,6 +31,10 @@ type GetCaller struct {
 	Hash       []byte `cbor:"3,keyasint,omitempty"`
 }
 
+// OfCredential reports whether the question is about a credential that somebody showed:
+// agents may ask no other.
+func (q GetCaller) OfCredential() bool { return q.Credential != "" }
+
 // Answer implements Question.
 func (q GetCaller) Answer(v *View) (c Caller, err error) {
 	if c.Revision, err = number(v, keyRevision); err != nil {
@@ -75,6 +79,8 @@ type GetAccount struct {
 	Name string `cbor:"1,keyasint,omitempty"`
 }
 
+func (GetAccount) serversOnly() {}
+
 // Answer implements Question.
 func (q GetAccount) Answer(v *View) (meta.Account, error) {
 	a, err := value(findAccount(v, q.Name))
@@ -89,6 +95,8 @@ type ListAccounts struct {
 	Tenant meta.TenantName `cbor:"2,keyasint,omitempty"`
 	Page   Page            `cbor:"3,keyasint,omitempty"`
 }
+
+func (ListAccounts) serversOnly() {}
 
 // Answer implements Question.
 func (q ListAccounts) Answer(v *View) ([]meta.Account, error) {
@@ -110,6 +118,8 @@ type GetRole struct {
 	Name string `cbor:"1,keyasint,omitempty"`
 }
 
+func (GetRole) serversOnly() {}
+
 // Answer implements Question.
 func (q GetRole) Answer(v *View) (meta.AccessRole, error) { return value(findRole(v, q.Name)) }
 
@@ -119,6 +129,8 @@ type ListRoles struct {
 	Tenant meta.TenantName `cbor:"1,keyasint,omitempty"`
 	Page   Page            `cbor:"2,keyasint,omitempty"`
 }
+
+func (ListRoles) serversOnly() {}
 
 // Answer implements Question.
 func (q ListRoles) Answer(v *View) ([]meta.AccessRole, error) {
@@ -131,6 +143,8 @@ type GetBinding struct {
 	ID string `cbor:"1,keyasint,omitempty"`
 }
 
+func (GetBinding) serversOnly() {}
+
 // Answer implements Question.
 func (q GetBinding) Answer(v *View) (meta.Binding, error) { return value(findBinding(v, q.ID)) }
 
@@ -141,6 +155,8 @@ type ListBindings struct {
 	Tenant    meta.TenantName `cbor:"2,keyasint,omitempty"`
 	Page      Page            `cbor:"3,keyasint,omitempty"`
 }
+
+func (ListBindings) serversOnly() {}
 
 // Answer implements Question.
 func (q ListBindings) Answer(v *View) ([]meta.Binding, error) {
