@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -93,14 +95,15 @@ func (r *firstRole) bind(ctx context.Context, c *client.Client, principal string
 type made struct {
 	meta.Account
 	Binding *meta.Binding `json:"binding,omitempty"`
+	Token   *client.Token `json:"first_token,omitempty"`
 }
 
-func (m made) say(cmd *cobra.Command) {
-	fmt.Fprintf(cmd.OutOrStdout(), "%s is there\n", m.Name)
+func (m made) say(w io.Writer) {
+	fmt.Fprintf(w, "%s is there\n", m.Name)
 	if m.Binding != nil {
-		fmt.Fprintf(cmd.OutOrStdout(), "binding %s: %s on %s\n", m.Binding.ID, m.Binding.Role, m.Binding.Repository)
+		fmt.Fprintf(w, "binding %s: %s on %s\n", m.Binding.ID, m.Binding.Role, m.Binding.Repository)
 	} else {
-		fmt.Fprintf(cmd.OutOrStdout(), "it may do nothing yet: shoal binding add %s ROLE --on PATTERN\n", m.Name)
+		fmt.Fprintf(w, "it may do nothing yet: shoal binding add %s ROLE --on PATTERN\n", m.Name)
 	}
 }
 
@@ -120,7 +123,7 @@ func newUserCreate() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return out.print(cmd, m, func() { m.say(cmd) })
+		return out.print(cmd, m, func() { m.say(cmd.OutOrStdout()) })
 	})
 }
 
@@ -143,19 +146,37 @@ func newRobotCreate() *cobra.Command {
 	var (
 		note  string
 		first firstRole
+		ttl   time.Duration
 	)
 	cmd := &cobra.Command{
-		Use: "create TENANT/NAME", Short: "Create a robot", Args: cobra.ExactArgs(1),
+		Use: "create TENANT/NAME", Short: "Create a robot, and its first token", Args: cobra.ExactArgs(1),
+		Long: `create prints a token of the new robot, alone on its line: it may all that the robot may, works with every client
+and is shown once. Make others by shoal token create --robot. With --ttl 0 it makes none.`,
 		Example: "  shoal robot create acme/ci --role publisher\n  shoal robot create acme/deploy --role reader --env 'prod*'",
 	}
 	cmd.Flags().StringVar(&note, "note", "", "what people should know of it")
+	cmd.Flags().DurationVar(&ttl, "ttl", meta.TokenLife, "how long the first token lives, at most "+meta.MaxTokenLife.String()+"; 0 makes none")
 	first.flags(cmd)
 	return adminVerb(cmd, func(ctx context.Context, c *client.Client, out *output, args []string) error {
 		m, err := create(ctx, c, robotKind, args[0], note, first)
 		if err != nil {
 			return err
 		}
-		return out.print(cmd, m, func() { m.say(cmd) })
+		if ttl != 0 {
+			token, err := c.CreateToken(ctx, client.NewToken{Principal: m.Name, TTLSeconds: int64(ttl / time.Second)})
+			if err != nil {
+				return fmt.Errorf("%s is there, without a token: %w", m.Name, err)
+			}
+			m.Token = &token
+		}
+		if m.Token == nil {
+			return out.print(cmd, m, func() { m.say(cmd.OutOrStdout()) })
+		}
+		if out.json {
+			return out.print(cmd, m, nil)
+		}
+		m.say(cmd.ErrOrStderr())
+		return printToken(cmd, out, *m.Token)
 	})
 }
 
