@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/shoal-registry/shoal/gateway/access"
+	"github.com/shoal-registry/shoal/gateway/credential"
 	"github.com/shoal-registry/shoal/gateway/forward"
 	"github.com/shoal-registry/shoal/gateway/protocol"
 	"github.com/shoal-registry/shoal/gateway/uploadid"
@@ -465,7 +466,7 @@ func (g *Gateway) record(e *exchange, received int64, took time.Duration) {
 	}
 	attributes := []slog.Attr{
 		slog.String("request", e.id), slog.String("trace", e.trace), slog.String("route", e.route),
-		slog.String("method", e.r.Method), slog.String("path", e.r.URL.Path), slog.Int("status", status),
+		slog.String("method", e.r.Method), slog.String("path", credential.Hide(e.r.URL.Path)), slog.Int("status", status),
 		slog.Duration("took", took), slog.Int64("received_bytes", received), slog.Int64("sent_bytes", e.stream.written),
 		slog.String("principal", e.who), slog.String("source", e.r.RemoteAddr), slog.String("agent", e.r.UserAgent()),
 	}

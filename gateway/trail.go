@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/shoal-registry/shoal/gateway/access"
+	"github.com/shoal-registry/shoal/gateway/credential"
 	"github.com/shoal-registry/shoal/gateway/protocol"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 )
@@ -60,7 +61,7 @@ func (g *Gateway) take(e *exchange, status int, took time.Duration) {
 	c := e.call
 	f := CallFacts{
 		Time: time.Now(), Request: e.id, Trace: e.trace, Principal: c.Who.Name, Credential: c.Who.Token, Elevation: c.Who.Elevation,
-		Source: e.r.RemoteAddr, Agent: e.r.UserAgent(), Route: e.route, Action: string(e.action), Method: e.r.Method, Path: e.r.URL.Path,
+		Source: e.r.RemoteAddr, Agent: e.r.UserAgent(), Route: e.route, Action: string(e.action), Method: e.r.Method, Path: credential.Hide(e.r.URL.Path),
 		Tenant: c.Repo.Tenant, Status: status, Took: took,
 	}
 	if c.Repo != (meta.RepoRef{}) {

@@ -172,7 +172,7 @@ func (n *Node) buildAgent(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := n.openGateway(gate, append(speaks, api), nil, mirror.Wrote, nil); err != nil {
+	if err := n.openGateway(gate, append(speaks, api, n.npmLogin(gate)), nil, mirror.Wrote, nil); err != nil {
 		return err
 	}
 	evict(mirror.Roster(), n.gateway)

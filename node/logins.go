@@ -14,6 +14,7 @@ import (
 	"github.com/shoal-registry/shoal/gateway/login"
 	"github.com/shoal-registry/shoal/gateway/outbound"
 	"github.com/shoal-registry/shoal/gateway/protocol"
+	"github.com/shoal-registry/shoal/gateway/protocols/npmlogin"
 	"github.com/shoal-registry/shoal/raftmeta"
 	"github.com/shoal-registry/shoal/raftmeta/codec"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
@@ -47,6 +48,15 @@ func (n *Node) makeDesk(records *raftmeta.Store) error {
 	n.used = n.logins.Used
 	n.parts.Add("logins", n.logins.Run)
 	return nil
+}
+
+// npmLogin lets npm log in, before there are packages for it.
+func (n *Node) npmLogin(gate *access.Gate) protocol.Protocol {
+	p := &npmlogin.Protocol{Handler: npmlogin.Handler{Gate: gate, Metadata: n.metadata}}
+	if n.logins != nil {
+		p.Desk = n.logins
+	}
+	return p
 }
 
 // usedMount takes what agents say of uses.

@@ -256,7 +256,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := n.openGateway(gate, append(speaks, api), []gateway.Mount{
+	if err := n.openGateway(gate, append(speaks, api, n.npmLogin(gate)), []gateway.Mount{
 		chains,
 		{Name: "join_enter", Pattern: join.EnterPath, Methods: []string{http.MethodPost}, Action: access.Public, Serve: gateway.HTTP(http.HandlerFunc(admission.Enter))},
 		{Name: "join_standing", Pattern: join.StandingPath, Methods: []string{http.MethodPost}, Action: access.Public, Serve: gateway.HTTP(http.HandlerFunc(admission.Standing))},

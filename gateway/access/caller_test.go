@@ -51,6 +51,16 @@ func TestTokenOfThePrincipal(t *testing.T) {
 			t.Errorf("%.20q: %+v %v", authorization, who, err)
 		}
 	}
+	nuget := request("")
+	nuget.Header.Set("X-NuGet-ApiKey", text)
+	if who, err := g.Authenticate(nuget, false); err != nil || who.Name != "user:ada" {
+		t.Errorf("NuGet: %+v %v", who, err)
+	}
+	inURL := request("")
+	inURL.URL.RawQuery = "access_token=" + text + "&token=" + text
+	if who, err := g.Authenticate(inURL, false); err != nil || who.Name != meta.Anonymous.Name {
+		t.Errorf("in the URL: %+v %v", who, err)
+	}
 	if d := Explain(Policy{}, verified(t, g, text), Push, Target{Repo: ref, Record: private}); d.Reason != Narrowed || !errors.Is(d.Err, meta.ErrDenied) || !strings.Contains(d.Err.Error(), "this credential may not") {
 		t.Errorf("%+v", d)
 	}

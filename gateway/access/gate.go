@@ -99,7 +99,12 @@ func (e *CredentialsError) Error() string { return "credentials refused: " + e.R
 func (e *CredentialsError) Unwrap() error { return meta.ErrDenied }
 
 // HasCredentials reports whether a request shows something to be judged.
-func HasCredentials(r *http.Request) bool { return r.Header.Get("Authorization") != "" }
+func HasCredentials(r *http.Request) bool {
+	return r.Header.Get("Authorization") != "" || r.Header.Get(headerNuGet) != ""
+}
+
+// headerNuGet is where NuGet has its token when it pushes.
+const headerNuGet = "X-NuGet-ApiKey"
 
 // Authenticate returns who calls a route that is not NodeOnly. loopback says
 // that the connection itself, not a forwarded client, is from this machine.
@@ -219,9 +224,13 @@ func localName(host string) bool {
 }
 
 // secretOf takes the secret out of an Authorization header: Bearer, Basic
-// (the password, whoever the user), Token, or no scheme at all (cargo).
+// (the password, whoever the user), Token, or no scheme at all (cargo); without one
+// out of X-NuGet-ApiKey.
 func secretOf(h http.Header) (string, error) {
 	header := h.Get("Authorization")
+	if header == "" {
+		return h.Get(headerNuGet), nil
+	}
 	scheme, rest, ok := strings.Cut(header, " ")
 	if !ok {
 		return header, nil

@@ -97,3 +97,25 @@ func CheckID(id string) error {
 	}
 	return nil
 }
+
+// Hide takes the secret parts of tokens out of a text that is to be logged: npm writes
+// one into the path of its logout.
+func Hide(text string) string {
+	for from := 0; ; {
+		at := strings.Index(text[from:], prefix)
+		if at < 0 {
+			return text
+		}
+		begin := from + at + len(prefix)
+		from = begin
+		secret := begin + idLength + 1
+		if secret >= len(text) || text[secret-1] != '_' {
+			continue
+		}
+		end := secret
+		for end < len(text) && (text[end] >= 'a' && text[end] <= 'z' || text[end] >= '2' && text[end] <= '7') {
+			end++
+		}
+		text = text[:secret] + "***" + text[end:]
+	}
+}

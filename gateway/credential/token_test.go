@@ -28,6 +28,21 @@ func TestToken(t *testing.T) {
 	}
 }
 
+func TestHide(t *testing.T) {
+	text, token := Mint()
+	hidden := "shoal_" + token.ID + "_***"
+	for in, want := range map[string]string{
+		"/-/user/token/" + text.Reveal():                  hidden,
+		text.Reveal() + "/" + text.Reveal() + "?x=shoal_": hidden + "/" + hidden + "?x=shoal_",
+		text.Reveal()[:50] + "!":                          "shoal_" + token.ID + "_***!",
+		"shoal_status":                                    "shoal_status", "": "", "shoal_" + token.ID: "shoal_" + token.ID,
+	} {
+		if got := Hide(in); !strings.HasSuffix(got, want) || strings.Contains(got, text.Reveal()[30:50]) {
+			t.Errorf("%q is %q", in, got)
+		}
+	}
+}
+
 // Whatever single character is changed, left out or added, it is no token.
 func TestMistypedToken(t *testing.T) {
 	minted, _ := Mint()
