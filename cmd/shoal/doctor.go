@@ -36,6 +36,9 @@ func newDoctor() *cobra.Command {
 			}
 			checks := doctor.Local(data)
 			findings := doctor.Run(cmd.Context(), checks)
+			bucketCtx, cancel := context.WithTimeout(cmd.Context(), requestTimeout)
+			findings = append(findings, doctor.Bucket(bucketCtx, data, nil)...)
+			cancel()
 			if hash {
 				findings = append(findings, stateHash(cmd.Context(), data))
 			}
