@@ -158,8 +158,9 @@ func (a *API) Routes() []protocol.Route {
 		read("backlog_list", base+"regions/{region}/backlogs", access.Observe, a.backlogs),
 		write("tenant_set", http.MethodPatch, base+"tenants/{tenant}", access.Operate, a.setTenant),
 		write("usage_list", http.MethodGet, base+"usage", access.Observe, a.usages),
-		write("usage_get", http.MethodGet, base+"tenants/{tenant}/usage", access.Observe, a.usage),
-		read("usage_repositories", base+"tenants/{tenant}/usage/repositories", access.Observe, a.repositoryUsage),
+		// A tenant's usage is for who manages it, and for who sees the cluster.
+		write("usage_get", http.MethodGet, base+"tenants/{tenant}/usage", access.Login, a.usage),
+		read("usage_repositories", base+"tenants/{tenant}/usage/repositories", access.Login, a.repositoryUsage),
 		write("usage_recount", http.MethodPost, base+"tenants/{tenant}/usage/recount", access.Operate, a.recount),
 		read("health", base+"health", access.Observe, a.health),
 		read("region_health", base+"regions/{region}/health", access.Observe, a.health),

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/shoal-registry/shoal/gateway/access"
 	"github.com/shoal-registry/shoal/gateway/admin/client"
 	"github.com/shoal-registry/shoal/gateway/protocol"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
@@ -57,8 +58,20 @@ func usageOf(u state.TenantUsage, rates map[meta.TenantName][]float64) client.Us
 	return out
 }
 
+// maySee lets pass who manages the tenant, and who sees the cluster.
+func (a *API) maySee(c *protocol.Call, tenant meta.TenantName) error {
+	err := a.judge(c, access.Observe, access.Target{Tenant: tenant})
+	if err != nil && a.judge(c, access.Manage, access.Target{Tenant: tenant}) == nil {
+		err = nil
+	}
+	return err
+}
+
 func (a *API) usage(c *protocol.Call) error {
-	u, err := ask(a, c, state.GetUsage{Tenant: meta.TenantName(c.Params.Get(protocol.TenantParam))})
+	if err := a.maySee(c, tenantOf(c)); err != nil {
+		return err
+	}
+	u, err := ask(a, c, state.GetUsage{Tenant: tenantOf(c)})
 	if err != nil {
 		return err
 	}
@@ -90,7 +103,10 @@ func (a *API) repositoryUsage(c *protocol.Call) error {
 	if err != nil {
 		return err
 	}
-	tenant := meta.TenantName(c.Params.Get(protocol.TenantParam))
+	tenant := tenantOf(c)
+	if err := a.maySee(c, tenant); err != nil {
+		return err
+	}
 	if _, err := ask(a, c, state.GetTenant{Name: tenant}); err != nil {
 		return err
 	}
@@ -109,7 +125,7 @@ func (a *API) repositoryUsage(c *protocol.Call) error {
 }
 
 func (a *API) recount(c *protocol.Call) error {
-	value, err := a.do(c, 0, state.RecountUsage{Tenant: meta.TenantName(c.Params.Get(protocol.TenantParam)), Limit: recountLimit})
+	value, err := a.do(c, 0, state.RecountUsage{Tenant: tenantOf(c), Limit: recountLimit})
 	if err != nil {
 		return err
 	}
