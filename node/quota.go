@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/shoal-registry/shoal/gateway"
 	"github.com/shoal-registry/shoal/gateway/access"
 	"github.com/shoal-registry/shoal/gateway/protocol"
@@ -57,6 +59,7 @@ func (n *Node) openQuota(records *raftmeta.Store) (err error) {
 	}
 	n.parts.Add("quota", n.quota.Run)
 	if records != nil {
+		n.metrics.MustRegister(&quotaMetrics{records})
 		keeper := usageKeeper{
 			metadata: records, doer: records, self: n.ID(), log: n.log,
 			leads: func() bool { return records.Leader() == n.ID() }, watch: records,
@@ -98,6 +101,55 @@ func (n *Node) quotaMount(records *raftmeta.Store) gateway.Mount {
 	return gateway.Mount{
 		Name: "quota", Pattern: quota.Path, Methods: []string{http.MethodPost}, Action: access.NodeOnly,
 		Serve: func(c *protocol.Call) error { return n.quota.Serve(c, records.Leader() == n.ID()) },
+	}
+}
+
+// quotaMetrics tells how much of their quotas tenants use when it is asked for.
+type quotaMetrics struct{ metadata raftmeta.Asker }
+
+// maxQuotaSeries bounds the tenants with series of their own.
+const maxQuotaSeries = 200
+
+var (
+	quotaUsedDesc = prometheus.NewDesc("shoal_tenant_quota_used_ratio",
+		"How much of a quota (storage, egress) a tenant uses, 1 is all; the first 200 tenants that have one.", []string{"tenant", "quota"}, nil)
+	tenantBytesDesc = prometheus.NewDesc("shoal_tenant_storage_bytes",
+		"What the repositories of a tenant hold, each blob once a repository; the first 200 tenants.", []string{"tenant"}, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (m *quotaMetrics) Describe(to chan<- *prometheus.Desc) {
+	to <- quotaUsedDesc
+	to <- tenantBytesDesc
+}
+
+// Collect implements prometheus.Collector. Without metadata it says nothing.
+func (m *quotaMetrics) Collect(to chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	all, _, err := raftmeta.Ask(ctx, m.metadata, meta.Local, state.ListUsage{})
+	if err != nil {
+		return
+	}
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		to <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	bounded := 0
+	for i, u := range all {
+		l, tenant := u.Tenant.Limits, string(u.Tenant.Name)
+		if i < maxQuotaSeries {
+			gauge(tenantBytesDesc, float64(u.Bytes), tenant)
+		}
+		if l.StorageBytes == 0 && l.EgressBytes == 0 || bounded == maxQuotaSeries {
+			continue
+		}
+		bounded++
+		if l.StorageBytes > 0 {
+			gauge(quotaUsedDesc, float64(u.Bytes)/float64(l.StorageBytes), tenant, "storage")
+		}
+		if l.EgressBytes > 0 {
+			gauge(quotaUsedDesc, float64(u.Egress.In(l.EgressPeriod, meta.TimeOf(time.Now())))/float64(l.EgressBytes), tenant, "egress")
+		}
 	}
 }
 

@@ -36,9 +36,9 @@ type session struct {
 	touched time.Time
 }
 
-// need returns the total to ask for so that a session can have bytes; 0 when what was
-// granted is enough. left is what the tenant's quota had left when last seen.
-func (c *ledgerCore) need(id string, bytes, left int64) int64 {
+// need returns the total that has to be granted so that a session can have bytes; 0 when
+// what was granted is enough.
+func (c *ledgerCore) need(id string, bytes int64) int64 {
 	more := bytes
 	if s := c.sessions[id]; s != nil {
 		more -= s.bytes
@@ -46,7 +46,7 @@ func (c *ledgerCore) need(id string, bytes, left int64) int64 {
 	if more <= 0 || c.held+more <= c.granted {
 		return 0
 	}
-	return c.held + more + max(0, min(blockBytes, left/leftPart))
+	return c.held + more
 }
 
 // take gives a session its bytes, or says that they are not there.
@@ -105,6 +105,9 @@ type Storage struct {
 type account struct {
 	asking sync.Mutex // held while the state machine is asked
 	core   ledgerCore // under Storage.mu
+	// known says that granted is the state machine's: before, it may have something of
+	// this server's former self. Under Storage.mu.
+	known bool
 }
 
 func (s *Storage) account(tenant meta.TenantName) *account {
@@ -140,9 +143,13 @@ func (s *Storage) Reserve(ctx context.Context, tenant meta.TenantName, id string
 	a.asking.Lock()
 	defer a.asking.Unlock()
 	s.mu.Lock()
-	want := a.core.need(id, bytes, left)
+	want := a.core.need(id, bytes)
+	// What is not there, by what was known a moment ago, is not asked for: a tenant that is
+	// full costs the log nothing, however often its clients try.
+	hopeless := a.known && want > left+a.core.granted
 	s.mu.Unlock()
-	if want > 0 {
+	if want > 0 && !hopeless {
+		want += max(0, min(blockBytes, left/leftPart))
 		// Part of a reservation is no use, and is given back by the next renewal.
 		granted, err := s.ask(ctx, []state.StorageWant{{Tenant: tenant, Bytes: want}})
 		if err != nil {
@@ -180,7 +187,7 @@ func (s *Storage) ask(ctx context.Context, wants []state.StorageWant) ([]state.S
 	for _, g := range got.Granted {
 		a := s.account(g.Tenant)
 		s.mu.Lock()
-		a.core.granted = g.Bytes
+		a.core.granted, a.known = g.Bytes, true
 		s.told[g.Tenant] = g.Bytes > 0 && g.Quota > 0
 		if !s.told[g.Tenant] {
 			delete(s.told, g.Tenant)
