@@ -30,7 +30,7 @@ type QuarantinedError struct {
 func (e *QuarantinedError) Error() string {
 	because := ""
 	if e.Quarantine.Compromise != "" {
-		because = ", compromise " + e.Quarantine.Compromise
+		because = ", incident " + e.Quarantine.Compromise
 	}
 	return fmt.Sprintf("%s is in quarantine since %s: %s (by %s%s); only a curator can release it",
 		e.What, e.Quarantine.At.Std().Format("2006-01-02T15:04:05Z"), e.Quarantine.Reason, e.Quarantine.By, because)
