@@ -132,6 +132,17 @@ fuzz: ## run every fuzz target for FUZZTIME
 	    $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$package; \
 	  done; done
 
+VULNDB ?= https://vuln.go.dev
+
+.PHONY: vuln
+vuln: ## known vulnerabilities of what is linked, but for those waived with a reason (dht/DESIGN.md); VULNDB= is another database
+	@if ! curl -fsS -m 20 -o /dev/null "$(VULNDB)/index/db.json"; then \
+	echo "vuln: SKIPPED, the vulnerability database $(VULNDB) cannot be reached from here"; exit 0; fi; \
+	found=$$($(GO) run golang.org/x/vuln/cmd/govulncheck@v1.9.0 -db "$(VULNDB)" ./... || true); echo "$$found"; \
+	grep -q -e 'No vulnerabilities found' -e 'Vulnerability #' <<<"$$found" || { echo "vuln: govulncheck did not come to its end"; exit 1; }; \
+	left=$$(grep -o 'Vulnerability #[0-9]*: GO-[0-9-]*' <<<"$$found" | grep -o 'GO-[0-9-]*' | grep -vx GO-2024-3218 || true); \
+	if [ -n "$$left" ]; then echo "vuln: not waived:" $$left; exit 1; fi; echo "vuln: nothing that is not waived"
+
 .PHONY: generate
 generate: ## rewrite the record of imports (cmd/shoal/imports.txt); the law in it still applies
 	$(GO) test ./cmd/shoal -run TestImportLaw -update-imports
