@@ -123,8 +123,29 @@ func TestARegionWithABucket(t *testing.T) {
 		t.Errorf("the bucket has %d objects", n)
 	}
 
-	// One server is killed: the other one has all, and takes more.
+	// One server is killed while it puts a push into the bucket: the other one has all
+	// that was acknowledged, and takes the same push.
+	broken := makeImage(t, 4, 48<<20)
+	before, pushed := len(service.Files("site/r2/blobs")), make(chan error, 1)
+	go func() {
+		_, err := crane.push(ctx, broken, first.gateway()+"/acme/app/api:broken")
+		pushed <- err
+	}()
+	if err := proc.Await(ctx, "a part of the push", func(context.Context) error {
+		if now := len(service.Files("site/r2/blobs")); now <= before {
+			return fmt.Errorf("%d objects", now)
+		}
+		return nil
+	}, first.process); err != nil {
+		t.Fatal(err)
+	}
 	first.process.Kill()
+	if err := <-pushed; err != nil {
+		if _, err := crane.push(ctx, broken, second.gateway()+"/acme/app/api:broken"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.pull(ctx, t, second, "broken", broken)
 	c.pull(ctx, t, second, "here", here)
 	later := makeImage(t, 2, 5<<20)
 	if _, err := crane.push(ctx, later, second.gateway()+"/acme/app/api:later"); err != nil {
@@ -155,7 +176,7 @@ func TestARegionWithABucket(t *testing.T) {
 	c.pull(ctx, t, second, "here", here)
 
 	// What nobody uses any more leaves the bucket.
-	before := len(service.Files("site/r2/blobs"))
+	before = len(service.Files("site/r2/blobs"))
 	if err := remove(ctx, c.servers[0].registry(c.token), "acme/app/api", here.Digest()); err != nil {
 		t.Fatal(err)
 	}
