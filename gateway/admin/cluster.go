@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/shoal-registry/shoal/gateway/access"
 	"github.com/shoal-registry/shoal/gateway/admin/client"
 	"github.com/shoal-registry/shoal/gateway/protocol"
 	"github.com/shoal-registry/shoal/raftmeta"
@@ -223,6 +224,12 @@ func (a *API) createJoinToken(c *protocol.Call) error {
 	}
 	if body.Role == meta.RoleServer && len(body.Read) > 0 {
 		return fmt.Errorf("read patterns are for agents: %w", meta.ErrInvalid)
+	}
+	if body.Role == meta.RoleServer {
+		// The root's key is sealed to each server: who lets one in may all.
+		if err := a.judge(c, access.Admin, access.Target{}); err != nil {
+			return fmt.Errorf("a token for servers: %w", err)
+		}
 	}
 	if err := a.regionFor(c.R.Context(), body.Role, body.Region); err != nil {
 		return err
