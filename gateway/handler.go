@@ -190,7 +190,11 @@ func (g *Gateway) answer(e *exchange) error {
 		defer context.AfterFunc(g.draining, cancel)()
 		call.R = call.R.WithContext(ctx)
 	}
-	return match.Route.Serve(call)
+	err = match.Route.Serve(call)
+	if errors.Is(err, access.ErrChallenge) && !e.stream.wrote() {
+		return g.challenge(e, call, match.Route, nil) // the route judged what the body names
+	}
+	return err
 }
 
 // admit authenticates and authorises, and fills in the call's Who and Repository.

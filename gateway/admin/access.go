@@ -381,7 +381,7 @@ func (a *API) can(c *protocol.Call) error {
 	}
 	answer := client.Answer{Principal: q.Principal, Action: q.Action, Resource: q.Resource}
 	if disabled != nil {
-		answer.Reason, answer.Text = "disabled", disabled.Error()
+		answer.Reason, answer.Text = "disabled", strings.TrimSuffix(disabled.Error(), ": "+meta.ErrDenied.Error())
 		return protocol.WriteJSON(c.W, http.StatusOK, answer)
 	}
 	d := access.Explain(access.Policy{}, who, q.Action, on)

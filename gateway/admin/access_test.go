@@ -122,6 +122,7 @@ func TestTenantAdmin(t *testing.T) {
 		"bind":        second(tess.AddBinding(ctx, client.NewBinding{Principal: "robot:acme/ci", Role: "publisher", Repository: "acme/*"})),
 		"bind one":    second(tess.AddBinding(ctx, client.NewBinding{Principal: "user:bob", Role: "acme/x", Repository: "acme/app"})),
 		"cluster's":   second(tess.Role(ctx, "admin")),
+		"usage":       second(tess.Usage(ctx, "acme")),
 		"own binding": second(tess.Can(ctx, client.Can{Action: meta.ActionPush, Resource: "acme/app"})),
 	} {
 		if err != nil {
@@ -146,6 +147,7 @@ func TestTenantAdmin(t *testing.T) {
 	}
 	for name, err := range map[string]error{
 		"robot":             second(tess.CreateAccount(ctx, "robot:globex/ci", "")),
+		"usage":             second(tess.Usage(ctx, "globex")),
 		"robots":            firstError(tess.Robots(ctx, "globex")),
 		"role":              second(tess.PutRole(ctx, "globex/x", client.RoleActions{Actions: []meta.Action{meta.ActionPull}})),
 		"repository":        second(tess.CreateRepository(ctx, client.NewRepository{Ref: meta.RepoRef{Tenant: "globex", Name: "new"}, Format: "oci"})),
