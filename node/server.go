@@ -264,7 +264,17 @@ func (n *Node) buildServer(ctx context.Context) error {
 		n.usedMount(),
 		{Name: "join_renew", Pattern: join.RenewPath, Methods: []string{http.MethodPost}, Action: access.NodeOnly, Serve: gateway.HTTP(http.HandlerFunc(admission.Renew))},
 		n.quotaMount(records),
-		{Name: "metadata", Pattern: remotePattern + "{rest...}", Methods: []string{http.MethodPost}, Action: access.NodeOnly, Long: true, Serve: gateway.HTTP(remoteHandler)},
+		{Name: "metadata", Pattern: remotePattern + "{rest...}", Methods: []string{http.MethodPost}, Action: access.NodeOnly, Long: true, Serve: func(c *protocol.Call) error {
+			who, ok := roster.Get(c.Who.Node)
+			if !ok { // it came this moment, or goes
+				var err error
+				if who, _, err = raftmeta.Ask(c.R.Context(), records, meta.Local, state.GetNode{ID: c.Who.Node}); err != nil {
+					return err
+				}
+			}
+			remoteHandler(who).ServeHTTP(c.W, c.R)
+			return nil
+		}},
 		{Name: "heads", Pattern: headsPattern + "{rest...}", Methods: []string{http.MethodPost}, Action: access.NodeOnly, Long: true, Serve: gateway.HTTP(headsHandler)},
 		{Name: "waves", Pattern: wavesPattern + "{rest...}", Methods: []string{http.MethodPost}, Action: access.NodeOnly, Long: true, Serve: func(c *protocol.Call) error {
 			wavesHandler(c.Who).ServeHTTP(c.W, c.R)

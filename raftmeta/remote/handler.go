@@ -24,11 +24,23 @@ const (
 	frameChanges = 256
 )
 
-// Handler returns the path prefix and the handler that answers agents from a and w.
-// Who may call is decided before it. A Watch ends when its request's context does:
-// a server that stops cancels its base context.
-func Handler(a raftmeta.Asker, w raftmeta.Watcher) (path string, _ http.Handler) {
-	h := &handler{asker: a, watcher: w, watches: make(chan struct{}, maxWatches)}
+// Handler returns the path prefix and, for who calls, the handler that answers from a and
+// w. That who is a node of the roster was found out before it. A Watch ends when its
+// request's context does: a server that stops cancels its base context.
+func Handler(a raftmeta.Asker, w raftmeta.Watcher) (path string, _ func(who meta.Node) http.Handler) {
+	h := handler{asker: a, watcher: w, watches: make(chan struct{}, maxWatches)}
+	all := h.mux()
+	return service, func(who meta.Node) http.Handler {
+		if !who.Narrowed() {
+			return all
+		}
+		narrow := h
+		narrow.node = &who
+		return narrow.mux()
+	}
+}
+
+func (h *handler) mux() http.Handler {
 	options := []connect.HandlerOption{
 		connect.WithCodec(cborCodec{}),
 		connect.WithReadMaxBytes(maxQuestionBytes),
@@ -38,13 +50,14 @@ func Handler(a raftmeta.Asker, w raftmeta.Watcher) (path string, _ http.Handler)
 	mux := http.NewServeMux()
 	mux.Handle(askProcedure, connect.NewUnaryHandler(askProcedure, h.ask, options...))
 	mux.Handle(watchProcedure, connect.NewServerStreamHandler(watchProcedure, h.watch, options...))
-	return service, mux
+	return mux
 }
 
 type handler struct {
 	asker   raftmeta.Asker
 	watcher raftmeta.Watcher
 	watches chan struct{} // one token an open Watch
+	node    *meta.Node    // who calls, when it is narrowed
 }
 
 func (h *handler) ask(ctx context.Context, r *connect.Request[askRequest]) (*connect.Response[askResponse], error) {
@@ -58,6 +71,11 @@ func (h *handler) ask(ctx context.Context, r *connect.Request[askRequest]) (*con
 	}
 	if forServers {
 		return connect.NewResponse(&askResponse{Failure: failureOf(fmt.Errorf("%s is for servers: %w", q.Name(), meta.ErrDenied))}), nil
+	}
+	if h.node != nil {
+		if err := mayAsk(ctx, h.asker, *h.node, q); err != nil {
+			return connect.NewResponse(&askResponse{Failure: failureOf(err)}), nil
+		}
 	}
 	asOf, err := h.asker.Answer(ctx, r.Msg.Freshness, q)
 	response := &askResponse{AsOf: asOf}
@@ -126,6 +144,7 @@ func (h *handler) watch(ctx context.Context, r *connect.Request[watchRequest], s
 				return errors.Join(stream.Send(&frame), context.Cause(ctx))
 			case e.change.Kind == feed.KindProgress:
 				frame.Index = e.change.Index
+			case h.node != nil && !mayHear(*h.node, e.change):
 			case r.Msg.Filter.Match(e.change):
 				frame.Changes = append(frame.Changes, e.change)
 			}

@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 func serve(t *testing.T, s *metatest.Store) *httptest.Server {
 	path, handler := remote.Handler(s, s)
 	mux := http.NewServeMux()
-	mux.Handle(path, handler)
+	mux.Handle(path, handler(meta.Node{}))
 	server := httptest.NewUnstartedServer(mux)
 	base, cancel := context.WithCancel(context.Background())
 	server.Config.BaseContext = func(net.Listener) context.Context { return base }
@@ -318,7 +318,8 @@ func FuzzHandler(f *testing.F) {
 	f.Add("Watch", "application/connect+cbor", []byte{0, 0, 0, 0, 1, 0xa0})
 	s := metatest.New(f)
 	s.Break(&meta.UnavailableError{Reason: "busy"}) // A Watch ends at once.
-	_, handler := remote.Handler(s, s)
+	_, handlers := remote.Handler(s, s)
+	handler := handlers(meta.Node{})
 	f.Fuzz(func(t *testing.T, procedure, contentType string, body []byte) {
 		if strings.ContainsAny(procedure, " ?#%\x00\r\n\t") {
 			return
