@@ -116,8 +116,6 @@ var walkOpen = map[string]string{
 	"admin_audit_chains":        "audit of the cluster or of the tenants asked for",
 	"admin_audit_access":        "audit of the cluster or of the tenants asked for",
 
-	"admin_usage_get":          "who manages the tenant or observes (gateway/admin/usage.go)",
-	"admin_usage_repositories": "who manages the tenant or observes (gateway/admin/usage.go)",
 }
 
 // caller is somebody who asks.
