@@ -115,7 +115,6 @@ var walkOpen = map[string]string{
 	"admin_audit_checkpoints":   "audit of the cluster or of the tenants asked for",
 	"admin_audit_chains":        "audit of the cluster or of the tenants asked for",
 	"admin_audit_access":        "audit of the cluster or of the tenants asked for",
-
 }
 
 // caller is somebody who asks.
