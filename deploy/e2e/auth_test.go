@@ -9,8 +9,8 @@ import (
 	"github.com/shoal-registry/shoal/deploy/image"
 )
 
-// A server, unlike dev, lets nobody in without a credential; each client logs in with
-// the administrator's token its own way.
+// A server, unlike dev, lets nobody in without a credential; each client logs in its own
+// way: with the administrator's token, with a user's, or with the user's password.
 func TestLogin(t *testing.T) {
 	c := startCluster(t, 1, 1)
 	c.createRepo(t, "private")
@@ -44,6 +44,20 @@ func TestLogin(t *testing.T) {
 		}
 	})
 
+	const password = "correct horse battery"
+	c.shoal(t, server, "user", "create", "ada", "--role", "publisher", "--on", "acme/*")
+	token := strings.TrimSpace(c.shoal(t, server, "token", "create", "--for", "user:ada"))
+	request, err := http.NewRequestWithContext(ctx, http.MethodPut, "http://"+server.gateway()+"/api/v1/users/ada/password", strings.NewReader(`{"password": "`+password+`"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("Authorization", "Bearer "+c.token)
+	answer, err := http.DefaultClient.Do(request)
+	if err != nil || answer.StatusCode != http.StatusNoContent {
+		t.Fatalf("set a password: %+v %v", answer, err)
+	}
+	answer.Body.Close()
+
 	each(t, []string{"crane", "skopeo", "docker", "podman", "oras", "regctl"}, func(t *testing.T, client client, s session) {
 		host := server.gateway()
 		var login []string
@@ -53,18 +67,18 @@ func TestLogin(t *testing.T) {
 			env = s.env
 			login = map[string][]string{
 				"crane":  {"crane", "auth", "login", host, "--username", "admin", "--password", c.token},
-				"skopeo": {"skopeo", "login", "--tls-verify=false", "--username", "admin", "--password", c.token, host},
-				"oras":   {"oras", "login", "--plain-http", "--username", "admin", "--password", c.token, host},
-				"regctl": {"regctl", "registry", "login", "--user", "admin", "--pass", c.token, "--skip-check", host},
+				"skopeo": {"skopeo", "login", "--tls-verify=false", "--username", "ada", "--password", password, host},
+				"oras":   {"oras", "login", "--plain-http", "--username", "ada", "--password", token, host},
+				"regctl": {"regctl", "registry", "login", "--user", "ada", "--pass", token, "--skip-check", host},
 			}[client.name]
 			if client.name == "skopeo" {
 				login = append(login, "--authfile", authFile(env))
 			}
 		case docker:
-			env, login = s.env, []string{"docker", "login", "--username", "admin", "--password", c.token, host}
+			env, login = s.env, []string{"docker", "login", "--username", "ada", "--password", password, host}
 		case storage:
 			env = s.env
-			login = append([]string{"podman"}, append(s.args, "login", "--tls-verify=false", "--username", "admin", "--password", c.token, host)...)
+			login = append([]string{"podman"}, append(s.args, "login", "--tls-verify=false", "--username", "ada", "--password", password, host)...)
 		}
 		if _, err := command(ctx, env, login[0], login[1:]...); err != nil {
 			t.Fatal(err)
@@ -77,6 +91,27 @@ func TestLogin(t *testing.T) {
 		got, err := s.pull(ctx, name+":1")
 		if err != nil || got != digest {
 			t.Errorf("pulled %s, pushed %s: %v", got, digest, err)
+		}
+	})
+
+	t.Run("a revoked token is worth nothing", func(t *testing.T) {
+		agent := c.agents[0]
+		if _, err := agent.registry(token).Pull(ctx, "acme/private/image", "1"); err != nil {
+			t.Fatal(err)
+		}
+		c.shoal(t, server, "token", "revoke", strings.Split(token, "_")[1])
+		if err := server.registry(token).Push(ctx, "acme/private/image", "2", img); image.StatusOf(err) != http.StatusUnauthorized {
+			t.Errorf("a push at the server: %v", err)
+		}
+		for {
+			_, err := agent.registry(token).Pull(ctx, "acme/private/image", "1")
+			if image.StatusOf(err) == http.StatusUnauthorized {
+				return
+			}
+			if ctx.Err() != nil {
+				t.Fatalf("the agent still serves it: %v", err)
+			}
+			time.Sleep(100 * time.Millisecond)
 		}
 	})
 }
