@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -197,9 +198,9 @@ func newServerList() *cobra.Command {
 				case s.Behind > 0:
 					state = fmt.Sprintf("answers, %d entries behind", s.Behind)
 				}
-				rows = append(rows, []string{string(s.ID), string(s.Region), s.Zone, s.Gateway, part, state, draining(s)})
+				rows = append(rows, []string{string(s.ID), string(s.Region), s.Zone, s.Gateway, part, state, cmp.Or(string(s.Bucket), "disk"), draining(s)})
 			}
-			table(list, []string{"server", "region", "zone", "gateway", "raft", "state", "drain"}, rows)
+			table(list, []string{"server", "region", "zone", "gateway", "raft", "state", "blobs", "drain"}, rows)
 		})
 	})
 }

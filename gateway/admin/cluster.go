@@ -74,7 +74,7 @@ func (a *API) status(c *protocol.Call) error {
 		if n.Role == meta.RoleServer {
 			s.Servers = append(s.Servers, client.Server{
 				ID: n.ID, Region: n.Region, Zone: n.Zone, Gateway: n.Gateway,
-				Voter: slices.Contains(voters, n.ID), Leader: n.ID == s.Leader,
+				Voter: slices.Contains(voters, n.ID), Leader: n.ID == s.Leader, Bucket: n.Bucket,
 			})
 		}
 	}

@@ -169,6 +169,8 @@ type Server struct {
 	Gateway string          `json:"gateway"`
 	Voter   bool            `json:"voter"`
 	Leader  bool            `json:"leader,omitempty"`
+	// Bucket is where it keeps its blobs, when not on its own disk.
+	Bucket meta.NodeID `json:"bucket,omitempty"`
 }
 
 // NewJoinToken is the body of POST /api/v1/join-tokens. Zero TTLSeconds is ten
