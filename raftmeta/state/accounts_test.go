@@ -81,6 +81,14 @@ func TestAccounts(t *testing.T) {
 		t.Error(got)
 	}
 
+	long := strings.Repeat("x", meta.MaxNoteBytes+1)
+	for _, c := range []Command{
+		CreateAccount{}, CreateAccount{Name: "host:n1"}, CreateAccount{Name: "user:Ada"}, CreateAccount{Name: "user:ada", Note: long},
+		SetAccount{}, SetAccount{Name: "user:ada", Note: &long}, RemoveAccount{}, RemoveAccount{Name: meta.AdminBootstrap},
+		RemoveBinding{}, RemoveBinding{ID: long}, RemoveRole{},
+	} {
+		b.refuse(c, meta.ErrInvalid)
+	}
 	yes := true
 	if r := b.must(SetAccount{Name: "user:ada", Disabled: &yes}).Value.(meta.Account); !r.Disabled {
 		t.Errorf("%+v", r)
