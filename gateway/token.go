@@ -245,7 +245,14 @@ func (t *tokens) exchange(c *protocol.Call) error {
 		return fmt.Errorf("the exchange takes one subject_token, no actor_token, and as audience at most one tenant: %w", meta.ErrInvalid)
 	}
 	made, err := t.g.Login.Exchange(c, trust.Secret(form.Get("subject_token")), meta.TenantName(form.Get("audience")))
-	if err != nil {
+	var bad *access.CredentialsError
+	switch {
+	case errors.As(err, &bad):
+		// What is wrong is the grant, not who asks: no 401 (RFC 6749, 5.2).
+		c.Refused = err
+		writeRefusal(c.W, http.StatusBadRequest, err.Error())
+		return nil
+	case err != nil:
 		return t.failed(c, err)
 	}
 	c.Who.Token = made.ID
@@ -294,7 +301,12 @@ func (t *tokens) WriteError(w http.ResponseWriter, r *http.Request, err error) {
 // Challenge implements protocol.Protocol.
 func (t *tokens) Challenge(w http.ResponseWriter, r *http.Request, s protocol.Scope) {
 	w.Header().Set("WWW-Authenticate", `Basic realm="shoal"`)
+	writeRefusal(w, http.StatusUnauthorized, challengeText(s))
+}
+
+// writeRefusal says that a grant is worth nothing.
+func writeRefusal(w http.ResponseWriter, status int, text string) {
 	w.Header().Set("Cache-Control", "no-store")
-	text := challengeText(s)
-	_ = protocol.WriteJSON(w, http.StatusUnauthorized, tokenError{"invalid_grant", text, []tokenOCIError{{"UNAUTHORIZED", text}}})
+	// A client that went away reads no error.
+	_ = protocol.WriteJSON(w, status, tokenError{"invalid_grant", text, []tokenOCIError{{"UNAUTHORIZED", text}}})
 }

@@ -12,7 +12,7 @@ import (
 // A server, unlike dev, lets nobody in without a credential; each client logs in its own
 // way: with the administrator's token, with a user's, or with the user's password.
 func TestLogin(t *testing.T) {
-	c := startCluster(t, 1, 1)
+	c := startCluster(t, 1, 1, "--outgoing-allow", "127.0.0.0/8") // the issuer's
 	c.createRepo(t, "private")
 	c.createRepo(t, "public", "--visibility", "public")
 	ctx := limit(t, 3*time.Minute)
@@ -43,6 +43,8 @@ func TestLogin(t *testing.T) {
 			t.Error(err)
 		}
 	})
+
+	t.Run("oidc", c.jobs)
 
 	const password = "correct horse battery"
 	c.shoal(t, server, "user", "create", "ada", "--role", "publisher", "--on", "acme/*")

@@ -85,6 +85,9 @@ func (i *Issuer) Down(down bool) {
 	i.down = down
 }
 
+// Stop ends it for good: nothing listens there any more.
+func (i *Issuer) Stop() { i.server.Close() }
+
 // Call makes it call itself something else in its configuration.
 func (i *Issuer) Call(name string) {
 	i.mu.Lock()
