@@ -91,6 +91,8 @@ func TestRefusals(t *testing.T) {
 		{"limit of no tenant", meta.RoleAgent, []string{"--data", "/d", "--tenant-limits", "Acme=1gbit"}, "inner hyphens"},
 		{"limit of no class", meta.RoleServer, []string{"--data", "/d", "--region", "r", "--class-limits", "slow=1gbit"}, "urgent, bulk, prewarm"},
 		{"table without names", meta.RoleAgent, []string{"--data", "/d", "--tenant-limits", "1gbit"}, "NAME=RATE"},
+		{"a cache beside a disk", meta.RoleServer, []string{"--data", "/d", "--region", "r", "--cache-size", "1GiB"}, "cache-size (from flag --cache-size): a server that keeps its blobs on a disk has no cache"},
+		{"a bucket to take, and none", meta.RoleServer, []string{"--data", "/d", "--region", "r", "--take-bucket", "c"}, "--blobs s3://"},
 		{"bad profile", meta.RoleServer, []string{"--data", "/d", "--region", "r", "--raft-profile", "lan"}, "wan or site"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -44,7 +44,10 @@ const (
 	probeAgain = 500 * time.Millisecond
 	// probePatience is how long a probe may take before the disk counts as hung.
 	probePatience = 5 * time.Second
-	tellEvery     = time.Second
+	// probeLong is how long one takes that counts twice when it fails: what is slow to
+	// fail is not tried often.
+	probeLong = 3 * time.Second
+	tellEvery = time.Second
 )
 
 // Blobs returns how the blob store is, and why.
@@ -147,6 +150,7 @@ func (s *Self) Run(ctx context.Context) error {
 // not tried again until the try has come back.
 func (s *Self) probe(ctx context.Context) {
 	for {
+		began := time.Now()
 		done := make(chan error, 1)
 		go func() {
 			limited, cancel := context.WithTimeout(ctx, probePatience)
@@ -171,6 +175,9 @@ func (s *Self) probe(ctx context.Context) {
 		}
 		patience.Stop()
 		s.note(err)
+		if err != nil && time.Since(began) >= probeLong {
+			s.note(err)
+		}
 		pause := probeEvery
 		if state, _ := s.Blobs(); err != nil || state != meta.BlobsOK {
 			pause = probeAgain
