@@ -147,11 +147,12 @@ func (b *blobs) claimBucket(ctx context.Context) error {
 	}
 	limited, cancel := context.WithTimeout(ctx, claimWithin)
 	defer cancel()
-	claim, err := b.bucket.Claim(limited, n.id.Cluster, n.id.Node.Region)
+	claim, err := b.bucket.Claim(limited, bucket.Owner{Cluster: n.id.Cluster, Region: n.id.Node.Region, Take: n.cfg.TakeBucket})
 	switch {
 	case err != nil && known.Claim.ID != "" && ctx.Err() == nil && !errors.Is(err, meta.ErrConflict) && !errors.Is(err, meta.ErrCorrupt):
 		b.log.Warn("the bucket cannot be reached, this server starts without it", "bucket", b.bucket.Location().String(), "error", err)
 		b.claim = known.Claim
+		b.bucket.Expect(known.Claim)
 		return nil
 	case err != nil:
 		return err

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/shoal-registry/shoal/node/backup"
+	"github.com/shoal-registry/shoal/node/config"
 	"github.com/shoal-registry/shoal/raftmeta"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/raftmeta/state"
@@ -71,6 +72,9 @@ func Restore(ctx context.Context, p *backup.Point, o RestoreOptions) (r Restored
 	}
 	if err := meta.CheckRegion(o.Region); err != nil {
 		return r, err
+	}
+	if config.IsBucket(o.Blobs) {
+		return r, fmt.Errorf("a restore brings blobs to a disk: restore without --blobs s3://..., start that server, join one with --blobs s3://... (and --take-bucket with the old cluster's id, if this is to be another cluster), then remove the first: %w", meta.ErrInvalid)
 	}
 	defer func() {
 		if errors.Is(err, syscall.ENOSPC) {

@@ -58,7 +58,9 @@ type Config struct {
 	Join      string
 	Token     Secret
 
-	Blobs      string
+	Blobs string
+	// TakeBucket is the id of the lost cluster whose bucket this one takes over.
+	TakeBucket string
 	CacheBytes Bytes
 	HotBytes   Bytes
 	Reserve    Bytes
@@ -356,7 +358,8 @@ var Settings = []Setting{
 	text("join", "", "https://host:port of a server of the cluster to join", func(c *Config) *string { return &c.Join }),
 	secret(text("token", "", "join token, from `shoal token join`", func(c *Config) *Secret { return &c.Token })),
 	text("blobs", "", "where blobs are kept: a directory, empty is DATA/blobs; on servers also s3://BUCKET/PREFIX?endpoint=https://HOST&region=NAME&path-style=1, which the servers of a region may share, with credentials from the environment, ~/.aws or the instance's role", func(c *Config) *string { return &c.Blobs }),
-	size("cache-size", "50GiB", "most that the cache may hold on disk: an agent's, and that of a server with a bucket", func(c *Config) *Bytes { return &c.CacheBytes }),
+	text("take-bucket", "", "id of a cluster that is lost for good: the bucket that was its, for the same region, becomes this cluster's, which was restored from its backup; refused while that cluster uses it", func(c *Config) *string { return &c.TakeBucket }, meta.RoleServer),
+	size("cache-size", "50GiB", "most that the cache may hold on disk: an agent's, and that of a server with a bucket; a server that keeps blobs on a disk has none", func(c *Config) *Bytes { return &c.CacheBytes }),
 	size("hot-size", "0", "chunks kept in memory for peers and clients; 0 is 64MiB on a server, 6MiB on an agent", func(c *Config) *Bytes { return &c.HotBytes }),
 	size("reserve", "0", "free disk space below which new content is refused; 0 is 1 % of the disk, at most 512MiB", func(c *Config) *Bytes { return &c.Reserve }),
 	duration("uploads-ttl", "24h", "how long an unfinished upload is kept, and a blob that was uploaded and that no version uses; for the latter the leader's own setting counts", func(c *Config) *time.Duration { return &c.UploadTTL }, meta.RoleServer),
@@ -474,7 +477,13 @@ func Load(role meta.Role, flags *pflag.FlagSet, getenv func(string) string) (Con
 		}
 		explained = append(explained, Explained{s.Key, value, source[s.Key], s.Usage})
 	}
-	return c, explained, c.Check()
+	if err := c.Check(); err != nil {
+		return c, explained, err
+	}
+	if from := source["cache-size"]; role == meta.RoleServer && !IsBucket(c.Blobs) && from != "default" {
+		return c, explained, fmt.Errorf("cache-size (from %s): a server that keeps its blobs on a disk has no cache; leave it out (--reserve keeps room free), or keep blobs in a bucket with --blobs s3://BUCKET/PREFIX", from)
+	}
+	return c, explained, nil
 }
 
 func flagValue(flags *pflag.FlagSet, name string) string {
@@ -611,6 +620,8 @@ func (c Config) Check() error {
 		if _, err := bucket.Parse(c.Blobs); err != nil {
 			return fmt.Errorf("blobs: %w", err)
 		}
+	case c.TakeBucket != "":
+		return errors.New("take-bucket is about a bucket: give that too, with --blobs s3://BUCKET/PREFIX")
 	case strings.Contains(c.Blobs, "://"):
 		return errors.New("blobs: write a directory, or s3://BUCKET/PREFIX")
 	}

@@ -89,8 +89,10 @@ type Bucket struct {
 	look    listing
 	stored  atomic.Int64 // bytes of objects, as of the last Tidy
 
-	probing sync.Mutex
-	wrote   time.Time // the last try to write that went well
+	probing  sync.Mutex
+	wrote    time.Time // the last try to write that went well
+	ours     Claim     // as it has to be; zero where nobody has said
+	claimTag string    // ETag of the claim when it was so
 
 	ctx    context.Context // of reading ahead
 	cancel context.CancelFunc

@@ -540,7 +540,7 @@ func TestClaim(t *testing.T) {
 	for i, n := range []*node{a, b} {
 		group.Go(func() {
 			var err error
-			if claims[i], err = n.Claim(t.Context(), "cluster", "eu"); err != nil {
+			if claims[i], err = n.Claim(t.Context(), bucket.Owner{Cluster: "cluster", Region: "eu"}); err != nil {
 				t.Error(err)
 			}
 		})
@@ -550,11 +550,11 @@ func TestClaim(t *testing.T) {
 		t.Errorf("claims %+v", claims)
 	}
 	for _, other := range [][2]string{{"cluster", "us"}, {"other", "eu"}} {
-		if _, err := b.Claim(t.Context(), other[0], meta.RegionName(other[1])); !errors.Is(err, meta.ErrConflict) {
+		if _, err := b.Claim(t.Context(), bucket.Owner{Cluster: other[0], Region: meta.RegionName(other[1])}); !errors.Is(err, meta.ErrConflict) {
 			t.Errorf("%v: %v", other, err)
 		}
 	}
-	if c, err := newNode(t, s, "y").Claim(t.Context(), "cluster", "us"); err != nil || c.ID == claims[0].ID {
+	if c, err := newNode(t, s, "y").Claim(t.Context(), bucket.Owner{Cluster: "cluster", Region: "us"}); err != nil || c.ID == claims[0].ID {
 		t.Errorf("%+v, %v", c, err)
 	}
 	for _, check := range bucket.Examine(t.Context(), a.Location(), s.Credentials()) {
@@ -563,6 +563,75 @@ func TestClaim(t *testing.T) {
 		}
 	}
 	if err := a.Probe(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// A restored cluster takes the bucket of a lost one over, once that was said and nobody
+// uses it; who used it before notices, and changes nothing any more.
+func TestTakeOver(t *testing.T) {
+	s := buckettest.Start(t)
+	old, next, second := newNode(t, s, "x"), newNode(t, s, "x"), newNode(t, s, "x")
+	was, err := old.Claim(t.Context(), bucket.Owner{Cluster: "old", Region: "eu"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := old.Probe(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	in := storetest.Put(t, old, storetest.Content(600<<10, 1))
+	age := func(by time.Duration, names ...string) {
+		t.Helper()
+		for _, name := range names {
+			then := time.Now().Add(-by)
+			if err := os.Chtimes(path.Join(s.Dir, "x", name), then, then); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	owner := bucket.Owner{Cluster: "new", Region: "eu"}
+	refused := func(want string, o bucket.Owner) {
+		t.Helper()
+		if _, err := next.Claim(t.Context(), o); !errors.Is(err, meta.ErrConflict) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%+v: %v", o, err)
+		}
+	}
+	age(time.Hour, "claim", "alive")
+	refused("--take-bucket old", owner)
+	refused("--take-bucket old", bucket.Owner{Cluster: "new", Region: "eu", Take: "third"})
+	refused("a prefix, of its own", bucket.Owner{Cluster: "new", Region: "us", Take: "old"})
+	owner.Take = "old"
+	for _, used := range []string{"claim", "alive"} {
+		age(time.Minute, used)
+		refused("that lives", owner)
+		age(time.Hour, used)
+	}
+	if err := old.Probe(t.Context()); err != nil {
+		t.Errorf("who was asked for it in vain: %v", err)
+	}
+	claim, err := next.Claim(t.Context(), owner)
+	if err != nil || claim.ID == was.ID || claim.Cluster != "new" || claim.Taken != "old" {
+		t.Fatalf("%+v, %v", claim, err)
+	}
+	for _, take := range []string{"old", ""} {
+		if again, err := second.Claim(t.Context(), bucket.Owner{Cluster: "new", Region: "eu", Take: take}); err != nil || again.ID != claim.ID {
+			t.Errorf("another server of it: %+v, %v", again, err)
+		}
+	}
+	// What is there is read, and can be vouched for.
+	if !bytes.Equal(storetest.Get(t, next, in.Root), storetest.Content(600<<10, 1)) {
+		t.Error("content came back changed")
+	}
+	if _, err := next.Keep(t.Context(), in.Root, 1); err != nil {
+		t.Error(err)
+	}
+	if err := old.Probe(t.Context()); !errors.Is(err, meta.ErrConflict) || !strings.Contains(err.Error(), "of cluster new") {
+		t.Errorf("who has lost it: %v", err)
+	}
+	if _, err := old.Collect(t.Context(), in.Root, 100, func() (bool, error) { return true, nil }); !errors.Is(err, meta.ErrConflict) {
+		t.Errorf("who has lost it removes: %v", err)
+	}
+	if err := next.Probe(t.Context()); err != nil {
 		t.Error(err)
 	}
 }
@@ -591,7 +660,7 @@ func TestWrongCredentials(t *testing.T) {
 	n.cfg.Credentials = nil
 	n.close(t)
 	n.open(t)
-	_, err := n.Claim(t.Context(), "cluster", "eu")
+	_, err := n.Claim(t.Context(), bucket.Owner{Cluster: "cluster", Region: "eu"})
 	if !errors.Is(err, meta.ErrUnavailable) || !strings.Contains(err.Error(), "credentials") || strings.Contains(err.Error(), "a-secret") {
 		t.Errorf("%v", err)
 	}

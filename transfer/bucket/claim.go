@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -17,13 +18,15 @@ import (
 )
 
 // Claim says whose a bucket, or a prefix of one, is. It is the object `claim`, written
-// once.
+// once, and again when another cluster takes the bucket over.
 type Claim struct {
 	Format  int             `json:"format"` // 1
 	ID      string          `json:"id"`     // of the bucket in the metadata
 	Cluster string          `json:"cluster"`
 	Region  meta.RegionName `json:"region"`
 	Created time.Time       `json:"created"`
+	// Taken is the cluster that it was taken over from.
+	Taken string `json:"taken_from,omitempty"`
 }
 
 // Known is what a server keeps of its bucket in its data directory.
@@ -37,38 +40,122 @@ const KnownFile = "bucket.json"
 
 const (
 	claimKey   = "claim"
+	aliveKey   = "alive" // its date says when the bucket was last used by who claimed it
 	claimBytes = 4 << 10
 	writeEvery = 30 * time.Second // between tries to write, while all is well
+	// aliveFor is how long a bucket has to rest before another cluster may take it.
+	aliveFor = 10 * writeEvery
+	// probeWithin is how long a try of the bucket may take; less than a hung disk is
+	// waited for (node/health), so that each is called what it is.
+	probeWithin = 4 * time.Second
 )
 
+// Owner is who wants a bucket.
+type Owner struct {
+	Cluster string
+	Region  meta.RegionName
+	// Take is the id of a cluster that is lost, and whose bucket of the same region is
+	// taken over; "" takes only what is nobody's.
+	Take string
+}
+
 // Claim takes the bucket for a cluster's region, or finds that it is theirs already, and
-// returns its id.
+// returns its id. A cluster that still uses the bucket does not lose it to Take: its
+// servers stamp the object `alive`.
 //
 // Errors: meta.ErrConflict when it is another's; meta.ErrUnavailable.
-func (b *Bucket) Claim(ctx context.Context, cluster string, region meta.RegionName) (Claim, error) {
+func (b *Bucket) Claim(ctx context.Context, o Owner) (Claim, error) {
 	c, err := b.claimed(ctx)
-	if errors.Is(err, meta.ErrNotFound) {
+	switch {
+	case errors.Is(err, meta.ErrNotFound):
 		var id [8]byte
 		_, _ = rand.Read(id[:]) // never fails
-		c = Claim{Format: 1, ID: "bucket-" + hex.EncodeToString(id[:]), Cluster: cluster, Region: region, Created: time.Now().UTC()}
-		text, _ := json.MarshalIndent(c, "", "  ") // of plain fields
-		err = b.remote.put(ctx, b.cfg.Location.key(claimKey), text, true)
-		if errors.Is(err, meta.ErrExists) {
-			err = nil // somebody was faster
-		}
-		if err == nil {
-			// Of two that a service lets both write, the last one counts.
-			c, err = b.claimed(ctx)
+		c, err = b.writeClaim(ctx, Claim{ID: "bucket-" + hex.EncodeToString(id[:]), Cluster: o.Cluster, Region: o.Region}, true)
+	case err == nil && c.Cluster != o.Cluster && c.Cluster == o.Take && c.Region == o.Region:
+		if err = b.unused(ctx, c); err == nil {
+			// Of the same id whichever of the region's servers is first. It is a new one, so
+			// that no copy counts before it was looked at.
+			sum := sha256.Sum256([]byte(c.ID + " " + o.Cluster))
+			was := c
+			if c, err = b.writeClaim(ctx, Claim{ID: "bucket-" + hex.EncodeToString(sum[:8]), Cluster: o.Cluster, Region: o.Region, Taken: c.Cluster}, false); err == nil {
+				b.log.Warn("took over the bucket of another cluster", "bucket", b.cfg.Location.String(), "cluster", was.Cluster, "was", was.ID)
+			}
 		}
 	}
 	switch {
 	case err != nil:
 		return Claim{}, fmt.Errorf("claim the bucket %s: %w", b.cfg.Location, err)
-	case c.Cluster != cluster || c.Region != region:
+	case c.Cluster != o.Cluster && c.Region == o.Region:
+		return Claim{}, fmt.Errorf("the bucket %s is that of region %s of cluster %s, and this is cluster %s: give it a bucket, or a prefix, of its own; only if that cluster is lost for good, and this one was restored from its backup, start the server once with --take-bucket %s: %w",
+			b.cfg.Location, c.Region, c.Cluster, o.Cluster, c.Cluster, meta.ErrConflict)
+	case c.Cluster != o.Cluster || c.Region != o.Region:
 		return Claim{}, fmt.Errorf("the bucket %s is that of region %s of cluster %s, and not for region %s of cluster %s: give each region a bucket, or a prefix, of its own: %w",
-			b.cfg.Location, c.Region, c.Cluster, region, cluster, meta.ErrConflict)
+			b.cfg.Location, c.Region, c.Cluster, o.Region, o.Cluster, meta.ErrConflict)
 	}
+	b.Expect(c)
 	return c, nil
+}
+
+// writeClaim writes a claim, once if it is the first one, and returns the one that
+// counts: of two that a service lets both write, the last one.
+func (b *Bucket) writeClaim(ctx context.Context, c Claim, once bool) (Claim, error) {
+	c.Format, c.Created = 1, time.Now().UTC()
+	text, _ := json.MarshalIndent(c, "", "  ") // of plain fields
+	err := b.remote.put(ctx, b.cfg.Location.key(claimKey), text, once)
+	if err != nil && !errors.Is(err, meta.ErrExists) { // that is, somebody was faster
+		return c, err
+	}
+	return b.claimed(ctx)
+}
+
+// unused says whether nobody has used a claimed bucket lately, by the service's clock.
+//
+// Errors: meta.ErrConflict.
+func (b *Bucket) unused(ctx context.Context, c Claim) error {
+	var last time.Time
+	for _, key := range []string{claimKey, aliveKey} {
+		info, err := b.remote.stat(ctx, b.cfg.Location.key(key))
+		if err != nil && !errors.Is(err, meta.ErrNotFound) {
+			return err
+		}
+		if err == nil && info.modified.After(last) {
+			last = info.modified
+		}
+	}
+	now := time.Now().Add(time.Duration(b.remote.skew.Load()))
+	if ago := now.Sub(last); ago < aliveFor {
+		return fmt.Errorf("cluster %s used it %v ago, and a bucket is not taken from a cluster that lives: if that one is lost, or its servers are stopped, try again when it has not been used for %v: %w",
+			c.Cluster, max(0, ago).Round(time.Second), aliveFor, meta.ErrConflict)
+	}
+	return nil
+}
+
+// Expect says whose the bucket has to be while this server uses it; Claim says it too.
+func (b *Bucket) Expect(c Claim) {
+	b.probing.Lock()
+	b.ours = c
+	b.probing.Unlock()
+}
+
+// stillOurs looks whether the claim is the one that is expected. While it is another's,
+// nothing is written to the bucket or removed from it.
+func (b *Bucket) stillOurs(ctx context.Context) error {
+	info, err := b.remote.stat(ctx, b.cfg.Location.key(claimKey))
+	if err != nil || b.ours.ID == "" || info.etag == b.claimTag {
+		return err
+	}
+	c, err := b.claimed(ctx)
+	if err != nil {
+		return err
+	}
+	if c.ID != b.ours.ID {
+		taken := fmt.Errorf("it is now %s, of region %s of cluster %s, and not this server's: stop this server, its cluster has lost the bucket: %w", c.ID, c.Region, c.Cluster, meta.ErrConflict)
+		b.remote.barred.Store(&taken)
+		return taken
+	}
+	b.remote.barred.Store(nil)
+	b.claimTag = info.etag
+	return nil
 }
 
 func (b *Bucket) claimed(ctx context.Context) (c Claim, err error) {
@@ -87,24 +174,39 @@ func (b *Bucket) claimed(ctx context.Context) (c Claim, err error) {
 //
 // Errors: meta.ErrNoSpace when nothing new is taken; others when it cannot be used.
 func (b *Bucket) Probe(ctx context.Context) error {
-	if _, err := b.remote.stat(ctx, b.cfg.Location.key(claimKey)); err != nil {
-		b.probing.Lock()
-		b.wrote = time.Time{}
-		b.probing.Unlock()
-		return fmt.Errorf("the bucket %s: %w", b.cfg.Location, err)
-	}
-	b.probing.Lock()
-	due := time.Since(b.wrote) > writeEvery
-	b.probing.Unlock()
-	if due {
-		if err := b.tryWrite(ctx); err != nil {
-			return err
-		}
-		b.probing.Lock()
-		b.wrote = time.Now()
-		b.probing.Unlock()
+	limited, cancel := context.WithTimeout(ctx, probeWithin)
+	err := b.probe(limited)
+	slow := err != nil && limited.Err() != nil && ctx.Err() == nil
+	cancel()
+	switch {
+	case slow:
+		return fmt.Errorf("the bucket %s has not answered for %v: %w", b.cfg.Location, probeWithin, &meta.UnavailableError{Reason: "bucket", RetryAfter: bucketRetry})
+	case err != nil:
+		return err
 	}
 	return b.cache.Probe(ctx)
+}
+
+func (b *Bucket) probe(ctx context.Context) error {
+	b.probing.Lock()
+	defer b.probing.Unlock()
+	if err := b.stillOurs(ctx); err != nil {
+		b.wrote = time.Time{}
+		return fmt.Errorf("the bucket %s: %w", b.cfg.Location, err)
+	}
+	if time.Since(b.wrote) <= writeEvery {
+		return nil
+	}
+	if b.ours.ID != "" {
+		if err := b.remote.put(ctx, b.cfg.Location.key(aliveKey), []byte(b.ours.Cluster+"\n"), false); err != nil {
+			return fmt.Errorf("the bucket %s takes no object: %w", b.cfg.Location, err)
+		}
+	}
+	if err := b.tryWrite(ctx); err != nil {
+		return err
+	}
+	b.wrote = time.Now()
+	return nil
 }
 
 // tryWrite does what a push and a collection do, with an object of its own.

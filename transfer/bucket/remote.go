@@ -31,6 +31,16 @@ type remote struct {
 	transport *http.Transport
 	metrics   *metrics
 	skew      atomic.Int64 // nanoseconds that the service's clock is ahead
+	// barred says why nothing may be written or removed; nil while it may.
+	barred atomic.Pointer[error]
+}
+
+// writable refuses what changes a bucket that is another's.
+func (r *remote) writable() error {
+	if why := r.barred.Load(); why != nil {
+		return fmt.Errorf("the bucket %s: %w", r.loc, *why)
+	}
+	return nil
 }
 
 const (
@@ -164,6 +174,9 @@ func sums(b []byte) (base64MD5, hexMD5 string) {
 //
 // Errors: meta.ErrExists.
 func (r *remote) put(ctx context.Context, key string, b []byte, once bool) error {
+	if err := r.writable(); err != nil {
+		return err
+	}
 	done := r.metrics.begin("put")
 	opts := minio.PutObjectOptions{ContentType: "application/octet-stream", SendContentMd5: true, DisableMultipart: true}
 	if once {
@@ -225,6 +238,9 @@ func (r *remote) stat(ctx context.Context, key string) (objectInfo, error) {
 
 // remove deletes a key; that it is not there is no error.
 func (r *remote) remove(ctx context.Context, key string) error {
+	if err := r.writable(); err != nil {
+		return err
+	}
 	done := r.metrics.begin("delete")
 	err := r.failed(ctx, "delete an object", r.core.Client.RemoveObject(ctx, r.loc.Bucket, key, minio.RemoveObjectOptions{}))
 	if errors.Is(err, meta.ErrNotFound) {
@@ -241,6 +257,9 @@ type multi struct {
 }
 
 func (r *remote) beginParts(ctx context.Context, key string) (multi, error) {
+	if err := r.writable(); err != nil {
+		return multi{}, err
+	}
 	done := r.metrics.begin("begin_parts")
 	id, err := r.core.NewMultipartUpload(ctx, r.loc.Bucket, key, minio.PutObjectOptions{ContentType: "application/octet-stream"})
 	err = r.failed(ctx, "begin an object of parts", err)
@@ -249,6 +268,9 @@ func (r *remote) beginParts(ctx context.Context, key string) (multi, error) {
 }
 
 func (r *remote) part(ctx context.Context, m multi, number int, b []byte) (etag string, err error) {
+	if err := r.writable(); err != nil {
+		return "", err
+	}
 	done := r.metrics.begin("part")
 	sum, _ := sums(b)
 	p, err := r.core.PutObjectPart(ctx, r.loc.Bucket, m.key, m.id, number, bytes.NewReader(b), int64(len(b)), minio.PutObjectPartOptions{Md5Base64: sum})
@@ -279,6 +301,9 @@ func (r *remote) partsOf(ctx context.Context, m multi) (map[int]minio.ObjectPart
 }
 
 func (r *remote) complete(ctx context.Context, m multi, parts []minio.CompletePart) error {
+	if err := r.writable(); err != nil {
+		return err
+	}
 	done := r.metrics.begin("complete_parts")
 	_, err := r.core.CompleteMultipartUpload(ctx, r.loc.Bucket, m.key, m.id, parts, minio.PutObjectOptions{})
 	err = r.failed(ctx, "complete an object of parts", err)
@@ -287,6 +312,9 @@ func (r *remote) complete(ctx context.Context, m multi, parts []minio.CompletePa
 }
 
 func (r *remote) abort(ctx context.Context, m multi) error {
+	if err := r.writable(); err != nil {
+		return err
+	}
 	err := r.failed(ctx, "give up an object of parts", r.core.AbortMultipartUpload(ctx, r.loc.Bucket, m.key, m.id))
 	if errors.Is(err, meta.ErrNotFound) {
 		return nil
