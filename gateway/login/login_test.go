@@ -245,6 +245,55 @@ func TestCreateTokens(t *testing.T) {
 	}
 }
 
+// What is narrower than a token on record, as a token of /token is, gets no text of it by
+// a rotation, and ends none but its own; a robot rotates no other than it shows.
+func TestNarrowedKeepsToItself(t *testing.T) {
+	f := newFixture(t)
+	ada := meta.Principal{Name: "user:ada", Rights: []meta.Right{{Actions: []meta.Action{meta.ActionPull, meta.ActionManage}, Repository: "acme/*"}}}
+	pull := []meta.Right{{Actions: []meta.Action{meta.ActionPull}, Repository: "acme/app"}}
+	make := func(w Wish) meta.Credential {
+		made, err := f.desk.Create(f.call(ada), w)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return made.Credential
+	}
+	whole, narrow, other := make(Wish{}), make(Wish{Limits: pull}), make(Wish{})
+	robot, sibling := make(Wish{Principal: "robot:acme/ci", Life: time.Hour}), make(Wish{Principal: "robot:acme/ci"})
+	who := func(c meta.Credential, limits ...[]meta.Right) meta.Principal {
+		p := ada
+		p.Name, p.Token, p.Limits = c.Principal, c.ID, limits
+		return p
+	}
+	for name, test := range map[string]struct {
+		who  meta.Principal
+		id   string
+		want error
+	}{
+		"a token of /token, of a whole one":     {who(whole, pull), whole.ID, meta.ErrDenied},
+		"a token of /token without any scope":   {who(whole, nil), whole.ID, meta.ErrDenied},
+		"a token of /token, of a narrowed one":  {who(narrow, pull, pull), narrow.ID, meta.ErrDenied},
+		"a narrowed one, another":               {who(narrow, pull), other.ID, meta.ErrDenied},
+		"a robot's, its sibling":                {who(robot), sibling.ID, meta.ErrDenied},
+		"a narrowed one, itself":                {who(narrow, pull), narrow.ID, nil},
+		"a robot's, itself":                     {who(robot), robot.ID, nil},
+		"a whole one, another of the same user": {who(whole), other.ID, nil},
+	} {
+		if _, err := f.desk.Rotate(f.call(test.who), test.id, 0, time.Minute); !errors.Is(err, test.want) {
+			t.Errorf("%s: %v, want %v", name, err, test.want)
+		}
+	}
+	if err := f.desk.Revoke(f.call(who(narrow, pull)), other.ID); !errors.Is(err, meta.ErrDenied) {
+		t.Errorf("a narrowed token ends another: %v", err)
+	}
+	if err := f.desk.Revoke(f.call(who(narrow, pull, pull)), narrow.ID); err != nil {
+		t.Errorf("a token ends itself: %v", err)
+	}
+	if err := f.desk.Revoke(f.call(who(whole)), other.ID); err != nil {
+		t.Errorf("a whole token ends another: %v", err)
+	}
+}
+
 func TestLimits(t *testing.T) {
 	if l, err := Limits(nil, nil, ""); l != nil || err != nil {
 		t.Errorf("%v %v", l, err)

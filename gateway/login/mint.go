@@ -91,8 +91,8 @@ func (d *Desk) Rotate(c *protocol.Call, id string, life, overlap time.Duration) 
 	if err != nil {
 		return Minted{}, err
 	}
-	if old.Principal == c.Who.Name && len(c.Who.Limits) > 0 && c.Who.Token != id {
-		return Minted{}, fmt.Errorf("a narrowed token rotates itself and no other: %w", meta.ErrDenied)
+	if err := mayRotate(c.Who, &old); err != nil {
+		return Minted{}, err
 	}
 	if life == 0 {
 		life = min(old.Expires.Std().Sub(old.Issued.Std()), meta.MaxTokenLife)
@@ -109,14 +109,43 @@ func (d *Desk) Rotate(c *protocol.Call, id string, life, overlap time.Duration) 
 	return Minted{Text: text, Credential: made}, nil
 }
 
-// Revoke ends a token for good.
+// mayRotate judges who has the text of a token's successor, of whom may see the token:
+// it may all that the token may, so nobody that may less.
 //
-// Errors: of Find.
+// Errors: meta.ErrDenied.
+func mayRotate(who meta.Principal, old *meta.Credential) error {
+	if old.Principal != who.Name {
+		return nil // MayManage has judged, within the limits of who
+	}
+	kind, _ := meta.SplitPrincipal(who.Name)
+	limits := 0
+	if old.Limits != nil {
+		limits = 1
+	}
+	switch itself := who.Token == old.ID; {
+	case !itself && len(who.Limits) > 0:
+		return fmt.Errorf("a narrowed token rotates itself and no other: %w", meta.ErrDenied)
+	case !itself && kind == meta.KindRobot:
+		return fmt.Errorf("a robot's token rotates itself and no other: %w", meta.ErrDenied)
+	case itself && len(who.Limits) > limits:
+		return fmt.Errorf("a token of /token is narrower than the one that it was asked with, show that one: %w", meta.ErrDenied)
+	}
+	return nil
+}
+
+// Revoke ends a token for good. A narrowed one ends itself and no other of its
+// principal's.
+//
+// Errors: of Find; meta.ErrDenied.
 func (d *Desk) Revoke(c *protocol.Call, id string) error {
-	if _, err := d.Find(c, id); err != nil {
+	old, err := d.Find(c, id)
+	if err != nil {
 		return err
 	}
-	_, err := d.do(c, state.RevokeCredential{ID: id})
+	if old.Principal == c.Who.Name && len(c.Who.Limits) > 0 && c.Who.Token != id {
+		return fmt.Errorf("a narrowed token ends itself and no other: %w", meta.ErrDenied)
+	}
+	_, err = d.do(c, state.RevokeCredential{ID: id})
 	return err
 }
 
