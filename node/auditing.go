@@ -373,8 +373,12 @@ func (a *anchors) step(ctx context.Context) error {
 		sorted = append(sorted, h)
 	}
 	slices.SortFunc(sorted, func(x, y audit.Head) int { return cmp.Compare(x.Node, y.Node) })
+	var failed error
 	for some := range slices.Chunk(sorted, state.MaxAnchors) {
-		_, err := a.doer.Do(ctx, state.Origin{Principal: "node:" + string(a.self)}, state.AnchorChains{Server: a.self, Heads: some})
+		err := failed // those behind a part that could not be anchored wait as well
+		if err == nil {
+			_, err = a.doer.Do(ctx, state.Origin{Principal: "node:" + string(a.self)}, state.AnchorChains{Server: a.self, Heads: some})
+		}
 		a.mu.Lock()
 		for _, h := range some {
 			switch _, newer := a.told[h.Node]; {
@@ -388,11 +392,9 @@ func (a *anchors) step(ctx context.Context) error {
 			}
 		}
 		a.mu.Unlock()
-		if err != nil {
-			return err
-		}
+		failed = err
 	}
-	return nil
+	return failed
 }
 
 // tellChain tells a server the end of this agent's chain when it has moved.

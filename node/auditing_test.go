@@ -284,3 +284,41 @@ func TestAnchors(t *testing.T) {
 		t.Errorf("a chain that went back is %+v", c)
 	}
 }
+
+// failing is a Doer whose first commands fail.
+type failing struct {
+	raftmeta.Doer
+	left int
+}
+
+func (f *failing) Do(ctx context.Context, o state.Origin, c state.Command) (raftmeta.Receipt, error) {
+	if f.left > 0 {
+		f.left--
+		return raftmeta.Receipt{}, &meta.UnavailableError{Reason: "no_quorum"}
+	}
+	return f.Doer.Do(ctx, o, c)
+}
+
+// TestAnchorsWait: agents tell the end of a chain once, so those behind a part that could
+// not be anchored wait with it.
+func TestAnchorsWait(t *testing.T) {
+	s := metatest.New(t)
+	a := &anchors{metadata: s, doer: &failing{Doer: s, left: 1}, self: "s1", own: func() audit.Head { return audit.Head{} }, log: slog.New(slog.DiscardHandler)}
+	const chains = 2*state.MaxAnchors + 1
+	for i := range chains {
+		if err := a.tell(audit.Head{Node: meta.NodeID(fmt.Sprint("a", i)), Seq: 1, Sum: strings.Repeat("1", 64), Time: 1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := a.step(t.Context()); err == nil {
+		t.Fatal("anchored by a command that failed")
+	}
+	if err := a.step(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for i := range chains {
+		if c, _, err := raftmeta.Ask(t.Context(), s, meta.Local, state.GetChain{Node: meta.NodeID(fmt.Sprint("a", i))}); err != nil || c.Head.Seq != 1 {
+			t.Fatalf("the chain of a%d is %+v: %v", i, c, err)
+		}
+	}
+}

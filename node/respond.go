@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -218,7 +219,7 @@ func (r *responder) recheck(ctx context.Context, c meta.Compromise) error {
 func noteOf(what digest.Digest, err error) string {
 	s := strconv.QuoteToGraphic(fmt.Sprintf("%s: %v", what, err))
 	s = s[1 : len(s)-1]
-	return s[:min(len(s), meta.MaxReasonBytes)]
+	return strings.ToValidUTF8(s[:min(len(s), meta.MaxReasonBytes)], "")
 }
 
 // blobs calls read with each blob that a version uses.

@@ -204,3 +204,14 @@ func TestElevationsEndByThemselves(t *testing.T) {
 		}
 	})
 }
+
+// TestRecheckNotes: a note that is cut still is one, or the report of it is refused for
+// ever.
+func TestRecheckNotes(t *testing.T) {
+	for shift := range 4 {
+		note := noteOf("sha256:0", fmt.Errorf("%s%s", strings.Repeat("x", shift), strings.Repeat("ü€", meta.MaxReasonBytes)))
+		if err := meta.CheckReason(note); err != nil || len(note) < meta.MaxReasonBytes-4 {
+			t.Errorf("shift %d: a note of %d bytes: %v", shift, len(note), err)
+		}
+	}
+}
