@@ -22,6 +22,8 @@ func about(question any) (ref meta.RepoRef, open bool) {
 		return ref, true
 	case state.GetTenant:
 		return meta.RepoRef{Tenant: q.Name}, false
+	case state.GetUsage:
+		return meta.RepoRef{Tenant: q.Tenant}, false
 	case state.ListRepositories:
 		return meta.RepoRef{Tenant: q.Tenant}, false
 	case state.FindLink:

@@ -50,6 +50,17 @@ func TestNarrowedNodesAreToldOfTheirTenants(t *testing.T) {
 	if err := errors.Join(get("acme", "app"), get("globex", "open")); err != nil {
 		t.Error(err)
 	}
+	// Without this its gateway would know no quota of its tenant.
+	used := func(tenant meta.TenantName) error {
+		_, _, err := raftmeta.Ask(t.Context(), c, meta.Bounded, state.GetUsage{Tenant: tenant})
+		return err
+	}
+	if err := used("acme"); err != nil {
+		t.Error(err)
+	}
+	if err := used("globex"); !errors.Is(err, meta.ErrNotFound) {
+		t.Errorf("another tenant's usage: %v", err)
+	}
 	forbidden := get("globex", "app")
 	s.Must(state.RemoveRepository{Ref: meta.RepoRef{Tenant: "globex", Name: "app"}})
 	absent := get("globex", "app")
@@ -82,5 +93,28 @@ func TestNarrowedNodesAreToldOfTheirTenants(t *testing.T) {
 	}
 	if heard[feed.KindRepository] == 0 {
 		t.Error("it hears nothing of its own tenant")
+	}
+}
+
+// An agent that was taken over must not find out who has which credential, and by that
+// what everybody may: its gateway asks for what somebody showed there.
+func TestAgentsListNoCredentials(t *testing.T) {
+	s := metatest.New(t)
+	path, handler := remote.Handler(s, s)
+	mux := http.NewServeMux()
+	mux.Handle(path, handler(meta.Node{ID: "a", Role: meta.RoleAgent}))
+	server := httptest.NewUnstartedServer(mux)
+	server.EnableHTTP2 = true
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	c := client(t, server)
+	for _, name := range []string{"GetCredential", "ListCredentials", "CredentialsEnded", "GetIssuer", "ListIssuers", "IssuersAt", "ListAccounts", "ListBindings"} {
+		q, err := state.DecodeQuestion(name, codec.Encode(struct{}{}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Answer(t.Context(), meta.Bounded, q); !errors.Is(err, meta.ErrDenied) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }

@@ -178,6 +178,8 @@ type GetCredential struct {
 	ID string `cbor:"1,keyasint,omitempty"`
 }
 
+func (GetCredential) serversOnly() {}
+
 // Answer implements Question.
 func (q GetCredential) Answer(v *View) (meta.Credential, error) {
 	c, err := value(findCredential(v, q.ID))
@@ -192,6 +194,8 @@ type ListCredentials struct {
 	Tenant    meta.TenantName `cbor:"2,keyasint,omitempty"`
 	Page      Page            `cbor:"3,keyasint,omitempty"`
 }
+
+func (ListCredentials) serversOnly() {}
 
 // Answer implements Question.
 func (q ListCredentials) Answer(v *View) ([]meta.Credential, error) {
@@ -230,6 +234,8 @@ func (q ListCredentials) Answer(v *View) ([]meta.Credential, error) {
 type CredentialsEnded struct {
 	Before meta.Time `cbor:"1,keyasint,omitempty"`
 }
+
+func (CredentialsEnded) serversOnly() {}
 
 // Answer implements Question.
 func (q CredentialsEnded) Answer(v *View) (bool, error) {

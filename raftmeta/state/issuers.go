@@ -37,6 +37,8 @@ type GetIssuer struct {
 	Name   string          `cbor:"2,keyasint,omitempty"`
 }
 
+func (GetIssuer) serversOnly() {}
+
 // Answer implements Question.
 func (q GetIssuer) Answer(v *View) (meta.Issuer, error) {
 	return value(findIssuer(v, q.Tenant, q.Name))
@@ -48,6 +50,8 @@ type ListIssuers struct {
 	Tenant meta.TenantName `cbor:"1,keyasint,omitempty"`
 	Page   Page            `cbor:"2,keyasint,omitempty"`
 }
+
+func (ListIssuers) serversOnly() {}
 
 // Answer implements Question.
 func (q ListIssuers) Answer(v *View) ([]meta.Issuer, error) {
@@ -68,6 +72,8 @@ type IssuersAt struct {
 	URL    string          `cbor:"1,keyasint,omitempty"`
 	Tenant meta.TenantName `cbor:"2,keyasint,omitempty"`
 }
+
+func (IssuersAt) serversOnly() {}
 
 // Answer implements Question.
 func (q IssuersAt) Answer(v *View) ([]meta.Issuer, error) {
