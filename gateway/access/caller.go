@@ -71,9 +71,10 @@ func (g *Gate) caller(ctx context.Context, q state.GetCaller) (*state.Caller, er
 	k := callerKey{principal: q.Principal, credential: q.Credential}
 	copy(k.hash[:], q.Hash)
 	if g.Head != nil {
-		// The head first: what changes after it makes what is known an older one.
+		// The head first: what changes after it makes what is known an older one. A later
+		// revision than the head's may be of the epoch before, and is not used again either.
 		head := g.Head.Revision()
-		if c, ok := g.callers.Get(k); ok && c.Revision >= head {
+		if c, ok := g.callers.Get(k); ok && c.Revision == head {
 			return c, nil
 		}
 	}

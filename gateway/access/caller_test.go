@@ -140,8 +140,8 @@ func TestCallersAreKept(t *testing.T) {
 	}
 	m.callers[at].Revision, m.asked = 7, nil
 	verified(t, g, text)
-	verified(t, g, text)
 	head.revision = 7
+	verified(t, g, text)
 	verified(t, g, text)
 	if len(m.asked) != 1 {
 		t.Errorf("asked %v", m.asked)
@@ -153,6 +153,30 @@ func TestCallersAreKept(t *testing.T) {
 	var bad *CredentialsError
 	if _, err := g.Verify(t.Context(), text); !errors.Is(err, meta.ErrUnavailable) || errors.As(err, &bad) {
 		t.Errorf("%v", err)
+	}
+}
+
+// A survivor's epoch goes on from what the survivor has: its revisions may be smaller than
+// those of the one before, and what is known from there is not used again.
+func TestCallersOfAnotherEpoch(t *testing.T) {
+	m, head := cluster(), &setHead{revision: 500}
+	text := m.known("user:ada", reader.Rights)
+	at := len(m.callers) - 1
+	m.callers[at].Revision = 500
+	g := newGate(t, "a1", m, func(c *Config) { c.Head = head })
+	verified(t, g, text)
+	m.err = fmt.Errorf("token: %w", meta.ErrDenied) // revoked by entry 490 of the next epoch
+	head.revision = 490
+	if _, err := g.Verify(t.Context(), text); !errors.Is(err, meta.ErrDenied) {
+		t.Errorf("revoked in the next epoch: %v", err)
+	}
+	// One that is ahead of this node's head is used again when the head has come there.
+	m.err, m.asked, m.callers[at].Revision = nil, nil, 495
+	verified(t, g, text)
+	head.revision = 495
+	verified(t, g, text)
+	if len(m.asked) != 1 {
+		t.Errorf("asked %v", m.asked)
 	}
 }
 
