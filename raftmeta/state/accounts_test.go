@@ -102,6 +102,9 @@ func TestAccounts(t *testing.T) {
 
 	// An account that is made anew has nothing of the old one's.
 	b.bind("user:bob", "reader", "acme/*")
+	b.mustAs("user:bob", "", RequestElevation{ID: "e1", Role: "curator", Scope: "acme/*", Reason: "prod is down", TTL: time.Hour})
+	b.mustAs("user:bob", "", RequestElevation{ID: "e2", Role: "curator", Scope: "acme/*", Reason: "prod is down", TTL: time.Hour})
+	b.mustAs("user:ada", "", DecideElevation{ID: "e1", Word: ElevationApprove})
 	b.bind("user:bob", "publisher", "acme/app")
 	b.must(RemoveAccount{Name: "user:bob"})
 	if got := ask(b, ListBindings{}); len(got) != 0 {
@@ -110,6 +113,9 @@ func TestAccounts(t *testing.T) {
 	b.must(CreateAccount{Name: "user:bob"})
 	if c := ask(b, GetCaller{Principal: "user:bob"}); len(c.Rights) != 0 {
 		t.Errorf("%+v", c)
+	}
+	if e := ask(b, GetElevation{ID: "e1"}); e.State != meta.ElevationEnded || e.EndedBy == "" {
+		t.Errorf("an elevation of nobody is %+v", e)
 	}
 	check(b)
 }

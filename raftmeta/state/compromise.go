@@ -260,10 +260,11 @@ func (t *tx) containActor(c *meta.Compromise, budget int) (int, error) {
 			return 0, nil
 		}
 	}
-	if c.After = after; after == nil {
-		c.Actor++
+	if c.After = after; after != nil {
+		return 0, nil // the page is full, or what it passed over cost the rest
 	}
-	return budget, nil
+	c.Actor++
+	return budget - 1, nil // one of whom there is nothing costs as well
 }
 
 // actPlace is where a listing of an actor's acts goes on behind one of them.
@@ -280,14 +281,15 @@ func actsPrefix(a actor) key {
 
 // actsOf returns up to limit acts of an actor from Since to until, those behind after
 // (nil: the first), by credential and in the order in which they were done. next is
-// where to go on, nil when there are no more. Acts outside of the window are not read.
+// where to go on, nil when there are no more. Acts outside of the window are not read;
+// passing over those of a credential costs as much as an act.
 func actsOf(r reader, a actor, until meta.Time, after []byte, limit int) (acts []meta.Act, next []byte, err error) {
 	prefix := actsPrefix(a)
 	s := within(prefix)
 	if after != nil {
 		s.lower = append(append(slices.Clone(prefix), after...), 0)
 	}
-	for {
+	for jumps := 0; ; jumps++ {
 		var jump key
 		for p, err := range r.scan(s) {
 			if err != nil {
@@ -312,6 +314,9 @@ func actsOf(r reader, a actor, until meta.Time, after []byte, limit int) (acts [
 		}
 		if jump == nil || s.upper != nil && bytes.Compare(jump, s.upper) >= 0 {
 			return acts, nil, nil
+		}
+		if jumps+len(acts) >= limit {
+			return acts, jump[len(prefix):], nil
 		}
 		s.lower = jump
 	}

@@ -102,6 +102,34 @@ func elevationsOf(r reader, principal string) (rights []meta.Right, _ error) {
 	return rights, nil
 }
 
+// endElevations ends the active elevations of a principal that goes, each as by its own
+// command.
+func (t *tx) endElevations(principal string) error {
+	prefix := keyElevated(principal)
+	var active []*meta.Elevation
+	for p, err := range t.scan(within(prefix)) {
+		if err != nil {
+			return err
+		}
+		e, err := findElevation(t, string(p.key[len(prefix):]))
+		if err != nil {
+			return err
+		}
+		active = append(active, e)
+	}
+	for _, e := range active {
+		before := *e
+		e.State, e.Ended, e.EndedBy = meta.ElevationEnded, t.now, t.origin.Principal
+		if e.Expires <= t.now {
+			e.State, e.Ended, e.EndedBy = meta.ElevationExpired, e.Expires, ""
+		}
+		if err := t.putElevation(&before, e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // person refuses principals that are no people: only they answer for a broken glass.
 func person(principal string) error {
 	if kind, _ := meta.SplitPrincipal(principal); kind != meta.KindUser && kind != meta.KindBootstrap {

@@ -4,8 +4,8 @@ import (
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 )
 
-// RemoveAccount removes an account with its bindings and its credentials: one that is
-// made again under the name has none of them.
+// RemoveAccount removes an account with its bindings, its credentials and its elevations:
+// one that is made again under the name has none of them.
 //
 // Errors: meta.ErrNotFound.
 type RemoveAccount struct {
@@ -26,6 +26,9 @@ func (c RemoveAccount) apply(t *tx) (any, error) {
 		return nil, err
 	}
 	if err := t.dropCredentials(c.Name); err != nil {
+		return nil, err
+	}
+	if err := t.endElevations(c.Name); err != nil {
 		return nil, err
 	}
 	t.del(keyAccount(c.Name))

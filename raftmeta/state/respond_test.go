@@ -340,6 +340,60 @@ func TestCompromiseOfPrincipal(t *testing.T) {
 	}
 }
 
+// TestCompromiseIsPaged: one command goes through no more than it may, also of tokens that
+// did nothing in the window.
+func TestCompromiseIsPaged(t *testing.T) {
+	b := levelFiveBench(t)
+	const tokens, limit = 40, 10
+	for i := range tokens {
+		b.mustAs(robot, fmt.Sprintf("old%02d", i), image("m"+fmt.Sprint(i)))
+	}
+	b.now = b.now.Add(time.Hour)
+	since := meta.TimeOf(b.now)
+	b.mustAs(robot, "young", image("late"))
+
+	all := actor{Principal: robot, All: true, Since: since}
+	var acts []meta.Act
+	pages := 0
+	view, err := b.View()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer view.Close()
+	for after := []byte(nil); pages == 0 || after != nil; pages++ {
+		page, next, err := actsOf(view, all, meta.TimeOf(b.now), after, limit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		acts, after = append(acts, page...), next
+	}
+	if len(acts) != 1 || acts[0].Credential != "young" || pages < tokens/limit {
+		t.Errorf("%d pages have %+v", pages, acts)
+	}
+
+	b.must(OpenCompromise{ID: "c1", Principal: robot, Since: since, Reason: "who knows"})
+	if c := b.contain("c1", limit); c.Quarantined != 1 || c.Findings != 1 {
+		t.Errorf("contained as %+v", c)
+	}
+
+	// Tokens of which nothing came cost one each.
+	b.must(CreateAccount{Name: "user:eve"})
+	for i := range tokens {
+		b.mustAs("user:eve", thief, CreateCredential{Life: time.Hour, Credential: meta.Credential{
+			ID: fmt.Sprintf("child%02d", i), Hash: make([]byte, 32), Principal: "user:eve", Kind: meta.CredentialToken,
+		}})
+	}
+	b.must(OpenCompromise{ID: "c2", Credential: thief, Reason: "who knows"})
+	steps := 0
+	for c := (meta.Compromise{State: meta.CompromiseContaining}); c.State == meta.CompromiseContaining; steps++ {
+		c = b.must(AdvanceCompromise{ID: "c2", Limit: limit}).Value.(meta.Compromise)
+	}
+	if steps < 2*tokens/limit {
+		t.Errorf("%d tokens and what was done with them take %d commands of %d", tokens, steps, limit)
+	}
+	check(b)
+}
+
 // TestCompromiseLeavesOthersAlone: what was deleted and published again by another, and
 // what somebody had in quarantine before.
 func TestCompromiseLeavesOthersAlone(t *testing.T) {
