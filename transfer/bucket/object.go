@@ -22,6 +22,7 @@ import (
 // Below the bucket's prefix:
 //
 //	claim                      whose bucket it is (claim.go)
+//	alive                      its date: when who claimed it last used it
 //	probe/...                  of tries to write
 //	blobs/ROOT/SEEN-NONCE      an object: a blob's stored bytes
 //	blobs/ROOT/SEEN-NONCE.map  its chunk map; none for a blob of one chunk

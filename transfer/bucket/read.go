@@ -14,11 +14,10 @@ import (
 )
 
 const (
-	runFirst   = 4 << 20  // bytes that the first request of a reader asks for
-	runMost    = 16 << 20 // and the most, each being twice the last
-	readTries  = 3
-	readPause  = 200 * time.Millisecond // before a second try, twice as long before each further one
-	stallAfter = 30 * time.Second       // without a byte a request is given up
+	runFirst  = 4 << 20  // bytes that the first request of a reader asks for
+	runMost   = 16 << 20 // and the most, each being twice the last
+	readTries = 3
+	readPause = 200 * time.Millisecond // before a second try, twice as long before each further one
 )
 
 // blob is an open blob: what the cache has of it, and the object behind that.

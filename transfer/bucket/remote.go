@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -29,6 +30,8 @@ type remote struct {
 	loc       Location
 	core      *minio.Core
 	transport *http.Transport
+	joining   *http.Transport // of requests that the service may think about for long
+	dial      func(ctx context.Context, network, address string) (net.Conn, error)
 	metrics   *metrics
 	skew      atomic.Int64 // nanoseconds that the service's clock is ahead
 	// barred says why nothing may be written or removed; nil while it may.
@@ -45,7 +48,8 @@ func (r *remote) writable() error {
 
 const (
 	remoteRetries = 3                // of one request, by the client
-	answerWithin  = 30 * time.Second // of a request, until the answer begins
+	stallAfter    = 30 * time.Second // a request is given up when no byte has gone either way
+	joinWithin    = 10 * time.Minute // the same while a service joins the parts of an object
 	bucketRetry   = 2 * time.Second  // when a client should try again
 )
 
@@ -56,14 +60,8 @@ func newRemote(loc Location, creds *credentials.Credentials, m *metrics) (*remot
 			&credentials.IAM{Client: &http.Client{Timeout: 5 * time.Second}},
 		})
 	}
-	r := &remote{loc: loc, metrics: m, transport: &http.Transport{
-		Proxy:       http.ProxyFromEnvironment,
-		DialContext: (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
-		// Objects are not to be inflated: their bytes are what was hashed.
-		DisableCompression:  true,
-		TLSHandshakeTimeout: 5 * time.Second, ResponseHeaderTimeout: answerWithin,
-		IdleConnTimeout: time.Minute, MaxIdleConnsPerHost: 64, MaxConnsPerHost: 128,
-	}}
+	r := &remote{loc: loc, metrics: m, dial: (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second}).DialContext}
+	r.transport, r.joining = r.newTransport(stallAfter), r.newTransport(joinWithin)
 	lookup := minio.BucketLookupAuto
 	if loc.PathStyle {
 		lookup = minio.BucketLookupPath
@@ -79,7 +77,63 @@ func newRemote(loc Location, creds *credentials.Credentials, m *metrics) (*remot
 	return r, nil
 }
 
-func (r *remote) close() { r.transport.CloseIdleConnections() }
+func (r *remote) newTransport(stall time.Duration) *http.Transport {
+	return &http.Transport{
+		Proxy: http.ProxyFromEnvironment,
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			c, err := r.dial(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			return &watched{Conn: c, stall: stall}, nil
+		},
+		// Objects are not to be inflated: their bytes are what was hashed.
+		DisableCompression:  true,
+		TLSHandshakeTimeout: 5 * time.Second, ResponseHeaderTimeout: stall,
+		IdleConnTimeout: time.Minute, MaxIdleConnsPerHost: 64, MaxConnsPerHost: 128,
+	}
+}
+
+// watched is a connection that ends when for stall no byte has gone either way: neither
+// a service that stops to read nor one that stops to send holds anybody for longer.
+type watched struct {
+	net.Conn
+	stall time.Duration
+	over  atomic.Bool // it ended so; the other direction's error says it too
+}
+
+// Read implements net.Conn.
+func (w *watched) Read(p []byte) (int, error) {
+	n, err := w.Conn.Read(p)
+	return n, w.moved(err)
+}
+
+// Write implements net.Conn.
+func (w *watched) Write(p []byte) (int, error) {
+	if err := w.moved(nil); err != nil { // it may have been idle
+		return 0, err
+	}
+	n, err := w.Conn.Write(p)
+	return n, w.moved(err)
+}
+
+func (w *watched) moved(err error) error {
+	if err == nil {
+		err = w.SetDeadline(time.Now().Add(w.stall))
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		w.over.Store(true)
+	}
+	if err != nil && w.over.Load() {
+		return os.ErrDeadlineExceeded
+	}
+	return err
+}
+
+func (r *remote) close() {
+	r.transport.CloseIdleConnections()
+	r.joining.CloseIdleConnections()
+}
 
 // clocked notes how far the service's clock is from ours.
 type clocked struct{ r *remote }
@@ -87,7 +141,11 @@ type clocked struct{ r *remote }
 // RoundTrip implements http.RoundTripper.
 func (c clocked) RoundTrip(req *http.Request) (*http.Response, error) {
 	began := time.Now()
-	res, err := c.r.transport.RoundTrip(req)
+	by := c.r.transport
+	if req.Method == http.MethodPost && req.URL.Query().Has("uploadId") {
+		by = c.r.joining
+	}
+	res, err := by.RoundTrip(req)
 	if err == nil {
 		if at, bad := http.ParseTime(res.Header.Get("Date")); bad == nil {
 			// The date is cut to seconds, and as old as the answer's way.
@@ -110,6 +168,9 @@ func (r *remote) failed(ctx context.Context, act string, err error) error {
 	}
 	if ctx.Err() != nil {
 		return fmt.Errorf("%s: %w", act, ctx.Err())
+	}
+	if late := net.Error(nil); errors.As(err, &late) && late.Timeout() {
+		return fmt.Errorf("%s: the bucket %s does not answer: no byte came or went for %v: %w", act, r.loc, stallAfter, &meta.UnavailableError{Reason: "bucket", RetryAfter: bucketRetry})
 	}
 	var e minio.ErrorResponse
 	if !errors.As(err, &e) {
