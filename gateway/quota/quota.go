@@ -3,6 +3,7 @@ package quota
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math"
@@ -752,6 +753,19 @@ func (q *Quota) Below(r *Report, server bool) (*Answer, error) {
 	return a, nil
 }
 
+// exists reports whether a tenant that a node names is remembered here, or is not known
+// to be none.
+func (q *Quota) exists(name meta.TenantName) bool {
+	q.mu.Lock()
+	known := q.tenants[name] != nil
+	q.mu.Unlock()
+	if known {
+		return true
+	}
+	_, _, err := raftmeta.Ask(context.Background(), q.cfg.Metadata, q.cfg.Fresh, state.GetUsage{Tenant: name})
+	return !errors.Is(err, meta.ErrNotFound)
+}
+
 // lead divides the cluster's rates between servers.
 func (q *Quota) lead(r *Report, now time.Time) *Answer {
 	q.servers.note(r, now)
@@ -760,6 +774,9 @@ func (q *Quota) lead(r *Report, now time.Time) *Answer {
 		a.Totals = q.servers.sums(now)
 	}
 	for _, w := range r.Wants {
+		if !q.exists(w.Tenant) {
+			continue
+		}
 		t := q.tenant(w.Tenant)
 		q.usage(context.Background(), t, now)
 		m := t.meters[w.Kind]

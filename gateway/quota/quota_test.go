@@ -509,3 +509,21 @@ func TestBytesText(t *testing.T) {
 		}
 	}
 }
+
+// What nodes say of tenants that there are none of is not remembered: names cost a node
+// that was taken over nothing.
+func TestLeaderForgetsWhatIsNoTenant(t *testing.T) {
+	store := metatest.New(t)
+	store.Must(state.CreateTenant{Name: "acme"})
+	q := newQuota(t, Config{Self: "s1", Metadata: store, Doer: store})
+	r := &Report{Node: "s2", Run: "r", Sequence: 1, Wants: []Amount{{"acme", Uploads, 1}}}
+	for i := range 1000 {
+		r.Wants = append(r.Wants, Amount{meta.TenantName(fmt.Sprintf("t%d", i)), Uploads, 1})
+	}
+	if _, err := q.Below(r, true); err != nil {
+		t.Fatal(err)
+	}
+	if len(q.tenants) != 1 || q.tenants["acme"] == nil {
+		t.Errorf("%d tenants are remembered", len(q.tenants))
+	}
+}
