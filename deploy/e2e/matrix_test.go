@@ -429,11 +429,24 @@ func useContainerd(ctx context.Context, t *testing.T, s *secured, home, token st
 func useHelm(ctx context.Context, t *testing.T, s *secured, home, token string) (string, error) {
 	chart := filepath.Join(home, "demo")
 	write(t, filepath.Join(chart, "Chart.yaml"), "apiVersion: v2\nname: demo\nversion: 1.0.0\n")
-	return all(ctx, []string{"HOME=" + home, "HELM_REGISTRY_CONFIG=" + filepath.Join(home, "registry.json")},
+	packed, back := filepath.Join(home, "demo-1.0.0.tgz"), t.TempDir()
+	out, err := all(ctx, []string{"HOME=" + home, "HELM_REGISTRY_CONFIG=" + filepath.Join(home, "registry.json")},
 		[]string{"helm", "registry", "login", "--ca-file", s.root, "-u", "helm", "-p", token, s.addr},
 		[]string{"helm", "package", chart, "-d", home},
-		[]string{"helm", "push", "--ca-file", s.root, filepath.Join(home, "demo-1.0.0.tgz"), "oci://" + s.addr + "/acme/oci"},
-		[]string{"helm", "pull", "--ca-file", s.root, "oci://" + s.addr + "/acme/oci/demo", "--version", "1.0.0", "-d", filepath.Join(home, "back")})
+		[]string{"helm", "push", "--ca-file", s.root, packed, "oci://" + s.addr + "/acme/oci"},
+		[]string{"helm", "pull", "--ca-file", s.root, "oci://" + s.addr + "/acme/oci/demo", "--version", "1.0.0", "-d", back})
+	if err != nil {
+		return out, err
+	}
+	pushed, err := os.ReadFile(packed)
+	if err != nil {
+		return out, err
+	}
+	pulled, err := os.ReadFile(filepath.Join(back, filepath.Base(packed)))
+	if err == nil && !bytes.Equal(pushed, pulled) {
+		err = errors.New("helm pulled another chart than it pushed")
+	}
+	return out, err
 }
 
 // has is err, or that out lacks text.
