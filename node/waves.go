@@ -157,6 +157,16 @@ func (v waveView) Matching(w *meta.Wave) map[meta.RegionName]int {
 	return counts
 }
 
+func (v waveView) LeftOut(w *meta.Wave) (ids []meta.NodeID) {
+	for _, n := range v.host.Nodes("", meta.RoleAgent) {
+		if w.LeavesOut(n) {
+			ids = append(ids, n.ID)
+		}
+	}
+	slices.Sort(ids)
+	return ids
+}
+
 func (v waveView) Progress(ctx context.Context, id string) ([]meta.WaveProgress, []meta.NodeID) {
 	var (
 		mu        sync.Mutex

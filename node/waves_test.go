@@ -598,6 +598,42 @@ func TestWavesSideBySide(t *testing.T) {
 	})
 }
 
+// A narrowed host gets nothing of a wave of another tenant, and is not waited for; nor
+// does one that is narrowed before the wave begins.
+func TestWaveLeavesOutNarrowedHosts(t *testing.T) {
+	inFleet(t, 1, func(c *fleet) {
+		ids := c.join("eu", 4)
+		narrow := func(id meta.NodeID, tenants ...string) {
+			c.store.Must(state.NarrowNode{ID: id, Tenants: tenants})
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			n := c.nodes[id]
+			n.Tenants = tenants
+			c.nodes[id] = n
+		}
+		narrow(ids[0], "other-*")
+		narrow(ids[1], "other-*", string(waveRef.Tenant))
+		c.plan("w1", func(w *meta.Wave) { w.NotBefore = meta.TimeOf(time.Now().Add(time.Minute)) })
+		time.Sleep(10 * time.Second)
+		narrow(ids[2], "other-*") // it has heard of the wave by then
+		c.until("w1", 5*time.Minute, is(meta.WaveDone))
+		if total := c.wave("w1").Total(); total.Done != 2 || total.Settled() != 2 {
+			t.Errorf("it counts %+v", total)
+		}
+		for i, id := range ids {
+			if pinned, want := c.hosts[id].pinned() > 0, i == 1 || i == 3; pinned != want {
+				t.Errorf("host %d: pinned %v", i, pinned)
+			}
+		}
+		// The arbiter refuses it too, whatever a desk says.
+		c.plan("w2", nil)
+		c.store.Must(state.AdmitHosts{Wave: "w2", Hosts: ids[:1]})
+		if total := c.wave("w2").Total(); total.Fetching != 0 {
+			t.Errorf("a narrowed host is admitted: %+v", total)
+		}
+	})
+}
+
 // A host of another platform than the wave has takes no bytes, and is no failure.
 func TestWaveOfAnotherPlatform(t *testing.T) {
 	inFleet(t, 1, func(c *fleet) {

@@ -82,6 +82,10 @@ later catch up until the wave ends, which is --pin-for after its start; until th
 			fmt.Fprintln(create.OutOrStdout(), w.ID)
 			fmt.Fprintf(create.ErrOrStderr(), "%d hosts match now; it begins %s and ends %s: shoal wave status %s --watch\n",
 				w.Expected, w.NotBefore.Std().Local().Format(time.DateTime), w.Expires.Std().Local().Format(time.DateTime), w.ID)
+			// The wave is planned, whether or not its status can be had.
+			if s, err := c.Wave(ctx, w.ID); err == nil {
+				io.WriteString(create.ErrOrStderr(), leftOutText(&s))
+			}
 		})
 	})
 }
@@ -228,6 +232,18 @@ func (s *waveSpeed) perSec() (_ float64, ok bool) {
 	return float64(max(s.bytes[last]-s.bytes[0], 0)) / max(elapsed, 0.001), true
 }
 
+// leftOutText says which hosts get nothing of a wave, "" when all do.
+func leftOutText(s *client.WaveStatus) string {
+	if s.LeftOutHosts == 0 {
+		return ""
+	}
+	names := make([]string, len(s.LeftOut))
+	for i, id := range s.LeftOut {
+		names[i] = string(id)
+	}
+	return clip(fmt.Sprintf("%d hosts are left out, for they may not hold what is of these tenants: %s", s.LeftOutHosts, strings.Join(names, ", ")), 0) + "\n"
+}
+
 // waveText renders a status for people.
 func waveText(s *client.WaveStatus, speed waveSpeed, bars bool) string {
 	var b strings.Builder
@@ -292,6 +308,7 @@ func waveText(s *client.WaveStatus, speed waveSpeed, bars bool) string {
 	if more := s.Hosts.Failed - len(w.Failures); more > 0 {
 		fmt.Fprintf(&b, "  and %d more: shoal wave hosts %s --state failed\n", more, w.ID)
 	}
+	b.WriteString(leftOutText(s))
 	for _, id := range s.Unreached {
 		fmt.Fprintf(&b, "  server %s did not answer: what its hosts fetch is not in the sums\n", id)
 	}

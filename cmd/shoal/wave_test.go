@@ -76,6 +76,10 @@ func TestWaveText(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, text)
 		}
 	}
+	s.LeftOutHosts, s.LeftOut = 2, []meta.NodeID{"n1", "n2"}
+	if text := waveText(&s, waveSpeed{}, false); !strings.Contains(text, "\n2 hosts are left out, for they may not hold what is of these tenants: n1, n2\n") {
+		t.Errorf("with hosts that are left out:\n%s", text)
+	}
 	// The rate of a watch is of the last seconds, not since the start.
 	var speed waveSpeed
 	for i := range 10 {

@@ -27,6 +27,8 @@ import (
 type Waves interface {
 	// Matching counts the agents that a wave is for, by region.
 	Matching(w *meta.Wave) map[meta.RegionName]int
+	// LeftOut lists agents that a wave aims at and that may not hold what it names, by id.
+	LeftOut(w *meta.Wave) []meta.NodeID
 	// Progress adds up what the servers heard lately of a wave's hosts, by region;
 	// unreached are those that did not say.
 	Progress(ctx context.Context, wave string) (regions []meta.WaveProgress, unreached []meta.NodeID)
@@ -168,12 +170,30 @@ func (a *API) createWave(c *protocol.Call) error {
 		for _, n := range a.Waves.Matching(&w) {
 			w.Expected += uint32(n)
 		}
+		if left := a.Waves.LeftOut(&w); w.Expected == 0 && len(left) > 0 {
+			return fmt.Errorf("a wave for nobody: %s may not hold what belongs to the tenants of its references (shoal node narrow changes that): %w",
+				someNodes(left), meta.ErrInvalid)
+		}
 	}
 	value, err := a.do(c, 0, state.CreateWave{Wave: w, Life: life})
 	if err != nil {
 		return err
 	}
 	return reply[meta.Wave](c, http.StatusCreated, value)
+}
+
+// someNodes names nodes, of many the first ones.
+func someNodes(ids []meta.NodeID) string {
+	const most = 10
+	names := make([]string, 0, most)
+	for _, id := range ids[:min(len(ids), most)] {
+		names = append(names, string(id))
+	}
+	text := "node " + strings.Join(names, ", ")
+	if more := len(ids) - most; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text
 }
 
 // waveReadable reports whether the caller may read all that a wave names.
@@ -245,13 +265,16 @@ func (a *API) waveStatus(c *protocol.Call) error {
 		matching  map[meta.RegionName]int
 		live      []meta.WaveProgress
 		unreached []meta.NodeID
+		left      []meta.NodeID
 	)
 	if a.Waves != nil && w.Ended == 0 {
 		matching = a.Waves.Matching(&w)
 		live, unreached = a.Waves.Progress(c.R.Context(), w.ID)
+		left = a.Waves.LeftOut(&w)
 	}
 	s := statusOf(w, matching, live, time.Now())
 	s.Unreached = unreached
+	s.LeftOut, s.LeftOutHosts = left[:min(len(left), client.MaxLeftOut)], len(left)
 	return protocol.WriteJSON(c.W, http.StatusOK, s)
 }
 

@@ -41,9 +41,12 @@ type heard struct {
 	matching  map[meta.RegionName]int
 	live      []meta.WaveProgress
 	unreached []meta.NodeID
+	left      []meta.NodeID
 }
 
 func (h *heard) Matching(*meta.Wave) map[meta.RegionName]int { return h.matching }
+
+func (h *heard) LeftOut(*meta.Wave) []meta.NodeID { return h.left }
 
 func (h *heard) Progress(context.Context, string) ([]meta.WaveProgress, []meta.NodeID) {
 	return h.live, h.unreached
@@ -119,6 +122,14 @@ func TestWaves(t *testing.T) {
 	}
 	if got := collect(t, reader.Waves(ctx, false)); len(got) != 2 || !slices.ContainsFunc(got, func(x meta.Wave) bool { return x.ID == w.ID }) {
 		t.Errorf("waves are %+v", got)
+	}
+	f.heard.left = []meta.NodeID{"n1"}
+	if s := must[client.WaveStatus](t)(reader.Wave(ctx, now.ID)); s.LeftOutHosts != 1 || !slices.Equal(s.LeftOut, f.heard.left) {
+		t.Errorf("left out are %d: %v", s.LeftOutHosts, s.LeftOut)
+	}
+	f.heard.matching = nil // and now nobody else is there
+	if _, err := writer.CreateWave(ctx, client.NewWave{Refs: []string{"acme/app/api:1"}}); !errors.Is(err, meta.ErrInvalid) || !strings.Contains(err.Error(), "n1") {
+		t.Errorf("a wave for narrowed hosts only: %v", err)
 	}
 	if got := must[meta.Wave](t)(writer.CancelWave(ctx, now.ID, "")); got.State != meta.WaveCancelled || got.Reason != "by user:writer" {
 		t.Errorf("cancelled: %+v", got)

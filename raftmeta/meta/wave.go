@@ -185,8 +185,26 @@ type Wave struct {
 	Failures []WaveHost   `cbor:"19,keyasint,omitempty" json:"failures,omitempty"`
 }
 
-// Match reports whether the wave is for a node.
-func (w Wave) Match(n Node) bool {
+// Match reports whether the wave is for a node: one that it aims at and that may hold
+// all that it names.
+func (w Wave) Match(n Node) bool { return w.aims(n) && w.fits(n) }
+
+// LeavesOut reports whether the wave aims at a node that may not hold all that it
+// names: such a node gets nothing of it, and learns nothing of it.
+func (w Wave) LeavesOut(n Node) bool { return w.aims(n) && !w.fits(n) }
+
+// fits reports whether a node may hold what belongs to the tenants of all references.
+// That a repository is public does not count: it may cease to be while the wave runs.
+func (w Wave) fits(n Node) bool {
+	for _, ref := range w.Refs {
+		if !n.MayHold(ref.Repo.Tenant) {
+			return false
+		}
+	}
+	return true
+}
+
+func (w Wave) aims(n Node) bool {
 	if n.Role != RoleAgent {
 		return false
 	}

@@ -65,7 +65,14 @@ type WaveStatus struct {
 	// Unreached are servers that did not say what they heard: waiting and fetching
 	// hosts that stand at them count as silent.
 	Unreached []meta.NodeID `json:"unreached,omitempty"`
+	// LeftOutHosts counts the hosts that the wave aims at and that may not hold what
+	// belongs to the tenants of its references; LeftOut names the first ones.
+	LeftOutHosts int           `json:"left_out_hosts,omitempty"`
+	LeftOut      []meta.NodeID `json:"left_out,omitempty"`
 }
+
+// MaxLeftOut bounds WaveStatus.LeftOut.
+const MaxLeftOut = 100
 
 // Over reports whether nothing more is to be expected of the wave, but for hosts that
 // join.
