@@ -9,7 +9,10 @@ import (
 	"testing"
 
 	"github.com/shoal-registry/shoal/gateway/catalog"
+	"github.com/shoal-registry/shoal/gateway/catalog/catalogtest"
+	"github.com/shoal-registry/shoal/raftmeta"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/raftmeta/state"
 	"github.com/shoal-registry/shoal/verify/digest"
 )
 
@@ -123,4 +126,39 @@ func TestUploadsReserve(t *testing.T) {
 	if len(store.held) != 0 {
 		t.Fatalf("%v are reserved", store.held)
 	}
+}
+
+// TestBucketsServerReserves: the copy of what a server takes in may be its bucket's, the
+// reservation is the server's own.
+func TestBucketsServerReserves(t *testing.T) {
+	const bucket meta.NodeID = "bucket-00000000000000aa"
+	store := &room{bytes: 100, held: map[string]int64{}}
+	sent := &linked{}
+	w := newWorld(t, func(c *catalog.Config) {
+		sent.Doer = c.Commands
+		c.Storage, c.Holder, c.Commands = store, bucket, sent
+	})
+	w.create(app)
+	u, err := w.Begin(t.Context(), w.by, app, false)
+	w.must(err)
+	_, err = u.Append(t.Context(), strings.NewReader("12345"))
+	w.must(err)
+	_, _, _ = u.Commit(t.Context(), "") // the metadata knows of no bucket
+	w.must(u.Close())
+	if c := sent.command; c.Server != bucket || c.Reserver != catalogtest.Node || c.Reserved != 5 {
+		t.Errorf("linked as %+v", c)
+	}
+}
+
+// linked keeps the LinkBlob that passes.
+type linked struct {
+	raftmeta.Doer
+	command state.LinkBlob
+}
+
+func (l *linked) Do(ctx context.Context, o state.Origin, c state.Command) (raftmeta.Receipt, error) {
+	if link, ok := c.(state.LinkBlob); ok {
+		l.command = link
+	}
+	return l.Doer.Do(ctx, o, c)
 }

@@ -260,7 +260,11 @@ func (c *Catalog) Link(ctx context.Context, by Caller, repo meta.RepoRef, s Stor
 }
 
 func (c *Catalog) link(repo meta.RepoRef, s Stored) state.LinkBlob {
-	return state.LinkBlob{Repo: repo, Digest: s.Name, Blob: s.Blob, Server: c.cfg.Holder, Seen: s.seen, Reserved: s.reserved}
+	link := state.LinkBlob{Repo: repo, Digest: s.Name, Blob: s.Blob, Server: c.cfg.Holder, Seen: s.seen, Reserved: s.reserved}
+	if s.reserved > 0 && c.cfg.Holder != c.cfg.Node {
+		link.Reserver = c.cfg.Node
+	}
+	return link
 }
 
 // settled ends the reservations of what is linked.

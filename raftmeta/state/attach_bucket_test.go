@@ -213,3 +213,24 @@ func imageAt(holder meta.NodeID, manifest string, blobs ...string) Publish {
 	p.Blobs[0].Server = holder
 	return p
 }
+
+// TestBucketSettlesReservations: the copy is the bucket's, what was reserved is the
+// server's that took the upload.
+func TestBucketSettlesReservations(t *testing.T) {
+	b := newBucketBench(t)
+	quota := int64(10)
+	b.must(SetTenant{Name: "acme", Limits: &meta.LimitsChange{StorageBytes: &quota}})
+	b.recount("acme", 100)
+	b.must(ReserveStorage{Server: "eu-8", Lease: time.Minute, Wants: []StorageWant{{"acme", 7}}})
+	in := link("1234567", bucketA)
+	in.Reserved, in.Reserver = 7, "eu-8"
+	b.must(in)
+	if u := ask(b, GetUsage{Tenant: "acme"}); u.Bytes != 7 || u.Reserved != 0 {
+		t.Errorf("holds %+v", u)
+	}
+	in.Reserver = "us-1"
+	if in.Reserved = 0; in.since() != quotaLevel {
+		t.Error("older builds do not know who reserved")
+	}
+	check(b)
+}

@@ -26,8 +26,11 @@ type LinkBlob struct {
 	// Seen is the index of the state that Server had seen when it held the bytes and
 	// owed nobody their removal; 0 does not say. From level 4 on.
 	Seen uint64 `cbor:"5,keyasint,omitempty"`
-	// Reserved is how much of what Server has reserved these bytes are. From level 5 on.
+	// Reserved is how much of what Reserver has reserved these bytes are. From level 5 on.
 	Reserved int64 `cbor:"6,keyasint,omitempty"`
+	// Reserver is the server that reserved, when it is not Server itself, which may be a
+	// bucket. From level 5 on.
+	Reserver meta.NodeID `cbor:"7,keyasint,omitempty"`
 }
 
 // Type implements Command.
@@ -35,7 +38,7 @@ func (LinkBlob) Type() uint16 { return typeLinkBlob }
 
 func (c LinkBlob) since() uint32 {
 	switch {
-	case c.Reserved != 0:
+	case c.Reserved != 0 || c.Reserver != "":
 		return quotaLevel
 	case c.Seen != 0:
 		return GCLevel
@@ -102,7 +105,7 @@ func (t *tx) linkBlob(repo meta.RepoRef, c LinkBlob) (*meta.Blob, error) {
 		}
 	}
 	if c.Reserved > 0 {
-		if err := t.settleReserved(repo.Tenant, c.Server, c.Reserved); err != nil {
+		if err := t.settleReserved(repo.Tenant, cmp.Or(c.Reserver, c.Server), c.Reserved); err != nil {
 			return nil, err
 		}
 	}
