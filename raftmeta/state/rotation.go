@@ -162,6 +162,9 @@ func (c SealNextKey) apply(t *tx) (any, error) {
 	if err != nil {
 		return nil, fmt.Errorf("seal the next root's key to %s: %w", c.Node, err)
 	}
+	if trust.Keys == nil { // the last server that had one has left
+		trust.Keys = map[meta.NodeID][]byte{}
+	}
 	trust.Keys[c.Node] = c.Sealed
 	t.putTrust(trust)
 	return nil, nil

@@ -181,3 +181,21 @@ func TestJoinTokensEndEarly(t *testing.T) {
 	node.ID = "other"
 	b.refuse(AdmitNode{TokenSecretHash: "a", Node: node}, meta.ErrDenied, "unknown")
 }
+
+// TestSealAfterLastKey: the server that seals the next root's key to another may be out
+// of the roster by the time its command is applied, and its own key was the only one.
+func TestSealAfterLastKey(t *testing.T) {
+	trust := meta.Trust{Next: []byte("next"), Cross: []byte("cross")}
+	b := newBench(t)
+	b.must(SetLevel{Level: Level})
+	root := ask(b, GetCluster{}).Root
+	b.must(BeginRotation{Next: trust.Next, Cross: trust.Cross, Root: meta.RootHash(root), Keys: map[meta.NodeID][]byte{"eu-1": []byte("sealed")}})
+	b.must(DrainServer{ID: "eu-1", Drain: true})
+	settle(b, maxSettled)
+	b.must(RemoveNode{ID: "eu-1"})
+	b.must(SealNextKey{Node: "eu-2", Sealed: []byte("sealed"), Root: meta.RootHash(trust.Next)})
+	if got := ask(b, GetTrust{}).Keys; len(got) != 1 || string(got["eu-2"]) != "sealed" {
+		t.Errorf("keys are sealed to %v", got)
+	}
+	check(b)
+}
