@@ -78,10 +78,10 @@ type Decision struct {
 	Err   error
 }
 
-// Elevation returns the id of the break-glass elevation that a decision rests on, ""
-// when it rests on none.
+// Elevation returns the id of the break-glass elevation that an allowing decision rests
+// on, "" when it rests on none.
 func (d Decision) Elevation() string {
-	if d.Right == nil || !d.Right.Elevated {
+	if !d.Allowed || d.Right == nil || !d.Right.Elevated {
 		return ""
 	}
 	_, id, _ := strings.Cut(d.Right.Binding, ":")

@@ -293,3 +293,18 @@ func FuzzAuthorization(f *testing.F) {
 		}
 	})
 }
+
+// What an elevation no longer allows is not done under it.
+func TestEndedElevationIsNoMark(t *testing.T) {
+	now := meta.TimeOf(time.Now())
+	elevated := meta.Right{Actions: []Action{Push}, Repository: "acme/*", Elevated: true, Binding: "elevation:e1", Expires: now + meta.Time(time.Hour)}
+	who := meta.Principal{Name: "user:ada", Rights: []meta.Right{elevated}, At: now}
+	on := Target{Repo: ref, Record: private}
+	if d := Explain(Policy{}, who, Push, on); !d.Allowed || d.Elevation() != "e1" {
+		t.Errorf("%+v", d)
+	}
+	who.At += meta.Time(2 * time.Hour)
+	if d := Explain(Policy{}, who, Push, on); d.Reason != Expired || d.Elevation() != "" {
+		t.Errorf("%+v", d)
+	}
+}

@@ -154,7 +154,7 @@ func (a *API) tokens(c *protocol.Call) error {
 	case q.Principal == "" && q.Tenant == "" && query.Get("all") == "":
 		q.Principal = c.Who.Name
 	case q.Principal != "":
-		if err := login.MayManage(c.Who, q.Principal); err != nil && !access.May(c.Who, access.Audit, access.Target{Tenant: meta.TenantOf(q.Principal)}) {
+		if err := login.MayManage(&c.Who, q.Principal); err != nil && !access.May(c.Who, access.Audit, access.Target{Tenant: meta.TenantOf(q.Principal)}) {
 			return err
 		}
 	case q.Tenant != "":

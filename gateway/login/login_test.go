@@ -245,6 +245,34 @@ func TestCreateTokens(t *testing.T) {
 	}
 }
 
+// What somebody does to others' tokens under an elevation carries its mark, by which the
+// log refuses it once the elevation is over.
+func TestTokensUnderAnElevation(t *testing.T) {
+	f := newFixture(t)
+	manage := meta.Right{Actions: []meta.Action{meta.ActionManage}, Repository: "acme/*"}
+	tess, ada := meta.Principal{Name: "user:tess", Rights: []meta.Right{manage}}, meta.Principal{Name: "user:ada"}
+	made, err := f.desk.Create(f.call(tess), Wish{Principal: "robot:acme/ci"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	manage.Elevated, manage.Binding = true, "elevation:e1"
+	ada.Rights = []meta.Right{manage}
+	for name, do := range map[string]func(*protocol.Call) error{
+		"create": func(c *protocol.Call) error { _, err := f.desk.Create(c, Wish{Principal: "robot:acme/ci"}); return err },
+		"rotate": func(c *protocol.Call) error { _, err := f.desk.Rotate(c, made.ID, 0, 0); return err },
+		"revoke": func(c *protocol.Call) error { return f.desk.Revoke(c, made.ID) },
+	} {
+		c := f.call(ada)
+		if err := do(c); !errors.Is(err, meta.ErrDenied) || c.Origin().Elevation != "e1" {
+			t.Errorf("%s: %+v %v", name, c.Origin(), err)
+		}
+	}
+	c := f.call(ada)
+	if _, err := f.desk.Create(c, Wish{}); err != nil || c.Origin().Elevation != "" {
+		t.Errorf("its own needs no elevation: %+v %v", c.Origin(), err)
+	}
+}
+
 // What is narrower than a token on record, as a token of /token is, gets no text of it by
 // a rotation, and ends none but its own; a robot rotates no other than it shows.
 func TestNarrowedKeepsToItself(t *testing.T) {

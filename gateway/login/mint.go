@@ -30,7 +30,7 @@ func (d *Desk) Create(c *protocol.Call, w Wish) (Minted, error) {
 	if w.Principal == "" {
 		w.Principal = c.Who.Name
 	}
-	if err := MayMake(c.Who, w.Principal); err != nil {
+	if err := MayMake(&c.Who, w.Principal); err != nil {
 		return Minted{}, err
 	}
 	if w.Life == 0 {
@@ -45,10 +45,10 @@ func (d *Desk) Create(c *protocol.Call, w Wish) (Minted, error) {
 
 // MayMake judges who may make tokens of a principal: users their own, unless what they
 // show is narrowed itself; of robots whom manages their tenant, of users an
-// administrator.
+// administrator. An elevation that this rests on is noted in who.
 //
 // Errors: meta.ErrDenied.
-func MayMake(who meta.Principal, of string) error {
+func MayMake(who *meta.Principal, of string) error {
 	kind, _ := meta.SplitPrincipal(of)
 	switch {
 	case kind == meta.KindBootstrap:
@@ -66,17 +66,21 @@ func MayMake(who meta.Principal, of string) error {
 }
 
 // MayManage judges who may see and end what a principal has: itself, whom manages its
-// tenant, an administrator.
+// tenant, an administrator. An elevation that this rests on is noted in who.
 //
 // Errors: meta.ErrDenied.
-func MayManage(who meta.Principal, of string) error {
+func MayManage(who *meta.Principal, of string) error {
 	if of == who.Name {
 		return nil
 	}
-	if tenant := meta.TenantOf(of); tenant != "" && access.May(who, access.Manage, access.Target{Tenant: tenant}) {
-		return nil
+	may := func(action access.Action, on access.Target) bool {
+		d := access.Explain(access.Policy{}, *who, action, on)
+		if id := d.Elevation(); id != "" {
+			who.Elevation = id // what the call does is marked
+		}
+		return d.Allowed
 	}
-	if access.May(who, access.Admin, access.Target{}) {
+	if tenant := meta.TenantOf(of); tenant != "" && may(access.Manage, access.Target{Tenant: tenant}) || may(access.Admin, access.Target{}) {
 		return nil
 	}
 	return fmt.Errorf("%s may not manage the tokens of %s: %w", who.Name, of, meta.ErrDenied)
@@ -157,7 +161,7 @@ func (d *Desk) Find(c *protocol.Call, id string) (meta.Credential, error) {
 		return meta.Credential{}, err
 	}
 	found, err := ask(c.R.Context(), d, state.GetCredential{ID: id})
-	if err == nil && MayManage(c.Who, found.Principal) != nil {
+	if err == nil && MayManage(&c.Who, found.Principal) != nil {
 		err = fmt.Errorf("token %s: %w", id, meta.ErrNotFound)
 	}
 	return found, err
