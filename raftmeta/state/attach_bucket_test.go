@@ -75,6 +75,18 @@ func TestABucketHoldsOneCopy(t *testing.T) {
 	if n := ask(b, CopiesOf{Roots: rootsOf("layer")})[0]; n != 1 {
 		t.Errorf("%d copies", n)
 	}
+	// The only copy there is: not lost, and gone only with all servers of the bucket.
+	if lost := ask(b, IsLost{Root: rootsOf("layer")[0]}); lost {
+		t.Error("what is in the bucket only is said to be lost")
+	}
+	for _, c := range []struct {
+		leaving []meta.NodeID
+		only    int
+	}{{[]meta.NodeID{"eu-8"}, 0}, {[]meta.NodeID{"eu-8", "eu-9"}, 2}} {
+		if n := len(ask(b, LastCopies{Leaving: c.leaving}).Roots); n != c.only {
+			t.Errorf("%d blobs go with %v, want %d", n, c.leaving, c.only)
+		}
+	}
 	b.refuse(link("layer", "eu-8"), meta.ErrConflict, "bucket-00000000000000aa")
 	b.refuse(report("eu-9", meta.ReplicaVerified, "layer"), meta.ErrConflict, "bucket")
 	check(b)

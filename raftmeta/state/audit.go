@@ -51,7 +51,8 @@ func (t *tx) judge(root digest.CID, reason string) error {
 	return nil
 }
 
-// nobodyHas says that no server of the roster has a verified copy of root.
+// nobodyHas says that no server of the roster, and no bucket of one, has a verified copy
+// of root.
 func (t *tx) nobodyHas(root digest.CID) (bool, error) {
 	for p, err := range t.scan(within(keyReplicas(root))) {
 		if err != nil {
@@ -65,7 +66,7 @@ func (t *tx) nobodyHas(root digest.CID) (bool, error) {
 			continue
 		}
 		// The record of a server that was removed stays.
-		if n, err := t.get(keyNode(r.Server)); err != nil || n != nil {
+		if there, err := isHolder(t, r.Server); err != nil || there {
 			return false, err
 		}
 	}

@@ -707,11 +707,20 @@ func (q LastCopies) Answer(v *View) (a LastCopiesAnswer, _ error) {
 		}
 		records++
 		if r.Server != "" && r.State == meta.ReplicaVerified {
-			if slices.Contains(q.Leaving, r.Server) {
-				here = true
-			} else if n, err := load[meta.Node](v, keyNode(r.Server)); err != nil {
+			servers, err := serversBehind(v, r.Server)
+			if err != nil {
 				return a, err
-			} else if n != nil {
+			}
+			stay := slices.DeleteFunc(slices.Clone(servers), func(id meta.NodeID) bool { return slices.Contains(q.Leaving, id) })
+			here = here || len(servers) > 0 && len(stay) == 0
+			for _, id := range stay {
+				n, err := load[meta.Node](v, keyNode(id))
+				if err != nil {
+					return a, err
+				}
+				if n == nil {
+					continue // It has left.
+				}
 				sure, err := counts(v, n)
 				if err != nil {
 					return a, err
