@@ -100,7 +100,7 @@ func newWatcher(path string, metadata raftmeta.Asker, trusted func() audit.Trust
 	case err != nil:
 		return nil, fmt.Errorf("the last checkpoint of the audit log: %w", err)
 	default:
-		if err := json.Unmarshal(b, &w.witness); err == nil {
+		if err = json.Unmarshal(b, &w.witness); err == nil {
 			_, err = w.witness.Last()
 		}
 		if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -147,6 +148,19 @@ func TestNotaryRefusesARewoundLog(t *testing.T) {
 		}
 		if _, regions := checkpoint(t, other, n.watcher.trust()); slices.Contains(regions, "us") {
 			t.Errorf("a history that is %s was signed in %v", name, regions)
+		}
+	}
+}
+
+// TestWatcherOfADamagedFile: what was seen last is not forgotten in silence.
+func TestWatcherOfADamagedFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "witness")
+	for _, text := range []string{"", "{", `{"checkpoint":"nothing signed"}`} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := newWatcher(path, metatest.New(t), nil, slog.New(slog.DiscardHandler), prometheus.NewRegistry()); err == nil || !strings.Contains(err.Error(), path) {
+			t.Errorf("%q: %v", text, err)
 		}
 	}
 }
@@ -320,5 +334,48 @@ func TestAnchorsWait(t *testing.T) {
 		if c, _, err := raftmeta.Ask(t.Context(), s, meta.Local, state.GetChain{Node: meta.NodeID(fmt.Sprint("a", i))}); err != nil || c.Head.Seq != 1 {
 			t.Fatalf("the chain of a%d is %+v: %v", i, c, err)
 		}
+	}
+}
+
+// What is wrong with the log and with chains is told where people look.
+func TestAuditTroubleIsShown(t *testing.T) {
+	a, s := newAuditors(t), metatest.New(t)
+	s.Must(state.SetLevel{Level: state.Level})
+	key, err := trust.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := meta.Node{ID: key.ID(), Role: meta.RoleServer, Region: "eu"}
+	s.Admit(server)
+	w := a.watcher(filepath.Join(t.TempDir(), "witness"), s)
+	metrics := prometheus.NewRegistry()
+	h := newAuditHealth(w, s, slog.New(slog.DiscardHandler), metrics)
+	anchor := func(seq uint64, sum string) {
+		t.Helper()
+		s.Must(state.AnchorChains{Server: server.ID, Heads: []audit.Head{{Node: "host-1", Seq: seq, Sum: strings.Repeat(sum, 64)}, {Node: "host-2", Seq: seq + 20, Sum: strings.Repeat(fmt.Sprint(seq%10), 64)}}})
+		if err := h.look(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	anchor(10, "a")
+	anchor(20, "b")
+	if got := h.trouble(); got.Rewound != "" || len(got.Chains) != 0 {
+		t.Errorf("all is well, and it says %+v", got)
+	}
+	s.Must(state.AnchorChains{Server: server.ID, Heads: []audit.Head{{Node: "host-1", Seq: 15, Sum: strings.Repeat("c", 64)}}})
+	if err := h.look(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.alarm(&audit.RewoundError{Why: "it has fewer entries"})
+	got := h.trouble()
+	if len(got.Chains) != 1 || got.Chains[0].Node != "host-1" || got.Chains[0].Lost != 5 || got.Chains[0].Times != 1 || got.Chains[0].Last == 0 {
+		t.Errorf("chains: %+v", got.Chains)
+	}
+	if !strings.Contains(got.Rewound, "fewer entries") {
+		t.Errorf("the log: %q", got.Rewound)
+	}
+	families, err := metrics.Gather()
+	if err != nil || len(families) != 1 || families[0].GetMetric()[0].GetGauge().GetValue() != 1 {
+		t.Errorf("metrics: %v %v", families, err)
 	}
 }

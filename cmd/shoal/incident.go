@@ -231,7 +231,7 @@ func parseVersion(s string) (r meta.VersionRef, err error) {
 	tenant, rest, ok1 := strings.Cut(name, "/")
 	repo, pkg, ok2 := strings.Cut(rest, "/")
 	if !ok || !ok1 || !ok2 || pkg == "" || version == "" {
-		return r, fmt.Errorf("version %q: write TENANT/REPOSITORY/PACKAGE@VERSION, as acme/app/api@sha256:...", s)
+		return r, fmt.Errorf("version %q: write TENANT/REPOSITORY/PACKAGE@VERSION, as acme/app/api@sha256:6c3c62", s)
 	}
 	r = meta.VersionRef{Repo: meta.RepoRef{Tenant: meta.TenantName(tenant), Name: repo}, Package: pkg, Version: version}
 	return r, r.Repo.Check()

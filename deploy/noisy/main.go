@@ -39,7 +39,6 @@ type options struct {
 	turn      time.Duration
 	unlimited bool
 	times     float64
-	load      bool
 	base      rates
 }
 

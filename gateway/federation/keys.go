@@ -59,7 +59,7 @@ type attempt struct {
 
 // VerifySignature implements oidc.KeySet: the verifier has checked the algorithm.
 func (s *attempt) VerifySignature(_ context.Context, token string) ([]byte, error) {
-	jws, err := jose.ParseSigned(token, joseAlgorithms())
+	jws, err := jose.ParseSignedCompact(token, joseAlgorithms())
 	if err != nil || len(jws.Signatures) != 1 {
 		return nil, errors.New("it is no signed token")
 	}

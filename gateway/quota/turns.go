@@ -289,10 +289,3 @@ func (t *turns) end(r *turn) {
 	t.core.end(t.now(), r)
 	t.serve()
 }
-
-// queued returns how many turns a tenant waits for.
-func (t *turns) queued(l *line) int {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return len(l.queue)
-}

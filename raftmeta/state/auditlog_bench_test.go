@@ -12,8 +12,12 @@ import (
 func BenchmarkAudit(b *testing.B) {
 	for _, level := range []uint32{4, Level} {
 		for name, command := range map[string]func(n int) Command{
-			"labels":  func(n int) Command { return SetLabels{Repo: appRef, Package: "api", Labels: map[string]string{"n": strconv.Itoa(n)}} },
-			"publish": func(n int) Command { return tagged(image(fmt.Sprint("m", n), "layer"), fmt.Sprintf("v%06d", n), "latest") },
+			"labels": func(n int) Command {
+				return SetLabels{Repo: appRef, Package: "api", Labels: map[string]string{"n": strconv.Itoa(n)}}
+			},
+			"publish": func(n int) Command {
+				return tagged(image(fmt.Sprint("m", n), "layer"), fmt.Sprintf("v%06d", n), "latest")
+			},
 		} {
 			b.Run(fmt.Sprintf("%s/level%d", name, level), func(b *testing.B) {
 				m := &bench{TB: b, Machine: openMachine(b, b.TempDir())}
