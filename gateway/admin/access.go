@@ -253,7 +253,9 @@ func (a *API) bindings(c *protocol.Call) error {
 	query := c.R.URL.Query()
 	q := state.ListBindings{Principal: query.Get("principal"), Tenant: meta.TenantName(query.Get("tenant")), Page: p}
 	switch {
+	case q.Principal == c.Who.Name:
 	case q.Principal != "":
+		err = a.judge(c, access.Manage, access.Target{Somewhere: true})
 	case q.Tenant != "":
 		err = a.judge(c, access.Manage, access.Target{Tenant: q.Tenant})
 	default:

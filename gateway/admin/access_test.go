@@ -187,6 +187,13 @@ func TestTenantAdmin(t *testing.T) {
 	if _, err := tess.CreateAccount(ctx, "robot:acme/late", ""); err == nil {
 		t.Error("she manages without a binding")
 	}
+	// A page that hides all its items would still say that there are some.
+	if err := firstError(tess.Bindings(ctx, "user:bob", "")); !errors.Is(err, meta.ErrDenied) {
+		t.Errorf("who manages nothing asks for another's bindings: %v", err)
+	}
+	if err := firstError(tess.Bindings(ctx, "user:tess", "")); err != nil {
+		t.Errorf("one's own bindings: %v", err)
+	}
 }
 
 func firstError[T any](seq func(func(T, error) bool)) error {

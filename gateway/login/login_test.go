@@ -487,9 +487,11 @@ func TestUses(t *testing.T) {
 		if len(uses) != 2 || uses[0].ID != "a" || uses[1].At > meta.TimeOf(time.Now()) {
 			t.Errorf("%+v", uses)
 		}
+		// What no command takes would take what comes with it down.
+		u.Merge([]state.CredentialUse{{ID: "", At: 1}, {ID: strings.Repeat("x", 65), At: 1}})
 		u.Used("a")
 		if uses := u.Take(10); len(uses) != 0 {
-			t.Errorf("reported again at once: %+v", uses)
+			t.Errorf("reported again at once, or no id: %+v", uses)
 		}
 		time.Sleep(seldom)
 		u.Used("a")

@@ -42,6 +42,9 @@ func (u *Uses) Used(id string) { u.note(id, meta.TimeOf(time.Now())) }
 // Merge notes what another node gathered.
 func (u *Uses) Merge(uses []state.CredentialUse) {
 	for _, use := range uses {
+		if (state.TouchCredentials{Uses: []state.CredentialUse{use}}).Check() != nil {
+			continue
+		}
 		u.note(use.ID, min(use.At, meta.TimeOf(time.Now())))
 	}
 }
