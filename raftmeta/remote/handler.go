@@ -86,10 +86,13 @@ func (h *handler) ask(ctx context.Context, r *connect.Request[askRequest]) (*con
 		response.Failure = failureOf(err)
 		return connect.NewResponse(response), nil
 	}
-	if cluster, ok := q.Into().(*meta.Cluster); ok {
+	switch into := q.Into().(type) {
+	case *meta.Cluster:
 		// The sealed keys are the servers' own. The admin token's hash goes along: an
 		// agent's gateway judges the token too, and 256 random bits are not guessed.
-		cluster.RootKey = nil
+		into.RootKey = nil
+	case *meta.Trust:
+		into.Keys = nil
 	}
 	if response.Answer, err = codec.Marshal(q.Into()); err != nil {
 		return nil, connect.NewError(connect.CodeInternal, err)

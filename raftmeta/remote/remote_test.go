@@ -94,6 +94,13 @@ func TestAgentsDoNotGetSecrets(t *testing.T) {
 	if err != nil || cluster.ID != "test" || len(cluster.RootKey) != 0 || len(cluster.AdminToken) != 0 {
 		t.Errorf("got %+v, %v", cluster, err)
 	}
+	s.Must(state.BeginRotation{
+		Next: []byte("next"), Cross: []byte("cross"), Root: meta.RootHash(cluster.Root), Keys: map[meta.NodeID][]byte{"s1": []byte("sealed")},
+	})
+	succession, _, err := raftmeta.Ask(t.Context(), client(t, serve(t, s)), meta.Bounded, state.GetTrust{})
+	if err != nil || string(succession.Next) != "next" || len(succession.Keys) != 0 {
+		t.Errorf("an agent is told of the next root: %+v, %v", succession, err)
+	}
 }
 
 func TestFailover(t *testing.T) {
