@@ -451,6 +451,7 @@ func (n *Node) buildAudit(records *raftmeta.Store, log *slog.Logger) (gateway.Mo
 	if err != nil {
 		return gateway.Mount{}, err
 	}
+	n.parts.Add("chains", n.showAudit(w, records, log).run)
 	n.parts.Add("notary", (&notary{
 		watcher: w, metadata: records, doer: records, leads: func() bool { return records.Leader() == me.ID },
 		turn:   func() int { return max(slices.Index(n.regionServers(me.Region), me.ID), 0) },
@@ -470,6 +471,7 @@ func (n *Node) followAudit(metadata raftmeta.Asker, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	n.showAudit(w, nil, log)
 	n.parts.Add("audit", w.run)
 	n.parts.Add("chain", n.tellChain)
 	return nil

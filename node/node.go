@@ -81,6 +81,8 @@ type Node struct {
 
 	// trail is this node's chain of denials, failed logins and pulls.
 	trail *trail.Trail
+	// audited is what is wrong with the audit log.
+	audited *auditHealth
 	// distanceTo is the round trip to a region, 0 when unknown; serves says that nothing
 	// is recorded that keeps a server from serving.
 	distanceTo func(meta.RegionName) time.Duration

@@ -98,7 +98,7 @@ func (n *Node) gate(policy access.Policy) (*access.Gate, error) {
 // api completes the admin API's configuration.
 func (n *Node) api(m raftmeta.Asker, c admin.Config) (*admin.API, error) {
 	c.Self, c.Version, c.Metadata, c.Formats = n.id.Node, n.cfg.Version, m, formats()
-	c.Trail = n.trail
+	c.Trail, c.Audited = n.trail, n.audited.trouble
 	return admin.New(c)
 }
 

@@ -316,6 +316,7 @@ func newStatus() *cobra.Command {
 			}
 			quotaNotes(cmd.OutOrStdout(), s.Quotas)
 			brokenGlass(cmd, s.Elevations)
+			auditNotes(cmd.OutOrStdout(), s.Audit)
 			if len(s.Reported) == 0 {
 				return
 			}

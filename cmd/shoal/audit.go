@@ -783,6 +783,16 @@ with less than that or something else: its disk was lost, restored, or changed.`
 	})
 }
 
+// auditNotes says what is wrong with the audit log, nothing while all is well.
+func auditNotes(w io.Writer, t client.AuditTrouble) {
+	if t.Rewound != "" {
+		fmt.Fprintf(w, "\nWARNING: %s: shoal audit verify, and shoal doctor on the node\n", clip(t.Rewound, 0))
+	}
+	for _, c := range t.Chains {
+		fmt.Fprintf(w, "\nthe chain of node %s lost %d lines, last at %s: shoal audit chains --rewound\n", clip(string(c.Node), 0), c.Lost, instant(c.Last))
+	}
+}
+
 func newAuditRetention() *cobra.Command {
 	var keep time.Duration
 	cmd := &cobra.Command{

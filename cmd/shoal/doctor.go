@@ -47,6 +47,7 @@ func newDoctor() *cobra.Command {
 				findings = append(findings, doctor.Ready(ctx, http.DefaultClient, addr)...)
 				findings = append(findings, doctor.Scrub(ctx, http.DefaultClient, addr)...)
 				findings = append(findings, doctor.Certificate(ctx, http.DefaultClient, addr)...)
+				findings = append(findings, doctor.Audit(ctx, http.DefaultClient, addr)...)
 				cancel()
 			}
 			if err := out.print(cmd, findings, func() {

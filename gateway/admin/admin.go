@@ -70,6 +70,8 @@ type Config struct {
 	Rates func(context.Context) (map[meta.TenantName][]float64, error)
 	// Trail is this node's chain of denials, failed logins and pulls; nil without one.
 	Trail Trail
+	// Audited tells what this node knows to be wrong with the audit log; nil says nothing.
+	Audited func() client.AuditTrouble
 	// Backups is nil on agents, which send such requests on.
 	Backups Backups
 	// Succession is nil on agents, which send such requests on.

@@ -69,6 +69,9 @@ func (a *API) status(c *protocol.Call) error {
 	if s.Elevations, err = ask(a, c, state.ListElevations{Open: true}); err != nil {
 		return err
 	}
+	if a.Audited != nil {
+		s.Audit = a.Audited()
+	}
 	voters := a.voters()
 	for _, n := range nodes {
 		if n.Role == meta.RoleServer {

@@ -148,6 +148,24 @@ type Status struct {
 	Quotas []Usage `json:"quotas,omitempty"`
 	// Elevations are the break-glass elevations that are asked for or active.
 	Elevations []meta.Elevation `json:"elevations,omitempty"`
+	// Audit is what the answering node knows to be wrong with the audit log.
+	Audit AuditTrouble `json:"audit,omitzero"`
+}
+
+// AuditTrouble says that the audit log was rewritten, or that chains of nodes were cut.
+type AuditTrouble struct {
+	// Rewound is why the log does not continue what the node has seen; "" while it does.
+	Rewound string `json:"rewound,omitempty"`
+	// Chains are those, at most 100, that once did not continue; only servers know.
+	Chains []BrokenChain `json:"chains,omitempty"`
+}
+
+// BrokenChain is a node whose chain of denials, failed logins and pulls has lost lines.
+type BrokenChain struct {
+	Node  meta.NodeID `json:"node"`
+	Times uint64      `json:"times"`
+	Last  meta.Time   `json:"last"` // when that was seen last
+	Lost  uint64      `json:"lost"` // lines, in all
 }
 
 // ReportedPeer is a node that others say sent them wrong chunks: its memory or disk
