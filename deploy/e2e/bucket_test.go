@@ -2,7 +2,13 @@ package e2e
 
 import (
 	"context"
+	"crypto/sha256"
+	"errors"
 	"fmt"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -61,9 +67,92 @@ func (c *cluster) pull(ctx context.Context, t *testing.T, m *member, tag string,
 	}
 }
 
+// clientsAt has docker, and where there is none skopeo, push at one server and pull at
+// another.
+func (c *cluster) clientsAt(ctx context.Context, t *testing.T, push, pull *member) {
+	t.Helper()
+	var s session
+	login := func(at string) error { return nil }
+	_, missing := exec.LookPath("dockerd")
+	if missing == nil && os.Geteuid() == 0 {
+		d := openDocker(t).(docker)
+		s, login = d, func(at string) error {
+			_, err := command(ctx, d.env, "docker", "login", at, "--username", "admin", "--password", c.token)
+			return err
+		}
+	} else {
+		needTools(t, "skopeo")
+		l := openSkopeo(t).(layoutClient)
+		s, login = l, func(at string) error {
+			_, err := command(ctx, l.env, "skopeo", "login", "--tls-verify=false", at, "--username", "admin", "--password", c.token)
+			return err
+		}
+	}
+	for _, m := range []*member{push, pull} {
+		if err := login(m.gateway()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pushed, err := s.push(ctx, makeImage(t, 2, 3<<20), push.gateway()+"/acme/app/api:client")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.pull(ctx, pull.gateway()+"/acme/app/api:client"); err != nil || got != pushed {
+		t.Errorf("pulled %s, %v, pushed %s", got, err, pushed)
+	}
+}
+
+// damage flips a byte of one large object below a prefix and removes another one with its
+// map. It returns the folders of their roots, and the sha256 of what they were.
+func damage(t *testing.T, s *buckettest.Service, prefix string) (damaged, lost string, want map[string][32]byte) {
+	t.Helper()
+	want = map[string][32]byte{}
+	for key, size := range s.Files(prefix) {
+		if path.Ext(key) != "" || size < 2<<20 || len(want) == 2 {
+			continue
+		}
+		file, dir := filepath.Join(s.Dir, key), path.Dir(key)
+		content, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want[dir] = sha256.Sum256(content)
+		if damaged == "" {
+			damaged = dir
+			buckettest.Flip(t, file, size/2)
+			continue
+		}
+		lost = dir
+		if err := errors.Join(os.Remove(file), os.Remove(file+".map")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(want) != 2 {
+		t.Fatalf("%d large objects below %s", len(want), prefix)
+	}
+	return damaged, lost, want
+}
+
+// sound says whether a root has an object that is not known to be damaged and is what it
+// was.
+func sound(s *buckettest.Service, dir string, want [32]byte) error {
+	files := s.Files(dir)
+	for key := range files {
+		if _, bad := files[key+".bad"]; bad || path.Ext(key) != "" {
+			continue
+		}
+		content, err := os.ReadFile(filepath.Join(s.Dir, key))
+		if err == nil && sha256.Sum256(content) == want {
+			return nil
+		}
+	}
+	return fmt.Errorf("no sound object in %s: %v", dir, files)
+}
+
 // A region whose two servers share a bucket, beside two with disks: what is pushed in one
 // is in all, either server of the bucket can go, a pushed image can be collected, and the
-// region goes on over a time without its bucket.
+// region goes on over a time without its bucket. Objects that are damaged or lost come
+// back, and a region moves into a bucket and out of it.
 func TestARegionWithABucket(t *testing.T) {
 	needTools(t, "crane")
 	service := buckettest.Start(t)
@@ -75,7 +164,7 @@ func TestARegionWithABucket(t *testing.T) {
 	ctx := limit(t, 8*time.Minute)
 	flags := []string{"--blobs", service.URL("site/r2"), "--cache-size", "256MiB"}
 	first := c.add(t, "bucket-1", "r2", flags...)
-	c.add(t, "disk-r3", "r3")
+	old := c.add(t, "disk-r3", "r3")
 	second := c.add(t, "bucket-2", "r2", flags...)
 	c.awaitVoters(t)
 	c.createRepo(t, "app", "--class", "critical")
@@ -151,9 +240,24 @@ func TestARegionWithABucket(t *testing.T) {
 	if _, err := crane.push(ctx, later, second.gateway()+"/acme/app/api:later"); err != nil {
 		t.Fatal(err)
 	}
+	// It comes back without a cache, while one object is damaged and another is lost: what
+	// it reads is right, and a scrub puts both back.
 	first.again()
+	if err := os.RemoveAll(filepath.Join(first.node.Data, "cache")); err != nil {
+		t.Fatal(err)
+	}
+	damaged, lost, want := damage(t, service, "site/r2/blobs")
 	c.launch(t, first)
 	c.pull(ctx, t, first, "later", later)
+	c.pull(ctx, t, first, "here", here)
+	c.pull(ctx, t, first, "there", there)
+	c.scrub(t)
+	if err := proc.Await(limit(t, 2*time.Minute), "whole objects again", func(context.Context) error {
+		return errors.Join(sound(service, damaged, want[damaged]), sound(service, lost, want[lost]))
+	}, first.process, second.process); err != nil {
+		t.Error(err)
+	}
+	c.clientsAt(ctx, t, first, second)
 
 	// The bucket is down: reads go elsewhere, and pushes too, or are refused.
 	service.Stop()
@@ -192,5 +296,32 @@ func TestARegionWithABucket(t *testing.T) {
 		t.Error(err)
 	}
 	c.pull(ctx, t, second, "later", later)
+
+	// A region moves from a disk into a bucket, and back.
+	for _, to := range []struct {
+		name  string
+		flags []string
+	}{
+		{"bucket-3", []string{"--blobs", service.URL("site/r3"), "--cache-size", "256MiB"}},
+		{"disk-3", nil},
+	} {
+		next := c.add(t, to.name, "r3", to.flags...)
+		c.allCopied(limit(t, 2*time.Minute), t)
+		if out, err := c.verb(limit(t, 3*time.Minute), c.servers[0], "server", "remove", c.idOf(ctx, t, old), "--wait"); err != nil {
+			t.Fatalf("%s: %v: %s", to.name, err, out)
+		}
+		if err := old.process.Stop(time.Minute); err != nil {
+			t.Logf("%s after it was removed: %v", old.name, err)
+		}
+		if kept := len(service.Files("site/r3/blobs")); to.flags != nil && kept < len(there.Parsed.Layers)+len(broken.Parsed.Layers)+len(later.Parsed.Layers) {
+			t.Errorf("%s has %d objects", to.name, kept)
+		}
+		// Nothing is lost: there are all copies, and the others are not asked.
+		c.allCopied(limit(t, 2*time.Minute), t)
+		c.pull(ctx, t, next, "there", there)
+		c.pull(ctx, t, next, "broken", broken)
+		c.pull(ctx, t, next, "later", later)
+		old = next
+	}
 	t.Log(c.shoal(t, c.servers[0], "server", "list"))
 }
