@@ -18,7 +18,7 @@ import (
 func about(question any) (ref meta.RepoRef, open bool) {
 	switch q := question.(type) {
 	case state.GetCluster, state.GetLevel, state.GetNode, state.ListNodes, state.ListRegions, state.RegionHealth,
-		state.GetAccessHead, state.GetCaller, state.GetTrust:
+		state.GetAccessHead, state.GetCaller, state.GetTrust, state.GetAuditLog, state.ProveContinuation:
 		return ref, true
 	case state.GetTenant:
 		return meta.RepoRef{Tenant: q.Name}, false
