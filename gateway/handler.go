@@ -475,7 +475,7 @@ func (g *Gateway) record(e *exchange, received int64, took time.Duration) {
 		slog.String("principal", e.who), slog.String("source", e.r.RemoteAddr), slog.String("agent", e.r.UserAgent()),
 	}
 	if e.err != nil {
-		attributes = append(attributes, slog.String("error", e.err.Error()))
+		attributes = append(attributes, slog.String("error", credential.Hide(e.err.Error())))
 	}
 	g.Log.LogAttrs(ctx, level, "request", attributes...)
 }

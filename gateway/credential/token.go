@@ -87,13 +87,14 @@ func Parse(text string) (Token, error) {
 	return Token{ID: id, Hash: trust.HashToken(trust.Secret(text))}, nil
 }
 
-// CheckID refuses what is no id of a token.
+// CheckID refuses what is no id of a token; of a whole token the error does not tell the
+// secret.
 //
 // Errors: meta.ErrInvalid.
 func CheckID(id string) error {
 	raw, err := letters.DecodeString(id)
 	if err != nil || len(raw) != idBytes || len(id) != idLength || letters.EncodeToString(raw) != id {
-		return fmt.Errorf("token id %.40q: it has %d of the letters a to z and 2 to 7, see `shoal token list`: %w", id, idLength, meta.ErrInvalid)
+		return fmt.Errorf("token id %.40q: it has %d of the letters a to z and 2 to 7, see `shoal token list`: %w", Hide(id), idLength, meta.ErrInvalid)
 	}
 	return nil
 }

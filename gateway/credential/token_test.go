@@ -86,3 +86,14 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// Who writes the whole token where its id belongs does not read it again in an error.
+func TestIDErrorHidesTheSecret(t *testing.T) {
+	text, token := Mint()
+	err := CheckID(text.Reveal())
+	if secret := text.Reveal()[len(prefix)+idLength+1:]; !errors.Is(err, meta.ErrInvalid) || strings.Contains(err.Error(), secret[:8]) {
+		t.Errorf("%v", err)
+	} else if !strings.Contains(err.Error(), token.ID) {
+		t.Errorf("it does not say which token: %v", err)
+	}
+}

@@ -85,7 +85,8 @@ func (c OpenCompromise) Check() error {
 	case (c.Credential == "") == (c.Principal == ""):
 		return fmt.Errorf("open a compromise: name a token or a principal: %w", meta.ErrInvalid)
 	case len(c.Credential) > 64 || c.Credential == allCredentials:
-		return fmt.Errorf("open a compromise: %q is no token's id: %w", c.Credential, meta.ErrInvalid)
+		// It may be the stolen token itself.
+		return fmt.Errorf("open a compromise: that is no token's id, which is the part of a token between the underscores: %w", meta.ErrInvalid)
 	case c.Since < 0 || c.Until < 0 || c.Until != 0 && c.Until < c.Since:
 		return fmt.Errorf("open a compromise: the window ends before it begins: %w", meta.ErrInvalid)
 	}

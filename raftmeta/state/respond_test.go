@@ -650,3 +650,11 @@ func TestQuarantineInTheSwarm(t *testing.T) {
 		t.Error("what another repository has is kept from an agent")
 	}
 }
+
+// Who writes a stolen token where its id belongs does not read it again in an error.
+func TestCompromiseErrorHidesTheToken(t *testing.T) {
+	text := "shoal_aaaaaaaaaaaaaaaa_" + strings.Repeat("secret", 10)
+	if err := (OpenCompromise{ID: "i1", Credential: text, Reason: "stolen"}).Check(); !errors.Is(err, meta.ErrInvalid) || strings.Contains(err.Error(), "secret") {
+		t.Errorf("%v", err)
+	}
+}
