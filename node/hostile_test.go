@@ -177,8 +177,11 @@ func (e *evil) stream(to *node.Node, id protocol.ID) (network.Stream, error) {
 
 // asks is a request to a registrar, answer what of its reply matters here.
 type asks struct {
-	Root digest.CID `cbor:"1,keyasint,omitempty"`
-	Look bool       `cbor:"6,keyasint,omitempty"`
+	Root     digest.CID `cbor:"1,keyasint,omitempty"`
+	Have     uint64     `cbor:"2,keyasint,omitempty"`
+	Complete bool       `cbor:"3,keyasint,omitempty"`
+	HasMap   bool       `cbor:"5,keyasint,omitempty"`
+	Look     bool       `cbor:"6,keyasint,omitempty"`
 }
 
 type answer struct {
