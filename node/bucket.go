@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/shoal-registry/shoal/gateway/ops"
 	"github.com/shoal-registry/shoal/node/config"
 	"github.com/shoal-registry/shoal/raftmeta"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
@@ -83,6 +84,12 @@ func (n *Node) openBlobs(ctx context.Context, records *raftmeta.Store, room *roo
 	n.closes(b.bucket.Close)
 	n.parts.Add("bucket", b.run)
 	n.views["bucket"] = func() any { return b.claim }
+	n.checks = append(n.checks, ops.Check{Name: "bucket", Probe: func(context.Context) error {
+		if !b.attached.Load() {
+			return errors.New("the cluster was not told of this server's bucket yet")
+		}
+		return nil
+	}})
 	return b, nil
 }
 
