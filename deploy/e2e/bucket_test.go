@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -324,4 +325,103 @@ func TestARegionWithABucket(t *testing.T) {
 		old = next
 	}
 	t.Log(c.shoal(t, c.servers[0], "server", "list"))
+}
+
+// A cluster that was restored under a new id takes over the bucket of the lost one, which
+// alone has the blobs: not unless that is said, and not while the old one uses it.
+func TestARestoredClusterTakesItsBucket(t *testing.T) {
+	service := buckettest.Start(t)
+	for _, pair := range buckettest.Env() {
+		name, value, _ := strings.Cut(pair, "=")
+		t.Setenv(name, value)
+	}
+	flags := []string{"--blobs", service.URL("site/r1"), "--cache-size", "256MiB"}
+	c := startCluster(t, 1, 0, flags...)
+	ctx := limit(t, 5*time.Minute)
+	c.createRepo(t, "app")
+	img := makeImage(t, 3, 9<<20)
+	if err := c.servers[0].registry(c.token).Push(ctx, "acme/app/api", "v1", img); err != nil {
+		t.Fatal(err)
+	}
+	backup := filepath.Join(c.dir, "backup")
+	c.shoal(t, c.servers[0], "backup", "create", backup, "--blobs", "none")
+
+	next := &cluster{dir: folder(t, "")}
+	t.Cleanup(func() {
+		for _, m := range next.servers {
+			if m.process != nil {
+				m.process.Kill()
+			}
+		}
+	})
+	first := next.member("server", "restored", "r1")
+	next.servers = append(next.servers, first)
+	restore := []string{"backup", "restore", backup, "--data", first.node.Data, "--region", "r1"}
+	if out, err := next.verb(ctx, first, append(restore, flags[:2]...)...); err == nil || !strings.Contains(err.Error(), "join one with --blobs") {
+		t.Errorf("restored into a bucket: %v, %s", err, out)
+	}
+	next.shoal(t, first, restore...)
+	next.launch(t, first)
+	var err error
+	if next.token, err = proc.AdminToken(first.node.Data); err != nil {
+		t.Fatal(err)
+	}
+	var claim struct{ Cluster string }
+	text, err := os.ReadFile(filepath.Join(service.Dir, "site/r1/claim"))
+	if err == nil {
+		err = json.Unmarshal(text, &claim)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	take := append(flags, "--take-bucket", claim.Cluster)
+	refused := func(want string, flags []string) {
+		t.Helper()
+		m := next.member("server", "refused", "r1")
+		m.node.Extra, m.node.Join, m.node.Token = flags, "https://"+first.gateway(), next.joinToken(t, "server", "r1")
+		if err := next.begin(m); err != nil {
+			t.Fatal(err)
+		}
+		defer m.process.Kill()
+		select {
+		case <-m.process.Done():
+			if log := m.process.LogTail(4096); !strings.Contains(log, want) {
+				t.Errorf("it says: %s", log)
+			}
+		case <-ctx.Done():
+			t.Fatal("it runs on another cluster's bucket")
+		}
+		if err := os.RemoveAll(m.node.Data); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := next.verb(ctx, first, "server", "remove", "--force", next.idOf(ctx, t, m)); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	refused("start the server once with --take-bucket "+claim.Cluster, flags)
+	refused("a bucket is not taken from a cluster that lives", take)
+
+	// The old one is lost, and time goes by.
+	c.servers[0].process.Kill()
+	then := time.Now().Add(-time.Hour)
+	for _, name := range []string{"claim", "alive"} {
+		if err := os.Chtimes(filepath.Join(service.Dir, "site/r1", name), then, then); err != nil {
+			t.Fatal(err)
+		}
+	}
+	second := next.add(t, "taker", "r1", take...)
+	if err := proc.Await(ctx, "the image, which is in the bucket only", func(ctx context.Context) error {
+		for _, m := range next.servers {
+			pulled, err := m.registry(next.token).Pull(ctx, "acme/app/api", "v1")
+			if err != nil {
+				return err
+			}
+			if image.DigestOf(pulled.Manifest) != img.Digest() {
+				return errors.New("it is another image")
+			}
+		}
+		return nil
+	}, first.process, second.process); err != nil {
+		t.Error(err, second.process.LogTail(4096))
+	}
 }
