@@ -60,9 +60,10 @@ func checksum(id string, secret []byte) uint32 {
 	return crc32.Update(crc32.Checksum([]byte(prefix+id), crc), crc, secret)
 }
 
-// Looks reports whether text has the shape of a token, whatever is in it.
+// Looks reports whether text has the shape of a token, whatever is in it. An id has no
+// underscore; the administrator's token has one there, and any letters behind it.
 func Looks(text string) bool {
-	return len(text) > len(prefix)+idLength && strings.HasPrefix(text, prefix) && text[len(prefix)+idLength] == '_'
+	return len(text) > len(prefix)+idLength && strings.HasPrefix(text, prefix) && strings.IndexByte(text[len(prefix):], '_') == idLength
 }
 
 // Parse takes a token apart. That it is well formed says nothing about its right.
