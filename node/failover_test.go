@@ -87,7 +87,8 @@ func TestHoldersThatDoNotServeAreLeftOut(t *testing.T) {
 	}})
 	store.Must(state.ReportReplicas{Replicas: []meta.Replica{{Root: root, Server: "s2", State: meta.ReplicaVerified}}})
 	lame := map[meta.NodeID]bool{}
-	h := holders{metadata: store, serves: func(id meta.NodeID) bool { return !lame[id] }}
+	itself := func(id meta.NodeID) []meta.NodeID { return []meta.NodeID{id} }
+	h := holders{metadata: store, serves: func(id meta.NodeID) bool { return !lame[id] }, behind: itself}
 	for _, c := range []struct{ lame, want string }{{"", "s1 s2"}, {"s1", "s2"}, {"s1 s2", "s1 s2"}} {
 		clear(lame)
 		for _, id := range strings.Fields(c.lame) {
