@@ -104,7 +104,7 @@ func (s *Stack) exchange(t *testing.T, name, text, auth string) (*http.Response,
 
 // silent are headers that say nothing about the case.
 var silent = []string{
-	"Date", "Content-Length", "X-Content-Type-Options", "Content-Security-Policy", "Cross-Origin-Resource-Policy", "Referrer-Policy", "X-Frame-Options", "Shoal-Request-Id", "Shoal-Index", "Shoal-Epoch", "Shoal-Age", "Shoal-Token",
+	"Date", "Content-Length", "X-Content-Type-Options", "Cross-Origin-Resource-Policy", "Referrer-Policy", "X-Frame-Options", "Shoal-Request-Id", "Shoal-Index", "Shoal-Epoch", "Shoal-Age", "Shoal-Token",
 	"Docker-Distribution-Api-Version", "Last-Modified", "Docker-Upload-Uuid",
 }
 
