@@ -73,7 +73,7 @@ func (c *cluster) pull(ctx context.Context, t *testing.T, m *member, tag string,
 func (c *cluster) clientsAt(ctx context.Context, t *testing.T, push, pull *member) {
 	t.Helper()
 	var s session
-	login := func(at string) error { return nil }
+	var login func(at string) error
 	_, missing := exec.LookPath("dockerd")
 	if missing == nil && os.Geteuid() == 0 {
 		d := openDocker(t).(docker)
