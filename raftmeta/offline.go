@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/shoal-registry/shoal/raftmeta/audit"
 	"github.com/shoal-registry/shoal/raftmeta/consensus"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/raftmeta/state"
@@ -199,6 +200,9 @@ func (r *Refounding) Begin(ctx context.Context, self meta.NodeID, at time.Time, 
 			level = min(level, held)
 		}
 	}
+	if err == nil {
+		at, err = afterLog(v, at)
+	}
 	var waves []meta.Wave
 	if err == nil && calm {
 		waves, err = state.ListWaves{Open: true}.Answer(v)
@@ -233,6 +237,21 @@ func (r *Refounding) Begin(ctx context.Context, self meta.NodeID, at time.Time, 
 		return err
 	}
 	return consensus.Refound(filepath.Join(r.dir, "raft"), self, index, r.term)
+}
+
+// afterLog returns at, or the time of the audit log's last entry where this machine's
+// clock is behind it: time must not fall along the log, and a token that was made just
+// before the end must not look younger than what voids it.
+func afterLog(v *state.View, at time.Time) (time.Time, error) {
+	last, err := state.ListEntries{Last: true, Limit: 1}.Answer(v)
+	if err != nil || len(last.Lines) == 0 {
+		return at, err
+	}
+	e, err := audit.ParseLine(last.Lines[0])
+	if err == nil && e.Time.After(at) {
+		at = e.Time
+	}
+	return at, err
 }
 
 // Backup freezes the state for a backup: a checkpoint and a view of the same index.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/shoal-registry/shoal/raftmeta"
+	"github.com/shoal-registry/shoal/raftmeta/audit"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/raftmeta/state"
 )
@@ -114,22 +115,21 @@ func TestInspectNothing(t *testing.T) {
 	}
 }
 
-// TestRefoundingKeepsAHeldLevel: whoever held the level may still want the older build.
-func TestRefoundingKeepsAHeldLevel(t *testing.T) {
-	ctx := within(t)
-	const held = state.Level - 1
+// refounded has the state that commands of one time make, in a new epoch that begins at
+// another.
+func refounded(t *testing.T, level uint32, of, begin time.Time, commands ...state.Command) *state.View {
+	t.Helper()
 	machine, err := state.Open(filepath.Join(t.TempDir(), "old"), state.Options{Log: quiet})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer machine.Close()
 	node := meta.Node{ID: "n1", Role: meta.RoleServer, Region: "r1"}
-	at := meta.TimeOf(time.Now())
-	for i, c := range []state.Command{
-		state.Bootstrap{Cluster: meta.Cluster{ID: "c1", Level: held, Epoch: 1}, Node: node, Region: meta.Region{Name: "r1", Primary: true}},
-		state.HoldLevel{Level: held},
-	} {
-		command, err := state.Encode(state.Origin{Time: at}, c)
+	commands = append([]state.Command{
+		state.Bootstrap{Cluster: meta.Cluster{ID: "c1", Level: level, Epoch: 1}, Node: node, Region: meta.Region{Name: "r1", Primary: true}},
+	}, commands...)
+	for i, c := range commands {
+		command, err := state.Encode(state.Origin{Principal: "admin:bootstrap", Time: meta.TimeOf(of)}, c)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -150,19 +150,42 @@ func TestRefoundingKeepsAHeldLevel(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer r.Close()
+	t.Cleanup(func() { r.Close() })
 	if err := r.Load(&stream); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Begin(ctx, node.ID, time.Now(), false, state.BeginEpoch{Epoch: 2, Node: node, Sealed: []byte("sealed")}); err != nil {
+	if err := r.Begin(within(t), node.ID, begin, false, state.BeginEpoch{Epoch: 2, Node: node, Sealed: []byte("sealed"), VoidTokens: true}); err != nil {
 		t.Fatal(err)
 	}
 	v, err := r.View()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer v.Close()
+	t.Cleanup(func() { v.Close() })
+	return v
+}
+
+// TestRefoundingKeepsAHeldLevel: whoever held the level may still want the older build.
+func TestRefoundingKeepsAHeldLevel(t *testing.T) {
+	const held = state.Level - 1
+	v := refounded(t, held, time.Now(), time.Now(), state.HoldLevel{Level: held})
 	if level, err := (state.GetLevel{}).Answer(v); err != nil || level != held {
 		t.Errorf("held at %d, it begins at %d, %v", held, level, err)
+	}
+}
+
+// TestRefoundingIsNotBeforeTheLog: the clock of the machine that restores is an hour
+// behind; time goes on from the log's all the same.
+func TestRefoundingIsNotBeforeTheLog(t *testing.T) {
+	of := time.Now().Truncate(time.Millisecond)
+	v := refounded(t, state.Level, of, of.Add(-time.Hour), state.CreateTenant{Name: "acme"})
+	last, err := state.ListEntries{}.Answer(v)
+	if err != nil || len(last.Lines) < 2 {
+		t.Fatal(last, err)
+	}
+	for _, line := range last.Lines {
+		if e, err := audit.ParseLine(line); err != nil || e.Time.Before(of) {
+			t.Errorf("%s, before %v, %v", line, of, err)
+		}
 	}
 }
