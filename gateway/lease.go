@@ -29,12 +29,22 @@ const (
 	judgedAtOnce = 16
 )
 
+// confirmer is a Head that can be made fresh on demand: a server that has just started
+// takes calls before its first read round, and asks for one rather than refuse.
+type confirmer interface {
+	// Confirm waits for a quorum's word. Errors: meta.ErrUnavailable.
+	Confirm(context.Context) error
+}
+
 // leased says whether the revocation head allows a call that was authorised. A read that
 // goes on without a server says so.
 //
 // Errors: *access.LeaseError.
 func (g *Gateway) leased(call *protocol.Call, action access.Action) error {
 	fresh, err := g.judgeLease(call, action)
+	if c, ok := g.Head.(confirmer); ok && fresh == access.Lapsed && c.Confirm(call.R.Context()) == nil {
+		fresh, err = g.judgeLease(call, action)
+	}
 	switch fresh {
 	case access.Degraded:
 		g.metrics.degraded.Inc()

@@ -1,6 +1,7 @@
 package gateway_test
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -104,6 +105,33 @@ func TestLease(t *testing.T) {
 	h.set(meta.UnknownAge, true)
 	if resp, _ := call(t, cl, "GET", "http://"+n.addr+"/toy/acme/app/doc", nil); resp.StatusCode != 401 {
 		t.Errorf("without credentials: %d", resp.StatusCode)
+	}
+}
+
+// starting is the head of a server before its first read round.
+type starting struct {
+	*head
+	quorum bool
+}
+
+func (s starting) Confirm(context.Context) error {
+	if !s.quorum {
+		return &meta.UnavailableError{Reason: "no_quorum"}
+	}
+	s.set(0, true)
+	return nil
+}
+
+// A server that has just started refuses nobody for want of a read round that it can have.
+func TestLeaseOfAServerThatStarts(t *testing.T) {
+	for _, quorum := range []bool{true, false} {
+		c := newCluster(t)
+		h := starting{&head{age: meta.UnknownAge, reachable: true}, quorum}
+		n := c.start(meta.RoleServer, func(_ *testNode, g *gateway.Config) { g.Head = h })
+		resp, body := call(t, client(t, nil, false), "GET", "http://"+n.addr+"/toy/acme/app/doc", nil, asAdmin()...)
+		if got := resp.StatusCode == 200; got != quorum {
+			t.Errorf("with a quorum %v: %d %q", quorum, resp.StatusCode, body)
+		}
 	}
 }
 

@@ -22,6 +22,14 @@ func (s *Store) Age() time.Duration {
 	return age
 }
 
+// Confirm makes Age small: it joins a read round.
+//
+// Errors: *meta.UnavailableError without a quorum; of ctx.
+func (s *Store) Confirm(ctx context.Context) error {
+	_, err := s.node.Read(ctx, meta.Strong)
+	return err
+}
+
 // Reachable reports whether the last read round found a quorum.
 func (s *Store) Reachable() bool {
 	_, failing := s.node.Confirmed()
