@@ -42,8 +42,12 @@ type confirmer interface {
 // Errors: *access.LeaseError.
 func (g *Gateway) leased(call *protocol.Call, action access.Action) error {
 	fresh, err := g.judgeLease(call, action)
-	if c, ok := g.Head.(confirmer); ok && fresh == access.Lapsed && c.Confirm(call.R.Context()) == nil {
-		fresh, err = g.judgeLease(call, action)
+	if c, ok := g.Head.(confirmer); ok && fresh == access.Lapsed {
+		if none := c.Confirm(call.R.Context()); none == nil {
+			fresh, err = g.judgeLease(call, action)
+		} else if errors.Is(none, meta.ErrUnavailable) {
+			err = fmt.Errorf("whether rights were taken back: %w", none) // no_quorum says more than an age
+		}
 	}
 	switch fresh {
 	case access.Degraded:
