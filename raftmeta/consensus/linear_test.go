@@ -185,7 +185,7 @@ func staleLeader(t *testing.T, h *history) (string, error) {
 	disk(l).hold()
 	defer disk(l).letGo()
 	go func() { _, _ = l.set(c.ctx, "other", "hangs") }()
-	c.await("the leader hangs", func() bool { return l.node.raft.LastIndex() == l.node.Applied() })
+	c.await("the leader hangs", disk(l).hangs)
 	c.cut(l, true)
 	next := c.awaitLeader(l)
 	h.set(c.ctx, 1, next, "a", "new")

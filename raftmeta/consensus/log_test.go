@@ -18,8 +18,9 @@ import (
 // heldLog is a disk that hangs while it is held.
 type heldLog struct {
 	entryStore
-	mu   sync.Mutex
-	gone chan struct{} // not nil while held
+	mu      sync.Mutex
+	gone    chan struct{} // not nil while held
+	waiting int           // stores that hang
 }
 
 func (h *heldLog) hold() {
@@ -40,10 +41,24 @@ func (h *heldLog) letGo() {
 func (h *heldLog) wait() {
 	h.mu.Lock()
 	gone := h.gone
-	h.mu.Unlock()
 	if gone != nil {
-		<-gone
+		h.waiting++
 	}
+	h.mu.Unlock()
+	if gone == nil {
+		return
+	}
+	<-gone
+	h.mu.Lock()
+	h.waiting--
+	h.mu.Unlock()
+}
+
+// hangs reports whether a store waits for the disk.
+func (h *heldLog) hangs() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.waiting > 0
 }
 
 func (h *heldLog) StoreLogs(logs []*raft.Log) error {
