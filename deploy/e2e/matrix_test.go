@@ -205,7 +205,7 @@ func TestClientMatrix(t *testing.T) {
 			}
 			ctx := limit(t, 4*time.Minute)
 			if !isOCI(e.name) {
-				s.run(t, "repo", "create", "acme/"+e.name, "--format", "generic", "--home", "r1")
+				s.run(t, "repo", "create", "acme/"+e.name, "--format", matrixFormats[e.name], "--home", "r1")
 			}
 			if out, err := e.use(ctx, t, s, folder(t, ""), s.token); err != nil {
 				t.Fatalf("%v\n%s", err, out)
@@ -288,6 +288,15 @@ const wrongToken = "shoal_admin_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
 
 func isOCI(name string) bool {
 	return strings.Contains(" crane skopeo oras docker podman containerd helm ", " "+name+" ")
+}
+
+// matrixFormats are the formats of the repositories that are not OCI.
+var matrixFormats = map[string]string{
+	"npm":   "generic",
+	"pip":   "generic",
+	"mvn":   "generic",
+	"cargo": "generic",
+	"go":    "generic",
 }
 
 // Users are named for their client: failed logins are limited by account.
