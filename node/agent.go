@@ -13,6 +13,7 @@ import (
 	"github.com/shoal-registry/shoal/gateway/admin"
 	"github.com/shoal-registry/shoal/gateway/catalog"
 	"github.com/shoal-registry/shoal/gateway/login"
+	"github.com/shoal-registry/shoal/gateway/upstream"
 	"github.com/shoal-registry/shoal/node/cache"
 	"github.com/shoal-registry/shoal/raftmeta"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
@@ -164,7 +165,11 @@ func (n *Node) buildAgent(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	speaks := protocols(names)
+	proxies, err := upstream.New(upstream.Config{Catalog: names})
+	if err != nil {
+		return err
+	}
+	speaks := protocols(names, proxies)
 	if err := n.followAudit(mirror, log); err != nil {
 		return err
 	}

@@ -5,11 +5,12 @@ import (
 	"github.com/shoal-registry/shoal/gateway/protocol"
 	"github.com/shoal-registry/shoal/gateway/protocols/generic"
 	"github.com/shoal-registry/shoal/gateway/protocols/oci"
+	"github.com/shoal-registry/shoal/gateway/upstream"
 )
 
 // protocols lists what every gateway speaks. A new protocol is a folder of
-// gateway/protocols and a line here.
-func protocols(names *catalog.Catalog) []protocol.Protocol {
+// gateway/protocols and a line here; proxies is for those that have proxies.
+func protocols(names *catalog.Catalog, proxies *upstream.Engine) []protocol.Protocol {
 	return []protocol.Protocol{
 		oci.New(names),
 		generic.New(names),
@@ -19,7 +20,7 @@ func protocols(names *catalog.Catalog) []protocol.Protocol {
 // formats names those of them that keep repositories.
 func formats() []string {
 	var names []string
-	for _, p := range protocols(nil) {
+	for _, p := range protocols(nil, nil) {
 		names = append(names, p.Format())
 	}
 	return names

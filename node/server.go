@@ -26,6 +26,7 @@ import (
 	"github.com/shoal-registry/shoal/gateway/forward"
 	"github.com/shoal-registry/shoal/gateway/protocol"
 	"github.com/shoal-registry/shoal/gateway/uploadid"
+	"github.com/shoal-registry/shoal/gateway/upstream"
 	"github.com/shoal-registry/shoal/node/fence"
 	"github.com/shoal-registry/shoal/node/join"
 	"github.com/shoal-registry/shoal/raftmeta"
@@ -242,7 +243,11 @@ func (n *Node) buildServer(ctx context.Context) error {
 	}
 	n.parts.Add("waves", waves.Run)
 	wavesPattern, wavesHandler := remote.WavesHandler(waves)
-	speaks := protocols(names)
+	proxies, err := upstream.New(upstream.Config{Catalog: names})
+	if err != nil {
+		return err
+	}
+	speaks := protocols(names, proxies)
 	chains, err := n.buildAudit(records, log)
 	if err != nil {
 		return err

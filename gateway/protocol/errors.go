@@ -43,6 +43,10 @@ func (e *RangeError) Unwrap() error { return meta.ErrInvalid }
 // ErrPrecondition says that If-Match, If-None-Match or their like did not hold.
 var ErrPrecondition = fmt.Errorf("precondition of the request does not hold: %w", meta.ErrConflict)
 
+// ErrUpstream says that a foreign registry answered with what cannot be used: other
+// bytes than were promised, a refusal of its own.
+var ErrUpstream = errors.New("the upstream's answer cannot be used")
+
 // Status returns the HTTP status that an error has unless a protocol says
 // otherwise.
 func Status(err error) int {
@@ -59,6 +63,8 @@ func Status(err error) int {
 		return http.StatusRequestedRangeNotSatisfiable
 	case errors.Is(err, ErrPrecondition):
 		return http.StatusPreconditionFailed
+	case errors.Is(err, ErrUpstream):
+		return http.StatusBadGateway
 	case errors.As(err, &mismatch), errors.Is(err, digest.ErrUnsupported):
 		return http.StatusBadRequest
 	case errors.As(err, &tooLarge), errors.Is(err, meta.ErrTooLarge):

@@ -1,0 +1,106 @@
+// Package upstream is the proxy engine: it gets what foreign registries have, once a
+// region, keeps it like anything else that was published here, and says when it may be
+// served without asking again.
+//
+// Start reading at Want, Found and Engine.Fetch; fresh.go decides, as pure functions,
+// whether what is known answers; group.go says which member of a group answers for a
+// package; rules.go what a proxy may fetch. A protocol makes a Want of a request, and
+// serves or rewrites what it Found. Tests of protocols use upstreamtest.
+//
+// Invariants: bytes enter the repository only with the digest and the checksums that
+// were wanted of them; one server of a region asks for an address, all others ask it;
+// nothing of an upstream's credentials leaves for another host than the upstream's own;
+// an address is dialled only within the rules of gateway/outbound.
+package upstream
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/shoal-registry/shoal/gateway/protocol"
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/verify/digest"
+)
+
+// Kind is how an address of an upstream behaves.
+type Kind uint8
+
+// Kinds. A Document may change, and is asked for again when its time is over; a File
+// never does.
+const (
+	Document Kind = iota
+	File
+)
+
+// Want is what a protocol asks of an upstream.
+type Want struct {
+	// Path is canonical: below the upstream's base URL, without a leading slash, escaped
+	// as it is sent, with its query; or an absolute URL on a host that the upstream's own
+	// document named.
+	Path string `cbor:"1,keyasint,omitempty"`
+	Kind Kind   `cbor:"2,keyasint,omitempty"`
+	// Package and Version are normalized names; the repository's rules are of these. An
+	// empty Package is of no package, and no rule holds for it.
+	Package string `cbor:"3,keyasint,omitempty"`
+	Version string `cbor:"4,keyasint,omitempty"`
+	// Accept are the media types asked for; with Path it names what is kept.
+	Accept string `cbor:"5,keyasint,omitempty"`
+	// Digest is the sha256 or sha512 that the bytes must have, "" when unknown; Sums are
+	// the upstream's own checksums, by lower-case algorithm (md5, sha1, sha256, sha384,
+	// sha512) in lower-case hex.
+	Digest digest.Digest     `cbor:"6,keyasint,omitempty"`
+	Sums   map[string]string `cbor:"7,keyasint,omitempty"`
+	// MaxBytes bounds the answer; 0 means MaxDocumentBytes for a Document and no bound
+	// but the tenant's quota for a File.
+	MaxBytes int64 `cbor:"8,keyasint,omitempty"`
+	// TTL, when set, is how long a Document answers without being asked for again, where
+	// the repository does not say so itself.
+	TTL time.Duration `cbor:"9,keyasint,omitempty"`
+}
+
+// MaxDocumentBytes bounds a Document unless Want says otherwise: the packuments of npm
+// pass 10 MB.
+const MaxDocumentBytes = 64 << 20
+
+// Found is what an upstream has.
+type Found struct {
+	Record meta.Fetched `cbor:"1,keyasint,omitempty"`
+	Blob   meta.Blob    `cbor:"2,keyasint,omitempty"`
+	AsOf   meta.AsOf    `cbor:"3,keyasint,omitempty"`
+	// Stale says that the record's time is over and the upstream could not be asked.
+	Stale bool `cbor:"4,keyasint,omitempty"`
+}
+
+// BlockedError says that a rule of the proxy keeps a package out. It is meta.ErrDenied.
+type BlockedError struct {
+	Repo    meta.RepoRef
+	Package string
+	// Rule is the pattern that blocks it, "" when none of those that allow does.
+	Rule string
+}
+
+func (e *BlockedError) Error() string {
+	if e.Rule == "" {
+		return fmt.Sprintf("package %s is not among those that proxy repository %s may fetch (`shoal repo set %s --allow`)", e.Package, e.Repo, e.Repo)
+	}
+	return fmt.Sprintf("package %s is blocked by the rule %q of proxy repository %s", e.Package, e.Rule, e.Repo)
+}
+
+// Unwrap returns meta.ErrDenied.
+func (e *BlockedError) Unwrap() error { return meta.ErrDenied }
+
+// IntegrityError says that an upstream sent other bytes than its own documents, or the
+// caller, said. Nothing of them was kept.
+type IntegrityError struct {
+	Path     string
+	Mismatch *digest.MismatchError
+}
+
+func (e *IntegrityError) Error() string {
+	return fmt.Sprintf("the upstream's bytes of %s are not what was promised, nothing of them was kept: %v", e.Path, e.Mismatch)
+}
+
+// Unwrap returns the mismatch, protocol.ErrUpstream and meta.ErrCorrupt.
+func (e *IntegrityError) Unwrap() []error {
+	return []error{protocol.ErrUpstream, meta.ErrCorrupt, e.Mismatch}
+}
