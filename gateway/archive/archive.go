@@ -1,0 +1,325 @@
+// Package archive opens the zip and tar.gz archives that people upload, as what they
+// are: bytes of strangers. An archive is looked over whole before anything in it counts:
+// every name stays inside, links too, what it unpacks to is bounded, and so is the memory
+// that looking takes, whatever the archive says of itself.
+//
+// Start at Zip, TarGz and Limits. All refusals are meta.ErrInvalid. The package writes no
+// file and starts no goroutines. Sources: APPNOTE.TXT 6.3.10 (sections 4.3.14 to 4.3.16,
+// the end of a zip), PEP 706 (which entries leave the folder).
+package archive
+
+import (
+	"archive/tar"
+	"archive/zip"
+	"bufio"
+	"compress/gzip"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"strings"
+
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+)
+
+// Limits bound what an archive may be.
+type Limits struct {
+	// Entries is how many files and folders it may have.
+	Entries int
+	// DirectoryBytes bounds a zip's list of entries, which is held in memory at about
+	// three times that.
+	DirectoryBytes int64
+	// PlainBytes is what it may unpack to.
+	PlainBytes int64
+	// Ratio bounds what it unpacks to as a multiple of its size, once that is over
+	// FreeBytes: small archives of zeros are common.
+	Ratio, FreeBytes int64
+}
+
+// Standard suits packages of programs: large, but made of files.
+var Standard = Limits{Entries: 100_000, DirectoryBytes: 16 << 20, PlainBytes: 64 << 30, Ratio: 200, FreeBytes: 256 << 20}
+
+func refuse(format string, args ...any) error {
+	return fmt.Errorf("archive: %s: %w", fmt.Sprintf(format, args...), meta.ErrInvalid)
+}
+
+// of judges the plain bytes of an archive of size bytes; size below 0 is not known.
+func (l Limits) of(plain, size int64) error {
+	if plain > l.PlainBytes || plain < 0 {
+		return refuse("it unpacks to more than %d bytes", l.PlainBytes)
+	}
+	if size >= 0 && plain > l.FreeBytes && plain/l.Ratio > size {
+		return refuse("%d bytes that unpack to %d are a bomb", size, plain)
+	}
+	return nil
+}
+
+// CheckName says whether a name stays inside the folder that an archive is unpacked
+// into, on any system.
+//
+// Errors: meta.ErrInvalid.
+func CheckName(name string) error {
+	slashed := strings.ReplaceAll(name, `\`, "/")
+	if name == "" || len(name) > 4096 || strings.ContainsRune(name, 0) || strings.HasPrefix(slashed, "/") || len(name) > 1 && name[1] == ':' {
+		return refuse("the name %.80q is not a relative path", name)
+	}
+	for part := range strings.SplitSeq(slashed, "/") {
+		if part == ".." {
+			return refuse("the name %.80q leaves the folder", name)
+		}
+	}
+	return nil
+}
+
+// ReaderAt reads from offsets of r, by one goroutine at a time.
+func ReaderAt(r io.ReadSeeker) io.ReaderAt { return &readerAt{r: r, at: -1} }
+
+type readerAt struct {
+	r  io.ReadSeeker
+	at int64 // where r stands, -1 for unknown
+}
+
+// ReadAt implements io.ReaderAt.
+func (r *readerAt) ReadAt(p []byte, off int64) (int, error) {
+	if r.at != off {
+		if _, err := r.r.Seek(off, io.SeekStart); err != nil {
+			r.at = -1
+			return 0, fmt.Errorf("seek to %d: %w", off, err)
+		}
+	}
+	n, err := io.ReadFull(r.r, p)
+	r.at = off + int64(n)
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		err = io.EOF
+	}
+	return n, err
+}
+
+// Zip opens a zip archive of size bytes. Its list of entries is read and judged, its
+// files are not: read them with Read, or Copy what they have.
+//
+// Errors: meta.ErrInvalid; of r.
+func Zip(r io.ReaderAt, size int64, l Limits) (*zip.Reader, error) {
+	if err := checkEnd(r, size, l); err != nil {
+		return nil, err
+	}
+	z, err := zip.NewReader(r, size)
+	if errors.Is(err, zip.ErrFormat) || errors.Is(err, zip.ErrInsecurePath) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return nil, refuse("it is not a whole zip")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the directory of a zip: %w", err)
+	}
+	if len(z.File) > l.Entries {
+		return nil, refuse("%d entries are over the limit of %d", len(z.File), l.Entries)
+	}
+	plain, seen := int64(0), make(map[string]bool, len(z.File))
+	for _, f := range z.File {
+		if err := CheckName(f.Name); err != nil {
+			return nil, err
+		}
+		if seen[f.Name] {
+			return nil, refuse("the name %.80q comes twice", f.Name)
+		}
+		seen[f.Name] = true
+		if f.UncompressedSize64 > uint64(l.PlainBytes) {
+			return nil, refuse("it unpacks to more than %d bytes", l.PlainBytes)
+		}
+		plain += int64(f.UncompressedSize64)
+		if err := l.of(plain, size); err != nil {
+			return nil, err
+		}
+	}
+	return z, nil
+}
+
+// The records at the end of a zip.
+const (
+	endMagic, endBytes         = 0x06054b50, 22
+	locatorMagic, locatorBytes = 0x07064b50, 20
+	end64Magic, end64Bytes     = 0x06064b50, 56
+	maxComment                 = 1<<16 - 1
+)
+
+// checkEnd judges what the end of a zip says of its directory, before memory is set
+// aside for it.
+func checkEnd(r io.ReaderAt, size int64, l Limits) error {
+	tail := make([]byte, min(size, endBytes+maxComment+locatorBytes))
+	from := size - int64(len(tail))
+	if n, err := r.ReadAt(tail, from); n < len(tail) {
+		return fmt.Errorf("read the end of a zip: %w", err)
+	}
+	at := -1
+	for i := len(tail) - endBytes; i >= 0; i-- {
+		if binary.LittleEndian.Uint32(tail[i:]) == endMagic && i+endBytes+int(binary.LittleEndian.Uint16(tail[i+20:])) <= len(tail) {
+			at = i
+			break
+		}
+	}
+	if at < 0 {
+		return refuse("it is not a zip")
+	}
+	records := uint64(binary.LittleEndian.Uint16(tail[at+10:]))
+	bytes := uint64(binary.LittleEndian.Uint32(tail[at+12:]))
+	offset := uint64(binary.LittleEndian.Uint32(tail[at+16:]))
+	if records == 0xffff || bytes == 0xffffffff || offset == 0xffffffff {
+		if at >= locatorBytes && binary.LittleEndian.Uint32(tail[at-locatorBytes:]) == locatorMagic {
+			place := binary.LittleEndian.Uint64(tail[at-locatorBytes+8:])
+			end := make([]byte, end64Bytes)
+			if size < end64Bytes || place > uint64(size-end64Bytes) {
+				return refuse("its end lies outside")
+			}
+			if n, err := r.ReadAt(end, int64(place)); n < len(end) {
+				return fmt.Errorf("read the end of a zip: %w", err)
+			}
+			if binary.LittleEndian.Uint32(end) != end64Magic {
+				return refuse("its end is not where it says")
+			}
+			records, bytes = binary.LittleEndian.Uint64(end[32:]), binary.LittleEndian.Uint64(end[40:])
+		}
+	}
+	if records > uint64(l.Entries) || bytes > uint64(l.DirectoryBytes) {
+		return refuse("a directory of %d entries in %d bytes is over the limits of %d and %d", records, bytes, l.Entries, l.DirectoryBytes)
+	}
+	return nil
+}
+
+// Read returns a file of a zip, of at most maxBytes, its checksum checked.
+//
+// Errors: meta.ErrInvalid.
+func Read(f *zip.File, maxBytes int64) ([]byte, error) {
+	if f.UncompressedSize64 > uint64(maxBytes) {
+		return nil, refuse("%.80q is over the limit of %d bytes", f.Name, maxBytes)
+	}
+	r, err := f.Open()
+	if err != nil {
+		return nil, refuse("open %.80q: %v", f.Name, err)
+	}
+	defer r.Close()
+	b, err := io.ReadAll(io.LimitReader(r, maxBytes+1))
+	if err != nil {
+		return nil, refuse("read %.80q: %v", f.Name, err)
+	}
+	if int64(len(b)) > maxBytes {
+		return nil, refuse("%.80q is over the limit of %d bytes", f.Name, maxBytes)
+	}
+	return b, nil
+}
+
+// TarGz reads a gzipped tar of size bytes (-1: not known) to its end and calls visit for
+// each regular file; r has its bytes and ends with visit. Names that come twice are
+// refused when visit has read one of them.
+//
+// Errors: meta.ErrInvalid; of visit; of the source, when reading it fails otherwise than by its end.
+func TarGz(source io.Reader, size int64, l Limits, visit func(h *tar.Header, r io.Reader) error) error {
+	raw := &watched{r: source}
+	broken := func(err error) error {
+		if raw.err != nil {
+			return fmt.Errorf("read an archive: %w", raw.err)
+		}
+		if errors.Is(err, meta.ErrInvalid) {
+			return err
+		}
+		return refuse("it is not a whole tar.gz: %v", err)
+	}
+	z, err := gzip.NewReader(bufio.NewReader(raw))
+	if err != nil {
+		return broken(err)
+	}
+	plain := &counted{r: z, limits: l, size: size}
+	t := tar.NewReader(plain)
+	for n := 0; ; n++ {
+		h, err := t.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return broken(err)
+		}
+		if n == l.Entries {
+			return refuse("more than %d entries", l.Entries)
+		}
+		if err := checkEntry(h); err != nil {
+			return err
+		}
+		if h.Typeflag != tar.TypeReg {
+			continue
+		}
+		if err := visit(h, t); err != nil {
+			if raw.err != nil || plain.err != nil {
+				return broken(err)
+			}
+			return err
+		}
+	}
+	// What follows the end of the tar is padding; the checksum of the whole stands behind it.
+	if _, err := io.Copy(io.Discard, plain); err != nil {
+		return broken(err)
+	}
+	return nil
+}
+
+// checkEntry refuses what leaves the folder, and what is neither file, folder nor link.
+func checkEntry(h *tar.Header) error {
+	switch h.Typeflag {
+	case tar.TypeXGlobalHeader:
+		return nil
+	case tar.TypeReg, tar.TypeDir:
+		return CheckName(h.Name)
+	case tar.TypeSymlink, tar.TypeLink:
+		if err := CheckName(h.Name); err != nil {
+			return err
+		}
+		target := strings.ReplaceAll(h.Linkname, `\`, "/")
+		if h.Typeflag == tar.TypeSymlink {
+			if strings.HasPrefix(target, "/") || len(target) > 1 && target[1] == ':' {
+				return refuse("the link %.80q leaves the folder", h.Name)
+			}
+			target = path.Join(path.Dir(path.Clean(h.Name)), target)
+		}
+		if target == ".." || strings.HasPrefix(target, "../") {
+			return refuse("the link %.80q leaves the folder", h.Name)
+		}
+		return CheckName(target)
+	}
+	return refuse("the entry %.80q is neither a file, a folder nor a link", h.Name)
+}
+
+// watched remembers how reading failed, which is not the archive's fault.
+type watched struct {
+	r   io.Reader
+	err error
+}
+
+// Read implements io.Reader.
+func (s *watched) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		s.err = err
+	}
+	return n, err
+}
+
+// counted ends what unpacks to too much.
+type counted struct {
+	r      io.Reader
+	limits Limits
+	size   int64
+	n      int64
+	err    error
+}
+
+// Read implements io.Reader.
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	if over := c.limits.of(c.n, c.size); over != nil {
+		c.err = over
+		return 0, over
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
+		c.err = err
+	}
+	return n, err
+}

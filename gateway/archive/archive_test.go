@@ -1,0 +1,208 @@
+package archive_test
+
+import (
+	"archive/tar"
+	"archive/zip"
+	"bytes"
+	"compress/gzip"
+	"encoding/binary"
+	"errors"
+	"io"
+	"strings"
+	"testing"
+
+	"github.com/shoal-registry/shoal/gateway/archive"
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+)
+
+func zipOf(t testing.TB, files ...string) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	z := zip.NewWriter(&b)
+	for i := 0; i < len(files); i += 2 {
+		w, err := z.Create(files[i])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write([]byte(files[i+1])); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+func tgzOf(t testing.TB, headers ...tar.Header) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	w := tar.NewWriter(z)
+	for _, h := range headers {
+		h.Mode = 0o644
+		if err := w.WriteHeader(&h); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(make([]byte, h.Size)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+var small = archive.Limits{Entries: 4, DirectoryBytes: 1 << 10, PlainBytes: 1 << 20, Ratio: 10, FreeBytes: 4 << 10}
+
+func open(b []byte) (*zip.Reader, error) {
+	return archive.Zip(archive.ReaderAt(bytes.NewReader(b)), int64(len(b)), small)
+}
+
+func TestZip(t *testing.T) {
+	z, err := open(zipOf(t, "a/b.txt", "hello", "c", ""))
+	if err != nil || len(z.File) != 2 {
+		t.Fatal(z, err)
+	}
+	if b, err := archive.Read(z.File[0], 5); err != nil || string(b) != "hello" {
+		t.Errorf("%q, %v", b, err)
+	}
+	if _, err := archive.Read(z.File[0], 4); !errors.Is(err, meta.ErrInvalid) {
+		t.Errorf("over the limit: %v", err)
+	}
+}
+
+func TestZipRefused(t *testing.T) {
+	whole := zipOf(t, "a", "hello")
+	claims := bytes.Clone(whole)
+	binary.LittleEndian.PutUint16(claims[len(claims)-12:], 60_000) // entries
+	for name, b := range map[string][]byte{
+		"empty":             {},
+		"no zip":            []byte(strings.Repeat("x", 100)),
+		"cut off":           whole[:len(whole)-1],
+		"up":                zipOf(t, "a/../../b", ""),
+		"up, Windows":       zipOf(t, `a\..\..\b`, ""),
+		"absolute":          zipOf(t, "/etc/passwd", ""),
+		"drive":             zipOf(t, "C:x", ""),
+		"twice":             zipOf(t, "a", "1", "a", "2"),
+		"too many":          zipOf(t, "1", "", "2", "", "3", "", "4", "", "5", ""),
+		"claims too many":   claims,
+		"bomb":              zipOf(t, "a", strings.Repeat("\x00", 1<<19)),
+		"too large":         zipOf(t, "a", strings.Repeat("\x00", 1<<20+1)),
+		"a large directory": zipOf(t, strings.Repeat("n", 2000), ""),
+	} {
+		if _, err := open(b); !errors.Is(err, meta.ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// A zip that says it has 2^62 entries in its zip64 end must not be believed.
+func TestZip64Claims(t *testing.T) {
+	end64 := make([]byte, 56)
+	binary.LittleEndian.PutUint32(end64, 0x06064b50)
+	binary.LittleEndian.PutUint64(end64[4:], 44)
+	binary.LittleEndian.PutUint64(end64[24:], 1<<62)
+	binary.LittleEndian.PutUint64(end64[32:], 1<<62)
+	locator := make([]byte, 20)
+	binary.LittleEndian.PutUint32(locator, 0x07064b50)
+	binary.LittleEndian.PutUint32(locator[16:], 1)
+	end := make([]byte, 22)
+	binary.LittleEndian.PutUint32(end, 0x06054b50)
+	for i := 8; i < 20; i++ {
+		end[i] = 0xff
+	}
+	b := append(append(end64, locator...), end...)
+	if _, err := open(b); !errors.Is(err, meta.ErrInvalid) {
+		t.Error(err)
+	}
+}
+
+func read(b []byte, size int64) (names []string, err error) {
+	err = archive.TarGz(bytes.NewReader(b), size, small, func(h *tar.Header, r io.Reader) error {
+		names = append(names, h.Name)
+		n, err := io.Copy(io.Discard, r)
+		if err == nil && n != h.Size {
+			err = errors.New("another size")
+		}
+		return err
+	})
+	return names, err
+}
+
+func TestTarGz(t *testing.T) {
+	b := tgzOf(t, tar.Header{Name: "a/", Typeflag: tar.TypeDir}, tar.Header{Name: "a/b", Size: 100},
+		tar.Header{Name: "a/l", Typeflag: tar.TypeSymlink, Linkname: "../c"})
+	if names, err := read(b, int64(len(b))); err != nil || len(names) != 1 || names[0] != "a/b" {
+		t.Errorf("%q, %v", names, err)
+	}
+	for name, b := range map[string][]byte{
+		"empty":         {},
+		"no gzip":       []byte("hello, world"),
+		"cut off":       b[:len(b)-1],
+		"wrong sum":     append(bytes.Clone(b[:len(b)-8]), make([]byte, 8)...),
+		"up":            tgzOf(t, tar.Header{Name: "../a"}),
+		"absolute":      tgzOf(t, tar.Header{Name: "/a"}),
+		"link up":       tgzOf(t, tar.Header{Name: "a/l", Typeflag: tar.TypeSymlink, Linkname: "../../c"}),
+		"link absolute": tgzOf(t, tar.Header{Name: "a/l", Typeflag: tar.TypeSymlink, Linkname: "/etc/passwd"}),
+		"hard link up":  tgzOf(t, tar.Header{Name: "a/l", Typeflag: tar.TypeLink, Linkname: "../c"}),
+		"device":        tgzOf(t, tar.Header{Name: "a", Typeflag: tar.TypeChar}),
+		"too many":      tgzOf(t, tar.Header{Name: "1"}, tar.Header{Name: "2"}, tar.Header{Name: "3"}, tar.Header{Name: "4"}, tar.Header{Name: "5"}),
+		"bomb":          tgzOf(t, tar.Header{Name: "a", Size: 1 << 19}),
+		"too large":     tgzOf(t, tar.Header{Name: "a", Size: 1<<20 + 1}),
+	} {
+		if _, err := read(b, int64(len(b))); !errors.Is(err, meta.ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+type failing struct{ io.Reader }
+
+func (f failing) Read(p []byte) (int, error) {
+	n, err := f.Reader.Read(p)
+	if err == io.EOF {
+		err = meta.ErrUnavailable
+	}
+	return n, err
+}
+
+// A disk that fails is not the archive's fault.
+func TestTarGzSource(t *testing.T) {
+	b := tgzOf(t, tar.Header{Name: "a", Size: 100})
+	err := archive.TarGz(failing{bytes.NewReader(b[:20])}, -1, small, func(*tar.Header, io.Reader) error { return nil })
+	if !errors.Is(err, meta.ErrUnavailable) || errors.Is(err, meta.ErrInvalid) {
+		t.Error(err)
+	}
+	wrong := errors.New("no such thing")
+	if err := archive.TarGz(bytes.NewReader(b), -1, small, func(*tar.Header, io.Reader) error { return wrong }); !errors.Is(err, wrong) {
+		t.Error(err)
+	}
+}
+
+func FuzzZip(f *testing.F) {
+	f.Add(zipOf(f, "a/b", "hello"))
+	f.Add([]byte("PK\x05\x06" + strings.Repeat("\x00", 18)))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		z, err := open(b)
+		if err != nil {
+			return
+		}
+		for _, file := range z.File {
+			if p, err := archive.Read(file, 1000); err == nil && len(p) > 1000 {
+				t.Error("more than asked for")
+			}
+		}
+	})
+}
+
+func FuzzTarGz(f *testing.F) {
+	f.Add(tgzOf(f, tar.Header{Name: "a", Size: 10}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		read(b, int64(len(b)))
+	})
+}
