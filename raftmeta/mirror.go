@@ -659,6 +659,12 @@ func subjectOf(question any) subject {
 		return about(q.Repo, q.Package, q.Alias)
 	case state.Attachments:
 		return about(q.Repo, q.Package, "")
+	case state.GetSets:
+		return about(q.Repo, "", "")
+	case state.GetPublication:
+		return about(q.Repo, "", q.Name)
+	case state.ListPublications:
+		return about(q.Repo, "", "")
 	}
 	return subject{}
 }

@@ -54,6 +54,12 @@ func about(question any) (ref meta.RepoRef, open bool) {
 		return q.Repo, false
 	case state.GetBlob:
 		return q.Repo, false
+	case state.GetSets:
+		return q.Repo, false
+	case state.GetPublication:
+		return q.Repo, false
+	case state.ListPublications:
+		return q.Repo, false
 	}
 	return ref, false
 }

@@ -87,6 +87,8 @@ var Questions = table(
 	question[GetCompromise, meta.Compromise], question[ListCompromises, []meta.Compromise], question[ListFindings, []meta.Finding], question[GetFinding, meta.Finding],
 	question[ListQuarantined, []meta.Version], question[ListActs, ActsAnswer], question[GetRespondWork, RespondWork],
 	question[GetElevation, meta.Elevation], question[ListElevations, []meta.Elevation], question[GetElevationPolicy, meta.ElevationPolicy],
+	question[GetSets, meta.Sets], question[GetSigningKey, meta.SigningKey], question[GetPublication, meta.Publication],
+	question[ListPublications, []meta.Publication], question[RepositoryVersions, []meta.Version],
 )
 
 // DecodeQuestion reads the question of that name from its encoded arguments.

@@ -59,6 +59,8 @@ var housekeeping = map[uint16]string{
 	typeRecountUsage:      "counts again what is there",
 	typeReserveStorage:    "holds room for uploads, whose entries come with them",
 	typeReportEgress:      "says how much was downloaded, which the access logs do",
+	typeLeaseSets:         "says which server builds documents of versions",
+	typeCommitSets:        "puts documents in place that follow from versions, whose own entries are there",
 	typePutCheckpoint:     "says how long the log is: with an entry of its own it would never be",
 }
 

@@ -40,7 +40,8 @@ func TestWireNames(t *testing.T) {
 		"136 RequestElevation, 137 DecideElevation, 138 ExpireElevations, 139 SetElevationPolicy, " +
 		"140 RecountUsage, 141 ReserveStorage, 142 ReportEgress, " +
 		"150 BeginRotation, 151 ConfirmRoot, 152 FinishRotation, 153 SealNextKey, 154 RevokeJoinToken, " +
-		"155 AttachBucket"
+		"155 AttachBucket, " +
+		"180 OpenSets, 181 LeaseSets, 182 CommitSets, 183 SealSetsKey"
 	if got := strings.Join(commands, ", "); got != want {
 		t.Errorf("commands are\n%s\nwant\n%s", got, want)
 	}
@@ -55,6 +56,7 @@ func TestWireNames(t *testing.T) {
 		"GetCredential ListCredentials CredentialsEnded GetIssuer ListIssuers IssuersAt " +
 		"GetCompromise ListCompromises ListFindings GetFinding ListQuarantined ListActs GetRespondWork GetElevation ListElevations GetElevationPolicy " +
 		"GetAuditLog Prunable ListEntries ProveEntry ProveContinuation ListCheckpoints ListChains GetChain " +
+		"GetSets GetSigningKey GetPublication ListPublications RepositoryVersions " +
 		"GetAudit IsLost ListAudits ListCopies ListLost UsesOf"
 	names := strings.Fields(want)
 	slices.Sort(names)

@@ -31,6 +31,9 @@ func (c RemoveRepository) apply(t *tx) (any, error) {
 		}
 		return nil, fmt.Errorf("remove repository %s: it still has versions, delete them first: %w", c.Ref, meta.ErrConflict)
 	}
+	if err := t.removeSets(c.Ref); err != nil {
+		return nil, err
+	}
 	t.del(keyRepository(c.Ref))
 	t.emit(feed.Change{Kind: feed.KindRepository, Repo: c.Ref, Deleted: true})
 	return nil, nil

@@ -78,6 +78,11 @@ func (t *tx) emit(c feed.Change) {
 	c.Index, c.Seq = t.index, t.changes
 	t.changes++
 	t.put(keyFeed(c.Index).u32(c.Seq), c)
+	if c.Package != "" && (c.Kind == feed.KindVersion || c.Kind == feed.KindRespond) {
+		if err := t.versionChanged(c.Repo); err != nil && t.err == nil {
+			t.err = err
+		}
+	}
 }
 
 // region returns a region as it is in this command, nil when there is none.
