@@ -129,6 +129,12 @@ const (
 	typeSetElevationPolicy = 139
 
 	typeAttachBucket = 155
+
+	// Of level 6: 180 publications.
+	typeOpenSets    = 180
+	typeLeaseSets   = 181
+	typeCommitSets  = 182
+	typeSealSetsKey = 183
 )
 
 // Level is the highest cluster level that this build knows.
@@ -275,6 +281,11 @@ var kinds = map[uint16]kind{
 	typeDecideElevation:    kindOf[DecideElevation, meta.Elevation](respondLevel),
 	typeExpireElevations:   kindOf[ExpireElevations, none](respondLevel),
 	typeSetElevationPolicy: kindOf[SetElevationPolicy, meta.ElevationPolicy](respondLevel),
+
+	typeOpenSets:    kindOf[OpenSets, meta.Sets](setsLevel),
+	typeLeaseSets:   kindOf[LeaseSets, meta.Sets](setsLevel),
+	typeCommitSets:  kindOf[CommitSets, none](setsLevel),
+	typeSealSetsKey: kindOf[SealSetsKey, none](setsLevel),
 }
 
 // Name returns the name of c's type, for messages.

@@ -70,6 +70,7 @@ const (
 	inLinks        = 'l' // repository, digest -> linkRecord; a sha512 -> its sha256
 	inMentions     = 'm' // digest, [repository] -> nothing: who links it
 	inBlobs        = 'b' // digest -> blobRecord; the tenant is the context
+	inSets         = 'x' // repository, letter, ... -> publications (sets.go has the letters)
 	inDrafts       = 'd' // repository, draft, part -> references; without part the draftRecord
 )
 
