@@ -48,12 +48,13 @@ const (
 	KindRespond    Kind = 25 // Repo, Package, Name: of a version that came out of quarantine; Deleted: went in. Without Repo: Name of a compromise or elevation
 	KindQuota      Kind = 26 // Name: a tenant passed a threshold of a quota, in either direction
 	KindSets       Kind = 31 // Repo, Name: a publication; without Name how all stand. From level 6
+	KindSource     Kind = 29 // Repo, Package, Name: the member that a group takes the package from; Deleted: none is remembered
 	KindLost       Kind = 20 // Root, which is linked, has no verified copy any more; Deleted: has one again
 )
 
 var kindNames = map[Kind]string{
 	KindProgress: "progress", KindCluster: "cluster", KindTenant: "tenant", KindRepository: "repository",
-	KindPackage: "package", KindVersion: "version", KindAlias: "alias", KindNode: "node",
+	KindSource: "source", KindPackage: "package", KindVersion: "version", KindAlias: "alias", KindNode: "node",
 	KindRegion: "region", KindDemand: "demand", KindReplica: "replica", KindBlob: "blob", KindRespond: "respond",
 	KindWave: "wave", KindLost: "lost", KindHealth: "health", KindQuota: "quota", KindAccess: "access", KindAudit: "audit", KindSets: "sets",
 }

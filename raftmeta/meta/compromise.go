@@ -53,6 +53,7 @@ const (
 	ActMovedAlias     ActKind = "moved_alias"
 	ActDeletedAlias   ActKind = "deleted_alias"
 	ActLabels         ActKind = "labels"
+	ActMarked         ActKind = "marked" // yanked, unlisted, deprecated, or no more
 	ActRepository     ActKind = "repository"
 	ActTenant         ActKind = "tenant"
 	ActCredential     ActKind = "credential" // made a token

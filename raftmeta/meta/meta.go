@@ -132,6 +132,14 @@ type Repository struct {
 	// DegradedReadMax is how long a node that reaches no server goes on serving private
 	// reads; nil is 15 minutes, 0 not at all. From cluster level 5.
 	DegradedReadMax *time.Duration `cbor:"15,keyasint,omitempty" json:"degraded_read_max,omitempty"`
+	// Upstream is what a proxy caches; nil for other kinds. From cluster level 6, as those
+	// below.
+	Upstream *Upstream `cbor:"16,keyasint,omitempty" json:"upstream,omitempty"`
+	// Members are the repositories of a group, of its tenant and format, in the order in
+	// which they are asked, each once, at most MaxMembers.
+	Members []string `cbor:"17,keyasint,omitempty" json:"members,omitempty"`
+	// WriteTo is the hosted member that a push to the group goes to, "" when it takes none.
+	WriteTo string `cbor:"18,keyasint,omitempty" json:"write_to,omitempty"`
 }
 
 // MaxRepositoryRegions bounds Repository.Regions.
@@ -151,6 +159,9 @@ type Package struct {
 	Created  Time   `cbor:"5,keyasint,omitempty" json:"created"`
 	// Versions counts live versions, so that an empty package can go.
 	Versions uint64 `cbor:"6,keyasint,omitempty" json:"versions"`
+	// Spelling is the name as its first publisher wrote it, where Name is a normalized
+	// form of it; "" when they are the same. From cluster level 6.
+	Spelling string `cbor:"7,keyasint,omitempty" json:"spelling,omitempty"`
 }
 
 // VersionState is how far a version has come.
@@ -214,6 +225,16 @@ type Version struct {
 	Credential string `cbor:"19,keyasint,omitempty" json:"credential,omitempty"`
 	// Quarantine, when set, is why nobody may read it.
 	Quarantine *Quarantine `cbor:"20,keyasint,omitempty" json:"quarantine,omitempty"`
+	// Summary is the format's own compact record of the version, from which documents are
+	// rendered without opening a blob, at most MaxSummaryBytes. From cluster level 6, as
+	// those below.
+	Summary []byte `cbor:"21,keyasint,omitempty" json:"summary,omitempty"`
+	// Marks say what is to be thought of the version; none hides its bytes.
+	Marks Marks `cbor:"22,keyasint,omitzero" json:"marks,omitzero"`
+	// Extended is when the last file was added to an open version.
+	Extended Time `cbor:"23,keyasint,omitempty" json:"extended,omitempty"`
+	// Promotion says where it was promoted from, nil for one that was published.
+	Promotion *Promotion `cbor:"24,keyasint,omitempty" json:"promotion,omitempty"`
 }
 
 // File is a path of a version bound to a blob.
@@ -222,6 +243,14 @@ type File struct {
 	Digest    digest.Digest `cbor:"2,keyasint,omitempty" json:"digest"`
 	Size      int64         `cbor:"3,keyasint,omitempty" json:"size"`
 	MediaType string        `cbor:"4,keyasint,omitempty" json:"media_type,omitempty"`
+	// Summary is the format's own compact record of the file, at most MaxSummaryBytes. From
+	// cluster level 6, as those below.
+	Summary []byte `cbor:"5,keyasint,omitempty" json:"summary,omitempty"`
+	// Sums are other checksums of it: algorithm, as md5 or sha1, to lower-case hex.
+	Sums map[string]string `cbor:"6,keyasint,omitempty" json:"sums,omitempty"`
+	// Uploaded and By are when it was added, and by whom.
+	Uploaded Time   `cbor:"7,keyasint,omitempty" json:"uploaded,omitempty"`
+	By       string `cbor:"8,keyasint,omitempty" json:"by,omitempty"`
 }
 
 // Alias is a movable name for a version.

@@ -116,6 +116,10 @@ func actOf(c Command, result any) (meta.Act, bool) {
 	switch c := c.(type) {
 	case SetLabels:
 		return meta.Act{Kind: meta.ActLabels, Repo: c.Repo, Package: c.Package, Name: c.Version}, true
+	case CloseVersion:
+		return meta.Act{Kind: meta.ActOther, Name: Name(c), Repo: c.Repo, Package: c.Package, Detail: c.Version}, true
+	case RememberSource:
+		return meta.Act{Kind: meta.ActOther, Name: Name(c), Repo: c.Group, Package: c.Package, Detail: c.Member}, true
 	case CreateRepository:
 		return meta.Act{Kind: meta.ActRepository, Repo: c.Repository.Ref, Detail: "created"}, true
 	case SetRepository:

@@ -60,6 +60,7 @@ var Questions = table(
 	question[ListAliases, []meta.Alias], question[AliasHistory, []meta.Alias], question[Attachments, []meta.Version],
 	question[GetUsage, TenantUsage], question[ListUsage, []TenantUsage], question[ListRepositoryUsage, []RepositoryUsage], question[Uncounted, []meta.TenantName],
 	question[GetBlob, BlobAnswer], question[FindLink, meta.RepoRef],
+	question[GetSources, SourcesAnswer], question[Members, []meta.Repository], question[ListPackageFiles, []PackageFile],
 	question[GetNode, meta.Node], question[ListNodes, []meta.Node], question[ListRegions, []meta.Region],
 	question[GetJoinToken, meta.JoinToken],
 	question[ListJoinTokens, []meta.JoinToken], question[GetTrust, meta.Trust], question[ListHolders, []RootHolder],

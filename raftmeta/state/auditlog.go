@@ -61,6 +61,7 @@ var housekeeping = map[uint16]string{
 	typeReportEgress:      "says how much was downloaded, which the access logs do",
 	typeLeaseSets:         "says which server builds documents of versions",
 	typeCommitSets:        "puts documents in place that follow from versions, whose own entries are there",
+	typeRememberSource:    "notes where a name was found upstream",
 	typePutCheckpoint:     "says how long the log is: with an entry of its own it would never be",
 }
 

@@ -130,6 +130,12 @@ const (
 
 	typeAttachBucket = 155
 
+	// Of level 6: 160 packages and groups, 165 promotion.
+
+	typeMarkVersions   = 160
+	typeCloseVersion   = 161
+	typeRememberSource = 162
+
 	// Of level 6: 180 publications.
 	typeOpenSets    = 180
 	typeLeaseSets   = 181
@@ -138,7 +144,7 @@ const (
 )
 
 // Level is the highest cluster level that this build knows.
-const Level uint32 = 5
+const Level uint32 = 6
 
 // kind is what the machine knows of a command's type.
 type kind struct {
@@ -281,6 +287,10 @@ var kinds = map[uint16]kind{
 	typeDecideElevation:    kindOf[DecideElevation, meta.Elevation](respondLevel),
 	typeExpireElevations:   kindOf[ExpireElevations, none](respondLevel),
 	typeSetElevationPolicy: kindOf[SetElevationPolicy, meta.ElevationPolicy](respondLevel),
+
+	typeMarkVersions:   kindOf[MarkVersions, Marked](packagesLevel),
+	typeCloseVersion:   kindOf[CloseVersion, meta.Version](packagesLevel),
+	typeRememberSource: kindOf[RememberSource, Source](packagesLevel),
 
 	typeOpenSets:    kindOf[OpenSets, meta.Sets](setsLevel),
 	typeLeaseSets:   kindOf[LeaseSets, meta.Sets](setsLevel),

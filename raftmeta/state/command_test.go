@@ -41,6 +41,7 @@ func TestWireNames(t *testing.T) {
 		"140 RecountUsage, 141 ReserveStorage, 142 ReportEgress, " +
 		"150 BeginRotation, 151 ConfirmRoot, 152 FinishRotation, 153 SealNextKey, 154 RevokeJoinToken, " +
 		"155 AttachBucket, " +
+		"160 MarkVersions, 161 CloseVersion, 162 RememberSource, " +
 		"180 OpenSets, 181 LeaseSets, 182 CommitSets, 183 SealSetsKey"
 	if got := strings.Join(commands, ", "); got != want {
 		t.Errorf("commands are\n%s\nwant\n%s", got, want)
@@ -57,6 +58,7 @@ func TestWireNames(t *testing.T) {
 		"GetCompromise ListCompromises ListFindings GetFinding ListQuarantined ListActs GetRespondWork GetElevation ListElevations GetElevationPolicy " +
 		"GetAuditLog Prunable ListEntries ProveEntry ProveContinuation ListCheckpoints ListChains GetChain " +
 		"GetSets GetSigningKey GetPublication ListPublications RepositoryVersions " +
+		"GetSources Members ListPackageFiles " +
 		"GetAudit IsLost ListAudits ListCopies ListLost UsesOf"
 	names := strings.Fields(want)
 	slices.Sort(names)

@@ -11,11 +11,11 @@ import (
 
 // CreateRepository adds a repository, and its tenant too when CreateTenant is set
 // (dev). A repository that is equal in format, kind, class, environment, home,
-// second region, visibility, immutability, regions and copies is idempotent. Result:
-// meta.Repository.
+// second region, visibility, immutability, regions, copies, upstream and members is
+// idempotent. Result: meta.Repository.
 //
 // Errors: meta.ErrExists for a different repository of the name,
-// meta.ErrNotFound for an unknown tenant.
+// meta.ErrNotFound for an unknown tenant, meta.ErrInvalid for members that do not fit.
 type CreateRepository struct {
 	Repository   meta.Repository `cbor:"1,keyasint,omitempty"`
 	CreateTenant bool            `cbor:"2,keyasint,omitempty"`
@@ -41,6 +41,9 @@ func (c CreateRepository) Check() error {
 
 // since implements newer.
 func (c CreateRepository) since() uint32 {
+	if r := c.Repository; r.Upstream != nil || len(r.Members) > 0 || r.WriteTo != "" {
+		return packagesLevel
+	}
 	if c.Repository.DegradedReadMax != nil {
 		return rightsLevel
 	}
@@ -87,7 +90,7 @@ func checkRepository(r meta.Repository) error {
 			return fmt.Errorf("repository %s: second: %w", r.Ref, err)
 		}
 	}
-	return nil
+	return checkKindFields(&r)
 }
 
 func (c CreateRepository) apply(t *tx) (any, error) {
@@ -97,9 +100,7 @@ func (c CreateRepository) apply(t *tx) (any, error) {
 		return nil, err
 	}
 	repo := c.Repository
-	if len(repo.Regions) == 0 {
-		repo.Regions = nil
-	}
+	normalize(&repo)
 	if old != nil {
 		repo.Created, repo.CreatedBy, repo.Revision = old.Created, old.CreatedBy, old.Revision
 		if !reflect.DeepEqual(repo, *old) {
@@ -117,9 +118,33 @@ func (c CreateRepository) apply(t *tx) (any, error) {
 	if err := t.needRegions(repo, meta.Repository{}); err != nil {
 		return nil, err
 	}
+	if err := t.checkKind(&repo); err != nil {
+		return nil, err
+	}
 	repo.Created, repo.CreatedBy, repo.Revision = t.now, t.origin.Principal, t.index
+	t.indexMembers(ref, nil, repo.Members)
 	t.putRepository(&repo)
 	return repo, nil
+}
+
+// normalize makes lists without entries nil, as they come back from the log.
+func normalize(r *meta.Repository) {
+	if len(r.Regions) == 0 {
+		r.Regions = nil
+	}
+	if len(r.Members) == 0 {
+		r.Members = nil
+	}
+	if u := r.Upstream; u != nil {
+		same := *u
+		if len(same.Allow) == 0 {
+			same.Allow = nil
+		}
+		if len(same.Block) == 0 {
+			same.Block = nil
+		}
+		r.Upstream = &same
+	}
 }
 
 // needRegions refuses a repository in regions that are not there, or that are being

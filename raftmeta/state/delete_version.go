@@ -122,10 +122,12 @@ func findPackage(r reader, repo meta.RepoRef, name string) (*meta.Package, error
 	return find[meta.Package](r, keyPackage(repo, name), "package", repo.String()+"/"+name)
 }
 
-// putPackage stores a changed package; one without versions goes.
+// putPackage stores a changed package; one without versions goes, and from level 6 on
+// its name stays taken.
 func (t *tx) putPackage(p *meta.Package) {
 	p.Revision = t.index
 	if p.Versions == 0 {
+		t.keepName(p)
 		t.del(keyPackage(p.Repo, p.Name))
 		return
 	}

@@ -72,6 +72,7 @@ const (
 	inBlobs        = 'b' // digest -> blobRecord; the tenant is the context
 	inSets         = 'x' // repository, letter, ... -> publications (sets.go has the letters)
 	inDrafts       = 'd' // repository, draft, part -> references; without part the draftRecord
+	inNames        = 'o' // owners and sources of names, members (names.go has the letters)
 )
 
 var (

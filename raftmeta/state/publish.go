@@ -32,6 +32,11 @@ type Publish struct {
 	Aliases []string   `cbor:"4,keyasint,omitempty"` // moved to the version
 	// Base, when set, must be the package's revision; 0 is a new package.
 	Base *uint64 `cbor:"5,keyasint,omitempty"`
+	// Spelling is the package's name as its publisher wrote it, kept with the package at
+	// its first publish; later one that is spelled otherwise is refused, unless
+	// NewSpelling says that formats take it for the same. From level 6 on.
+	Spelling    string `cbor:"6,keyasint,omitempty"`
+	NewSpelling bool   `cbor:"7,keyasint,omitempty"`
 }
 
 // PublishResult says what a publish did.
@@ -44,6 +49,15 @@ type PublishResult struct {
 
 func (c Publish) since() uint32 {
 	var level uint32
+	v := &c.Version
+	if c.Spelling != "" || c.NewSpelling || len(v.Summary) > 0 || v.Marks != (meta.Marks{}) || v.Extended != 0 || v.Promotion != nil {
+		return packagesLevel
+	}
+	for _, f := range c.Files {
+		if len(f.Summary) > 0 || len(f.Sums) > 0 || f.Uploaded != 0 || f.By != "" {
+			return packagesLevel
+		}
+	}
 	for _, b := range c.Blobs {
 		level = max(level, b.since())
 	}
@@ -76,6 +90,14 @@ func (c Publish) Check() error {
 	}
 	if v.Size < 0 {
 		return fail("size %d", v.Size)
+	}
+	if len(v.Summary) > meta.MaxSummaryBytes {
+		return fail("a summary of %d bytes is over the limit of %d", len(v.Summary), meta.MaxSummaryBytes)
+	}
+	if c.Spelling != "" {
+		if err := meta.CheckPackage(c.Spelling); err != nil {
+			return fmt.Errorf("spelling: %w", err)
+		}
 	}
 	if v.Draft != "" && len(v.References) > 0 {
 		return fail("references are both staged and given")
@@ -113,6 +135,9 @@ func (c Publish) Check() error {
 		if paths[f.Path] {
 			return fail("path %s comes twice", f.Path)
 		}
+		if err := checkFileFacts(f); err != nil {
+			return err
+		}
 		paths[f.Path] = true
 	}
 	for _, b := range c.Blobs {
@@ -144,8 +169,17 @@ func (c Publish) apply(t *tx) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if repo.Kind == meta.KindGroup && t.level >= packagesLevel {
+		return nil, fmt.Errorf("publish %s: %w", versionName(v.Repo, v.Package, v.Name), &meta.ReadOnlyError{Repo: v.Repo, Kind: repo.Kind})
+	}
 	if pkg == nil {
 		pkg = &meta.Package{Repo: v.Repo, Name: v.Package, Created: t.now}
+		if err := t.takeName(pkg); err != nil {
+			return nil, err
+		}
+	}
+	if err := c.spell(pkg); err != nil {
+		return nil, err
 	}
 	if c.Base != nil && *c.Base != pkg.Revision {
 		return nil, fmt.Errorf("publish %s: the package is at revision %d, not %d; read it again and retry: %w",
@@ -262,12 +296,17 @@ func (p *publication) create(files []meta.File) error {
 	if level >= respondLevel {
 		v.Credential, v.Verdict.Elevation = p.origin.TokenID, p.origin.Elevation
 	}
+	v.Marks, v.Extended, v.Promotion = meta.Marks{}, 0, nil
+	if v.State == meta.StateOpen {
+		p.opened(v, files)
+	}
 	p.store(v)
 	return p.did(meta.Act{Kind: meta.ActPublished, Repo: v.Repo, Package: v.Package, Name: v.Name})
 }
 
 // extend adds to a version that is there what is new, and moves its state forward.
 func (p *publication) extend(old *meta.Version, files []meta.File) (changed bool, err error) {
+	var added []meta.File
 	for _, f := range files {
 		have, err := load[meta.File](p, keyFiles(old.Repo, old.Package, old.Name).last(f.Path))
 		switch {
@@ -284,9 +323,13 @@ func (p *publication) extend(old *meta.Version, files []meta.File) (changed bool
 			return false, err
 		}
 		changed = true
+		added = append(added, f)
 	}
 	if progress(p.version.State) > progress(old.State) {
 		old.State, changed = p.version.State, true
+	}
+	if p.level >= packagesLevel {
+		changed = p.grown(old, added) || changed
 	}
 	p.version = old
 	if !changed {
@@ -310,6 +353,10 @@ func (p *publication) addFile(f meta.File) error {
 	v := p.version
 	if err := p.use(f.Digest, "file "+f.Path); err != nil {
 		return err
+	}
+	f.Uploaded, f.By = 0, ""
+	if p.level >= packagesLevel {
+		f.Uploaded, f.By = p.now, p.origin.Principal
 	}
 	p.put(keyFiles(v.Repo, v.Package, v.Name).last(f.Path), f)
 	return nil

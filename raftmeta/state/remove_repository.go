@@ -22,7 +22,8 @@ func (RemoveRepository) Type() uint16 { return typeRemoveRepository }
 func (c RemoveRepository) Check() error { return c.Ref.Check() }
 
 func (c RemoveRepository) apply(t *tx) (any, error) {
-	if _, err := findRepository(t, c.Ref); err != nil {
+	repo, err := findRepository(t, c.Ref)
+	if err != nil {
 		return nil, err
 	}
 	for _, err := range t.scan(within(inRepo(inPackages, c.Ref))) {
@@ -34,6 +35,17 @@ func (c RemoveRepository) apply(t *tx) (any, error) {
 	if err := t.removeSets(c.Ref); err != nil {
 		return nil, err
 	}
+	if t.level >= packagesLevel {
+		groups, err := groupsOf(t, c.Ref)
+		if err != nil {
+			return nil, err
+		}
+		if len(groups) > 0 {
+			return nil, fmt.Errorf("remove repository %s: it is a member of %s/%s, take it out with `shoal repo set` first: %w", c.Ref, c.Ref.Tenant, groups[0], meta.ErrConflict)
+		}
+	}
+	t.indexMembers(c.Ref, repo.Members, nil)
+	t.delAll(append(below(string(c.Ref.Tenant), inNames), ofSources).part(c.Ref.Name))
 	t.del(keyRepository(c.Ref))
 	t.emit(feed.Change{Kind: feed.KindRepository, Repo: c.Ref, Deleted: true})
 	return nil, nil

@@ -27,6 +27,41 @@ type SetRepository struct {
 	CopiesBeforeAck *uint32 `cbor:"9,keyasint,omitempty"`
 	// DegradedReadMax, of level 5, is 0 to meta.MaxDegradedRead.
 	DegradedReadMax *time.Duration `cbor:"10,keyasint,omitempty"`
+	// Upstream changes that of a proxy. From level 6 on, as those below.
+	Upstream *UpstreamChange `cbor:"11,keyasint,omitempty"`
+	// Members and WriteTo are a group's.
+	Members *[]string `cbor:"12,keyasint,omitempty"`
+	WriteTo *string   `cbor:"13,keyasint,omitempty"`
+}
+
+// UpstreamChange changes the upstream of a proxy; nil leaves as it is.
+type UpstreamChange struct {
+	URL           *string        `cbor:"1,keyasint,omitempty"`
+	Credential    *string        `cbor:"2,keyasint,omitempty"`
+	Allow         *[]string      `cbor:"3,keyasint,omitempty"`
+	Block         *[]string      `cbor:"4,keyasint,omitempty"`
+	MinReleaseAge *time.Duration `cbor:"5,keyasint,omitempty"`
+	DocumentTTL   *time.Duration `cbor:"6,keyasint,omitempty"`
+	NegativeTTL   *time.Duration `cbor:"7,keyasint,omitempty"`
+}
+
+// change returns u as it is to be.
+func (c *UpstreamChange) change(u *meta.Upstream) *meta.Upstream {
+	if c == nil {
+		return u
+	}
+	var to meta.Upstream
+	if u != nil {
+		to = *u
+	}
+	change(&to.URL, c.URL)
+	change(&to.Credential, c.Credential)
+	change(&to.Allow, c.Allow)
+	change(&to.Block, c.Block)
+	change(&to.MinReleaseAge, c.MinReleaseAge)
+	change(&to.DocumentTTL, c.DocumentTTL)
+	change(&to.NegativeTTL, c.NegativeTTL)
+	return &to
 }
 
 // Type implements Command.
@@ -37,6 +72,9 @@ func (c SetRepository) Check() error { return c.Ref.Check() }
 
 // since implements newer.
 func (c SetRepository) since() uint32 {
+	if c.Upstream != nil || c.Members != nil || c.WriteTo != nil {
+		return packagesLevel
+	}
 	if c.DegradedReadMax != nil {
 		return rightsLevel
 	}
@@ -63,9 +101,10 @@ func (c SetRepository) apply(t *tx) (any, error) {
 	if c.DegradedReadMax != nil {
 		repo.DegradedReadMax = c.DegradedReadMax
 	}
-	if len(repo.Regions) == 0 {
-		repo.Regions = nil
-	}
+	repo.Upstream = c.Upstream.change(repo.Upstream)
+	change(&repo.Members, c.Members)
+	change(&repo.WriteTo, c.WriteTo)
+	normalize(repo)
 	if reflect.DeepEqual(*repo, old) {
 		return old, nil
 	}
@@ -75,7 +114,11 @@ func (c SetRepository) apply(t *tx) (any, error) {
 	if err := t.needRegions(*repo, old); err != nil {
 		return nil, err
 	}
+	if err := t.checkKind(repo); err != nil {
+		return nil, err
+	}
 	repo.Revision = t.index
+	t.indexMembers(repo.Ref, old.Members, repo.Members)
 	t.putRepository(repo)
 	if repo.Class != old.Class || repo.Home != old.Home || repo.Second != old.Second || !slices.Equal(repo.Regions, old.Regions) {
 		if err := t.unsettle(repo.Ref, true); err != nil {
