@@ -1,12 +1,15 @@
 package e2e
 
 import (
+	"context"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/shoal-registry/shoal/deploy/image"
+	"github.com/shoal-registry/shoal/deploy/proc"
 )
 
 // A server, unlike dev, lets nobody in without a credential; each client logs in its own
@@ -105,15 +108,14 @@ func TestLogin(t *testing.T) {
 		if err := server.registry(token).Push(ctx, "acme/private/image", "2", img); image.StatusOf(err) != http.StatusUnauthorized {
 			t.Errorf("a push at the server: %v", err)
 		}
-		for {
+		if err := proc.Await(ctx, "the agent to refuse it", func(ctx context.Context) error {
 			_, err := agent.registry(token).Pull(ctx, "acme/private/image", "1")
-			if image.StatusOf(err) == http.StatusUnauthorized {
-				return
+			if image.StatusOf(err) != http.StatusUnauthorized {
+				return fmt.Errorf("it answers %v", err)
 			}
-			if ctx.Err() != nil {
-				t.Fatalf("the agent still serves it: %v", err)
-			}
-			time.Sleep(100 * time.Millisecond)
+			return nil
+		}, agent.process); err != nil {
+			t.Fatal(err)
 		}
 	})
 }
