@@ -292,10 +292,10 @@ var kinds = map[uint16]kind{
 	typeCloseVersion:   kindOf[CloseVersion, meta.Version](packagesLevel),
 	typeRememberSource: kindOf[RememberSource, Source](packagesLevel),
 
-	typeOpenSets:    kindOf[OpenSets, meta.Sets](setsLevel),
-	typeLeaseSets:   kindOf[LeaseSets, meta.Sets](setsLevel),
-	typeCommitSets:  kindOf[CommitSets, none](setsLevel),
-	typeSealSetsKey: kindOf[SealSetsKey, none](setsLevel),
+	typeOpenSets:    kindOf[OpenSets, meta.Sets](SetsLevel),
+	typeLeaseSets:   kindOf[LeaseSets, meta.Sets](SetsLevel),
+	typeCommitSets:  kindOf[CommitSets, none](SetsLevel),
+	typeSealSetsKey: kindOf[SealSetsKey, none](SetsLevel),
 }
 
 // Name returns the name of c's type, for messages.

@@ -13,8 +13,8 @@ import (
 // time builds and one command puts in place. The repository's head notes each change to
 // a version, so that a publish costs one small record more, whoever builds.
 
-// setsLevel is the level of publications.
-const setsLevel = 6
+// SetsLevel is the level of publications.
+const SetsLevel = 6
 
 // Below inSets and the repository.
 const (
