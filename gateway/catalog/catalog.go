@@ -175,6 +175,15 @@ func (by Caller) inside() Caller {
 	return by
 }
 
+// Nth returns by for the n-th of several calls of the same kind in one request: each has
+// a request id of its own, or the second would be taken for a repetition of the first.
+func (by Caller) Nth(n int) Caller {
+	if by.Origin.RequestID != "" {
+		by.Origin.RequestID += "/" + strconv.Itoa(n)
+	}
+	return by
+}
+
 // Package names a package of a repository.
 type Package struct {
 	Repo meta.RepoRef

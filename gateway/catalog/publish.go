@@ -23,9 +23,10 @@ const maxInlineBytes = 48 << 10
 // Draft is what a protocol wants to publish.
 type Draft struct {
 	// Version as the protocol sees it: Package, Name, MediaType, State, Subject,
-	// ArtifactType, Annotations, Labels and References. Publish fills in the rest.
-	// An empty Name becomes the digest of the version's own document, an empty
-	// State closed. A reference that occurs twice is kept once.
+	// ArtifactType, Annotations, Labels, Summary and References. Publish fills in the
+	// rest. An empty Name becomes the digest of the version's own document, an empty
+	// State closed. An open version has no digest: each Publish of it adds files. A
+	// reference that occurs twice is kept once.
 	Version meta.Version
 	// Documents are stored and published together; the first one, or else the first
 	// of Content, is what the version's Digest, Size and SHA512 are of.
@@ -41,6 +42,11 @@ type Draft struct {
 	Aliases []string
 	// Base, when set, must be the package's revision, else meta.ErrConflict.
 	Base *uint64
+	// Spelling is the package's name as its publisher wrote it, where Version.Package is a
+	// normalized form; it is kept with the package at its first publish. A later publish
+	// under another one is meta.ErrExists, unless NewSpelling says that they are the same.
+	Spelling    string
+	NewSpelling bool
 }
 
 // Document is a small file that a publish brings with it.
@@ -48,12 +54,18 @@ type Document struct {
 	Path, MediaType string
 	Name            digest.Digest // sha256 or sha512; "" is its sha256
 	Body            []byte
+	// Summary and Sums are kept with the file.
+	Summary []byte
+	Sums    map[string]string
 }
 
 // StoredFile is stored content at its path.
 type StoredFile struct {
 	Path, MediaType string
 	Stored          Stored
+	// Summary and Sums are kept with the file.
+	Summary []byte
+	Sums    map[string]string
 }
 
 // Published is what came of a Draft.
@@ -111,14 +123,14 @@ func (c *Catalog) publish(ctx context.Context, by Caller, repo meta.RepoRef, d D
 		if doc.Name == "" {
 			doc.Name = canonical
 		}
-		files = append(files, meta.File{Path: doc.Path, Digest: canonical, Size: int64(len(doc.Body)), MediaType: doc.MediaType})
+		files = append(files, meta.File{Path: doc.Path, Digest: canonical, Size: int64(len(doc.Body)), MediaType: doc.MediaType, Summary: doc.Summary, Sums: doc.Sums})
 		draft.Documents = append(draft.Documents, verify.Document{Path: doc.Path, Digest: doc.Name, Body: doc.Body})
 		if isSHA512(doc.Name) && i == 0 {
 			v.SHA512 = doc.Name
 		}
 	}
 	for i, f := range d.Content {
-		files = append(files, meta.File{Path: f.Path, Digest: f.Stored.Blob.Digest, Size: f.Stored.Blob.PlainBytes, MediaType: f.MediaType})
+		files = append(files, meta.File{Path: f.Path, Digest: f.Stored.Blob.Digest, Size: f.Stored.Blob.PlainBytes, MediaType: f.MediaType, Summary: f.Summary, Sums: f.Sums})
 		if i == 0 && len(d.Documents) == 0 {
 			v.SHA512 = f.Stored.Blob.SHA512
 		}
@@ -126,7 +138,11 @@ func (c *Catalog) publish(ctx context.Context, by Caller, repo meta.RepoRef, d D
 	if files = append(files, d.Files...); len(files) == 0 {
 		return Published{}, fmt.Errorf("a version without files: %w", meta.ErrInvalid)
 	}
-	v.Digest, v.Size = files[0].Digest, files[0].Size
+	if v.State == meta.StateOpen {
+		v.Digest, v.Size, v.SHA512 = "", 0, ""
+	} else {
+		v.Digest, v.Size = files[0].Digest, files[0].Size
+	}
 	if v.Name == "" {
 		v.Name = string(v.Digest)
 	}
@@ -170,7 +186,10 @@ func (c *Catalog) publish(ctx context.Context, by Caller, repo meta.RepoRef, d D
 		for i, s := range stored {
 			blobs[i] = c.link(repo, *s)
 		}
-		return c.do(ctx, by, stepPublish, state.Publish{Version: v, Files: files, Blobs: blobs, Aliases: d.Aliases, Base: d.Base})
+		return c.do(ctx, by, stepPublish, state.Publish{
+			Version: v, Files: files, Blobs: blobs, Aliases: d.Aliases, Base: d.Base,
+			Spelling: d.Spelling, NewSpelling: d.Spelling != "" && d.NewSpelling,
+		})
 	})
 	if err != nil {
 		return Published{}, err

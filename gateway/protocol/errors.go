@@ -54,10 +54,11 @@ func Status(err error) int {
 	var ranges *RangeError
 	var mismatch *digest.MismatchError
 	var tooLarge *http.MaxBytesError
+	var readOnly *meta.ReadOnlyError
 	switch {
 	case err == nil:
 		return http.StatusOK
-	case errors.As(err, &method):
+	case errors.As(err, &method), errors.As(err, &readOnly):
 		return http.StatusMethodNotAllowed
 	case errors.As(err, &ranges):
 		return http.StatusRequestedRangeNotSatisfiable
@@ -106,6 +107,9 @@ func Fail(h http.Header, err error) int {
 	var method *MethodError
 	if errors.As(err, &method) {
 		h.Set("Allow", strings.Join(method.Allow, ", "))
+	}
+	if status := Status(err); status == http.StatusMethodNotAllowed && method == nil {
+		h.Set("Allow", "GET, HEAD") // RFC 9110 section 15.5.6: the repository is read only
 	}
 	var ranges *RangeError
 	if errors.As(err, &ranges) {
