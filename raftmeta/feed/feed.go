@@ -49,6 +49,7 @@ const (
 	KindQuota      Kind = 26 // Name: a tenant passed a threshold of a quota, in either direction
 	KindSets       Kind = 31 // Repo, Name: a publication; without Name how all stand. From level 6
 	KindSource     Kind = 29 // Repo, Package, Name: the member that a group takes the package from; Deleted: none is remembered
+	KindFetched    Kind = 30 // Repo, Name: the record of an address of an upstream (state.FetchedKey) has other bytes; Deleted: is forgotten
 	KindLost       Kind = 20 // Root, which is linked, has no verified copy any more; Deleted: has one again
 )
 
@@ -56,7 +57,7 @@ var kindNames = map[Kind]string{
 	KindProgress: "progress", KindCluster: "cluster", KindTenant: "tenant", KindRepository: "repository",
 	KindSource: "source", KindPackage: "package", KindVersion: "version", KindAlias: "alias", KindNode: "node",
 	KindRegion: "region", KindDemand: "demand", KindReplica: "replica", KindBlob: "blob", KindRespond: "respond",
-	KindWave: "wave", KindLost: "lost", KindHealth: "health", KindQuota: "quota", KindAccess: "access", KindAudit: "audit", KindSets: "sets",
+	KindFetched: "fetched", KindWave: "wave", KindLost: "lost", KindHealth: "health", KindQuota: "quota", KindAccess: "access", KindAudit: "audit", KindSets: "sets",
 }
 
 func (k Kind) String() string {

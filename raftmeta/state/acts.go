@@ -160,6 +160,12 @@ func actOf(c Command, result any) (meta.Act, bool) {
 		return meta.Act{Kind: meta.ActOther, Name: Name(c), Detail: c.ID}, true
 	case RevokePrincipal:
 		return meta.Act{Kind: meta.ActOther, Name: Name(c), Detail: c.Principal}, true
+	case PutSealed:
+		return meta.Act{Kind: meta.ActRepository, Repo: c.Sealed.Repo, Detail: "secret " + c.Sealed.Name}, true
+	case RemoveSealed:
+		return meta.Act{Kind: meta.ActRepository, Repo: c.Repo, Detail: "secret " + c.Name + " removed"}, true
+	case ForgetFetched:
+		return meta.Act{Kind: meta.ActRepository, Repo: c.Repo, Detail: "what was fetched is forgotten"}, true
 	case RevokeTenant, NarrowNode, RequestElevation, CreateJoinToken, RemoveNode, DrainServer, RemoveRegion, LeaveRegion, PutRegion, SetGC, CreateWave, CancelWave,
 		QuarantineVersion, ReleaseVersion, OpenCompromise, CloseCompromise, DecideElevation, SetElevationPolicy:
 		return meta.Act{Kind: meta.ActOther, Name: Name(c)}, true

@@ -62,6 +62,8 @@ var housekeeping = map[uint16]string{
 	typeLeaseSets:         "says which server builds documents of versions",
 	typeCommitSets:        "puts documents in place that follow from versions, whose own entries are there",
 	typeRememberSource:    "notes where a name was found upstream",
+	typeRecordFetched:     "keeps what an upstream has, which may be fetched again",
+	typeSealSecret:        "seals to a server what an entry set",
 	typePutCheckpoint:     "says how long the log is: with an entry of its own it would never be",
 }
 

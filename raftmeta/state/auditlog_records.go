@@ -54,6 +54,7 @@ var recordKinds = map[byte]*recordKind{
 	spaceTokens:  recordOf[meta.JoinToken]("join token", 1),
 	spaceBackups: recordOf[meta.Backup]("backup", 1),
 	spaceBuckets: recordOf[meta.Bucket]("bucket", 1),
+	spaceSealed:  recordOf[meta.Sealed]("secret", 1).below(2),
 }
 
 // tenantRecordKinds are those below a tenant, by their letter.

@@ -83,6 +83,10 @@ func examine(v *View) error {
 				if err := use(repo, f.Digest); err != nil {
 					return err
 				}
+			case inFetched:
+				if err := examineFetched(v, []byte(k), value, want, use); err != nil {
+					return err
+				}
 			case inAliases:
 				a, err := decode[meta.Alias]([]byte(k), value)
 				if err != nil {
@@ -234,6 +238,9 @@ func examine(v *View) error {
 			switch rest[0] {
 			case inNamings, inAttachments, inMentions:
 				index = true
+			case inFetched:
+				_, below, _ := cutPart(rest[1:])
+				index = below[0] == fetchedAbsences
 			case inLinks:
 				if bytes.HasPrefix(value, []byte("sha256:")) {
 					break

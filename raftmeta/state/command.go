@@ -292,6 +292,12 @@ var kinds = map[uint16]kind{
 	typeCloseVersion:   kindOf[CloseVersion, meta.Version](packagesLevel),
 	typeRememberSource: kindOf[RememberSource, Source](packagesLevel),
 
+	typeRecordFetched: kindOf[RecordFetched, meta.Fetched](proxyLevel),
+	typeForgetFetched: kindOf[ForgetFetched, ForgottenFetched](proxyLevel),
+	typePutSealed:     kindOf[PutSealed, meta.Sealed](proxyLevel),
+	typeSealSecret:    kindOf[SealSecret, none](proxyLevel),
+	typeRemoveSealed:  kindOf[RemoveSealed, none](proxyLevel),
+
 	typeOpenSets:    kindOf[OpenSets, meta.Sets](SetsLevel),
 	typeLeaseSets:   kindOf[LeaseSets, meta.Sets](SetsLevel),
 	typeCommitSets:  kindOf[CommitSets, none](SetsLevel),

@@ -42,11 +42,12 @@ func TestWireNames(t *testing.T) {
 		"150 BeginRotation, 151 ConfirmRoot, 152 FinishRotation, 153 SealNextKey, 154 RevokeJoinToken, " +
 		"155 AttachBucket, " +
 		"160 MarkVersions, 161 CloseVersion, 162 RememberSource, " +
+		"170 RecordFetched, 171 ForgetFetched, 172 PutSealed, 173 SealSecret, 174 RemoveSealed, " +
 		"180 OpenSets, 181 LeaseSets, 182 CommitSets, 183 SealSetsKey"
 	if got := strings.Join(commands, ", "); got != want {
 		t.Errorf("commands are\n%s\nwant\n%s", got, want)
 	}
-	want = "Attachments BlobByRoot FindLink GetBlob GetCluster GetFile GetJoinToken GetNode GetPackage GetRepository GetTenant " +
+	want = "GetFetched ListFetched GetSealed ListSealed Attachments BlobByRoot FindLink GetBlob GetCluster GetFile GetJoinToken GetNode GetPackage GetRepository GetTenant " +
 		"GetVersion GetHold GetLevel Remains AliasHistory ListAliases ListFiles ListNodes ListPackages ListReferences ListRegions ListRepositories " +
 		"OpenBackups UsedBlobs ListTenants ListVersions LastCopies NextSettlement PendingReplicas Replicas Resolve GetWave ListWaves WaveHosts ListWaveHosts " +
 		"GetUsage ListUsage ListRepositoryUsage Uncounted GetGC GarbageDue ListGarbage ListOrders GetOrder StrayRoots " +

@@ -53,6 +53,8 @@ const (
 	spaceQuotas      = 'Y' // what tenants use (usage.go has the letters)
 	spaceBuckets     = 'X' // bucket -> meta.Bucket
 	spaceAuditLog    = 'M' // the audit log; auditlog.go has the letters
+	spaceSealed      = 'E' // tenant, repository, [name] -> meta.Sealed
+	spaceQuiet       = 'w' // due, tenant, repository, package, [version] -> quietVersion: open ones
 	spaceMachine     = 'm' // applied, format, level, cluster ...
 )
 
@@ -70,6 +72,7 @@ const (
 	inLinks        = 'l' // repository, digest -> linkRecord; a sha512 -> its sha256
 	inMentions     = 'm' // digest, [repository] -> nothing: who links it
 	inBlobs        = 'b' // digest -> blobRecord; the tenant is the context
+	inFetched      = 'u' // repository, letter, ... -> what its upstream had (fetched.go has the letters)
 	inSets         = 'x' // repository, letter, ... -> publications (sets.go has the letters)
 	inDrafts       = 'd' // repository, draft, part -> references; without part the draftRecord
 	inNames        = 'o' // owners and sources of names, members (names.go has the letters)

@@ -32,6 +32,13 @@ func (c RemoveRepository) apply(t *tx) (any, error) {
 		}
 		return nil, fmt.Errorf("remove repository %s: it still has versions, delete them first: %w", c.Ref, meta.ErrConflict)
 	}
+	for _, err := range t.scan(within(inFetchedOf(c.Ref, fetchedRecords))) {
+		if err != nil {
+			return nil, err
+		}
+		return nil, fmt.Errorf("remove repository %s: it still has what it fetched, forget that first: %w", c.Ref, meta.ErrConflict)
+	}
+	t.delAll(keySealed(c.Ref, ""))
 	if err := t.removeSets(c.Ref); err != nil {
 		return nil, err
 	}
