@@ -235,6 +235,9 @@ type Version struct {
 	Extended Time `cbor:"23,keyasint,omitempty" json:"extended,omitempty"`
 	// Promotion says where it was promoted from, nil for one that was published.
 	Promotion *Promotion `cbor:"24,keyasint,omitempty" json:"promotion,omitempty"`
+	// Quiet is how long an open version waits for a new file before it closes by itself; 0
+	// is for ever.
+	Quiet time.Duration `cbor:"25,keyasint,omitempty" json:"quiet,omitempty"`
 }
 
 // File is a path of a version bound to a blob.

@@ -61,6 +61,9 @@ func examine(v *View) error {
 					return err
 				}
 				versions[string(keyPackage(ver.Repo, ver.Package))]++
+				if waits := keyQuiet(ver); waits != nil {
+					want[string(waits)] = true
+				}
 				if ver.Subject != "" {
 					want[string(keyAttachments(ver.Repo, ver.Package, ver.Subject).last(ver.Name))] = true
 				}
@@ -229,7 +232,7 @@ func examine(v *View) error {
 		return err
 	}
 	for k, value := range have {
-		index := k[0] == spaceBacklog && k[1] == inLanes || k[0] == spaceQueue || k[0] == spaceMembers || k[0] == spaceUploads || k[0] == spaceRoots ||
+		index := k[0] == spaceBacklog && k[1] == inLanes || k[0] == spaceQueue || k[0] == spaceQuiet || k[0] == spaceMembers || k[0] == spaceUploads || k[0] == spaceRoots ||
 			k[0] == spaceGarbage && (k[1] == ofReleased || k[1] == ofTimes || k[1] == ofMarks || k[1] == ofOrders) || k[0] == spaceOpenWaves || k[0] == spaceOverWaves || k[0] == spaceLeases ||
 			k[0] == spaceCredentials && k[1] != byID && k[1] != ofCounts || k[0] == spaceIssuers && k[1] == issuersByURL ||
 			k[0] == spaceAccess && (k[1] == bindingByID || k[1] == bindingsTenant || k[1] == bindingsRole)

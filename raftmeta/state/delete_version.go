@@ -103,6 +103,7 @@ func (c DeleteVersion) apply(t *tx) (any, error) {
 	if v.Subject != "" {
 		t.del(keyAttachments(c.Repo, c.Package, v.Subject).last(c.Version))
 	}
+	t.awaitQuiet(keyQuiet(v), nil)
 	t.del(keyVersion(c.Repo, c.Package, c.Version))
 	t.put(keyGrave(c.Repo, c.Package, c.Version), grave{
 		Digest: v.Digest, DeletedBy: t.origin.Principal, DeletedAt: t.now, Revision: t.index, Files: filesSum(v.Digest, files),

@@ -9,7 +9,7 @@ import (
 
 // levelSixParts write the commands of level 6, done and refused, a topic each. The
 // order is that of the log.
-var levelSixParts = []func(*logWriter){levelSixPackages, levelSixFetched}
+var levelSixParts = []func(*logWriter){levelSixPackages, levelSixFetched, levelSixQuiet}
 
 // levelSix goes on from level 5 with the commands of level 6.
 func levelSix(t *testing.T) []Entry {

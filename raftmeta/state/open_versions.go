@@ -106,7 +106,9 @@ func (c CloseVersion) apply(t *tx) (any, error) {
 	case c.Quiet > 0 && t.now.Std().Sub(max(v.Extended, v.PublishTime).Std()) < c.Quiet:
 		return nil, fmt.Errorf("close %s: it gained a file less than %s ago: %w", name, c.Quiet, meta.ErrConflict)
 	}
+	waits := keyQuiet(v)
 	v.State, v.Revision = meta.StateClosed, t.index
+	t.awaitQuiet(waits, v)
 	t.put(keyVersion(v.Repo, v.Package, v.Name), v)
 	t.emit(feed.Change{Kind: feed.KindVersion, Repo: v.Repo, Package: v.Package, Name: v.Name})
 	if err := t.touchPackage(v.Repo, v.Package); err != nil {

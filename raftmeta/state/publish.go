@@ -50,7 +50,7 @@ type PublishResult struct {
 func (c Publish) since() uint32 {
 	var level uint32
 	v := &c.Version
-	if c.Spelling != "" || c.NewSpelling || len(v.Summary) > 0 || v.Marks != (meta.Marks{}) || v.Extended != 0 || v.Promotion != nil {
+	if c.Spelling != "" || c.NewSpelling || len(v.Summary) > 0 || v.Marks != (meta.Marks{}) || v.Extended != 0 || v.Quiet != 0 || v.Promotion != nil {
 		return packagesLevel
 	}
 	for _, f := range c.Files {
@@ -93,6 +93,9 @@ func (c Publish) Check() error {
 	}
 	if len(v.Summary) > meta.MaxSummaryBytes {
 		return fail("a summary of %d bytes is over the limit of %d", len(v.Summary), meta.MaxSummaryBytes)
+	}
+	if err := checkQuiet(&v); err != nil {
+		return err
 	}
 	if c.Spelling != "" {
 		if err := meta.CheckPackage(c.Spelling); err != nil {
@@ -300,6 +303,7 @@ func (p *publication) create(files []meta.File) error {
 	if v.State == meta.StateOpen {
 		p.opened(v, files)
 	}
+	p.awaitQuiet(nil, v)
 	p.store(v)
 	return p.did(meta.Act{Kind: meta.ActPublished, Repo: v.Repo, Package: v.Package, Name: v.Name})
 }
@@ -307,6 +311,7 @@ func (p *publication) create(files []meta.File) error {
 // extend adds to a version that is there what is new, and moves its state forward.
 func (p *publication) extend(old *meta.Version, files []meta.File) (changed bool, err error) {
 	var added []meta.File
+	waits := keyQuiet(old)
 	for _, f := range files {
 		have, err := load[meta.File](p, keyFiles(old.Repo, old.Package, old.Name).last(f.Path))
 		switch {
@@ -335,6 +340,7 @@ func (p *publication) extend(old *meta.Version, files []meta.File) (changed bool
 	if !changed {
 		return false, nil
 	}
+	p.awaitQuiet(waits, old)
 	p.store(old)
 	return true, p.did(meta.Act{Kind: meta.ActExtended, Repo: old.Repo, Package: old.Package, Name: old.Name})
 }
