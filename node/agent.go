@@ -169,7 +169,11 @@ func (n *Node) buildAgent(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	speaks := protocols(names, proxies)
+	pages, err := n.pages()
+	if err != nil {
+		return err
+	}
+	speaks := protocols(names, pages, proxies)
 	if err := n.followAudit(mirror, log); err != nil {
 		return err
 	}

@@ -1,26 +1,35 @@
 package node
 
 import (
+	"path/filepath"
+
 	"github.com/shoal-registry/shoal/gateway/catalog"
 	"github.com/shoal-registry/shoal/gateway/protocol"
 	"github.com/shoal-registry/shoal/gateway/protocols/generic"
 	"github.com/shoal-registry/shoal/gateway/protocols/oci"
+	"github.com/shoal-registry/shoal/gateway/rendered"
 	"github.com/shoal-registry/shoal/gateway/upstream"
 )
 
 // protocols lists what every gateway speaks. A new protocol is a folder of
-// gateway/protocols and a line here; proxies is for those that have proxies.
-func protocols(names *catalog.Catalog, proxies *upstream.Engine) []protocol.Protocol {
+// gateway/protocols and a line here; pages keeps the documents that they render, proxies
+// is for those that have proxies.
+func protocols(names *catalog.Catalog, pages *rendered.Cache, proxies *upstream.Engine) []protocol.Protocol {
 	return []protocol.Protocol{
 		oci.New(names),
 		generic.New(names),
 	}
 }
 
+// pages opens the cache of rendered documents.
+func (n *Node) pages() (*rendered.Cache, error) {
+	return rendered.New(rendered.Config{Dir: filepath.Join(n.cfg.Data, "rendered"), Metrics: n.metrics})
+}
+
 // formats names those of them that keep repositories.
 func formats() []string {
 	var names []string
-	for _, p := range protocols(nil, nil) {
+	for _, p := range protocols(nil, nil, nil) {
 		names = append(names, p.Format())
 	}
 	return names

@@ -247,7 +247,11 @@ func (n *Node) buildServer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	speaks := protocols(names, proxies)
+	pages, err := n.pages()
+	if err != nil {
+		return err
+	}
+	speaks := protocols(names, pages, proxies)
 	chains, err := n.buildAudit(records, log)
 	if err != nil {
 		return err
