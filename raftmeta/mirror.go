@@ -645,6 +645,8 @@ func subjectOf(question any) subject {
 		return about(q.Repo, q.Package, "")
 	case state.GetVersion:
 		return about(q.Repo, q.Package, q.Version)
+	case state.GetTombstone:
+		return about(q.Repo, q.Package, q.Version)
 	case state.Resolve:
 		return about(q.Repo, q.Package, q.Alias)
 	case state.ListVersions:

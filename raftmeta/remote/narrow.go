@@ -36,6 +36,8 @@ func about(question any) (ref meta.RepoRef, open bool) {
 		return q.Repo, false
 	case state.GetVersion:
 		return q.Repo, false
+	case state.GetTombstone:
+		return q.Repo, false
 	case state.Resolve:
 		return q.Repo, false
 	case state.ListVersions:

@@ -55,7 +55,7 @@ var Questions = table(
 	question[GetCluster, meta.Cluster], question[GetLevel, uint32], question[GetHold, uint32], question[Remains, RemainsAnswer], question[GetTenant, meta.Tenant], question[ListTenants, []meta.Tenant],
 	question[GetRepository, meta.Repository], question[ListRepositories, []meta.Repository],
 	question[GetPackage, meta.Package], question[ListPackages, []meta.Package],
-	question[GetVersion, meta.Version], question[Resolve, ResolveAnswer], question[ListVersions, []meta.Version],
+	question[GetVersion, meta.Version], question[GetTombstone, Tombstone], question[Resolve, ResolveAnswer], question[ListVersions, []meta.Version],
 	question[QuietVersions, []meta.Version], question[ListReferences, []meta.Reference], question[ListFiles, []meta.File], question[GetFile, meta.File],
 	question[ListAliases, []meta.Alias], question[AliasHistory, []meta.Alias], question[Attachments, []meta.Version],
 	question[GetUsage, TenantUsage], question[ListUsage, []TenantUsage], question[ListRepositoryUsage, []RepositoryUsage], question[Uncounted, []meta.TenantName],
