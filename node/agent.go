@@ -173,7 +173,7 @@ func (n *Node) buildAgent(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	speaks := protocols(names, pages, proxies)
+	speaks := protocols(names, pages, proxies, nil)
 	if err := n.followAudit(mirror, log); err != nil {
 		return err
 	}

@@ -42,13 +42,13 @@ func TestExpand(t *testing.T) {
 	expand := func(repo, version string, read ...string) ([]meta.Blob, error) {
 		host := access.HostPrincipal(meta.Node{ID: "a1", Role: meta.RoleAgent, Read: read})
 		e := expander{
-			names: names, formats: packages(protocols(names, nil, nil)), metadata: s, host: host, readable: access.Readable,
+			names: names, formats: packages(protocols(names, nil, nil, nil)), metadata: s, host: host, readable: access.Readable,
 		}
 		return e.Expand(t.Context(), meta.WaveRef{
 			Repo: meta.RepoRef{Tenant: "acme", Name: repo}, Package: "foo", Alias: "current", Version: version,
 		}, "linux/amd64")
 	}
-	if packages(protocols(names, nil, nil))[generic.Format] == nil {
+	if packages(protocols(names, nil, nil, nil))[generic.Format] == nil {
 		t.Fatal("generic files have no closure")
 	}
 	before := s.Asked("Resolve")

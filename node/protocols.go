@@ -5,19 +5,22 @@ import (
 
 	"github.com/shoal-registry/shoal/gateway/catalog"
 	"github.com/shoal-registry/shoal/gateway/protocol"
+	"github.com/shoal-registry/shoal/gateway/protocols/apt"
 	"github.com/shoal-registry/shoal/gateway/protocols/generic"
 	"github.com/shoal-registry/shoal/gateway/protocols/oci"
+	"github.com/shoal-registry/shoal/gateway/publication"
 	"github.com/shoal-registry/shoal/gateway/rendered"
 	"github.com/shoal-registry/shoal/gateway/upstream"
 )
 
 // protocols lists what every gateway speaks. A new protocol is a folder of
 // gateway/protocols and a line here; pages keeps the documents that they render, proxies
-// is for those that have proxies.
-func protocols(names *catalog.Catalog, pages *rendered.Cache, proxies *upstream.Engine) []protocol.Protocol {
+// is for those that have proxies, sets for those that have publications, nil on an agent.
+func protocols(names *catalog.Catalog, pages *rendered.Cache, proxies *upstream.Engine, sets *publication.Builder) []protocol.Protocol {
 	return []protocol.Protocol{
 		oci.New(names),
 		generic.New(names),
+		apt.New(names, proxies, sets),
 	}
 }
 
@@ -29,7 +32,7 @@ func (n *Node) pages() (*rendered.Cache, error) {
 // formats names those of them that keep repositories.
 func formats() []string {
 	var names []string
-	for _, p := range protocols(nil, nil, nil) {
+	for _, p := range protocols(nil, nil, nil, nil) {
 		names = append(names, p.Format())
 	}
 	return names

@@ -251,7 +251,11 @@ func (n *Node) buildServer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	speaks := protocols(names, pages, proxies)
+	sets, err := n.publications(records, names, me.ID)
+	if err != nil {
+		return err
+	}
+	speaks := protocols(names, pages, proxies, sets)
 	chains, err := n.buildAudit(records, log)
 	if err != nil {
 		return err

@@ -1,6 +1,7 @@
 package publication
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -42,12 +43,12 @@ type Build struct {
 const pageVersions = 500
 
 // Versions yields all versions that documents show: those that are not in quarantine,
-// nor yanked or unlisted. Those of a package come one after another; of a group, those
-// of a package come from the first member that has it.
+// nor yanked or unlisted. Those of a package in one repository come one after another; of
+// a group those of all hosted members, one that several have from the first of them.
 func (b *Build) Versions(ctx context.Context) iter.Seq2[*meta.Version, error] {
 	return func(yield func(*meta.Version, error) bool) {
 		for i, member := range b.members {
-			pkg, owned := "", false
+			pkg, before := "", []meta.RepoRef(nil)
 			q := state.RepositoryVersions{Repo: member, Limit: pageVersions}
 			for {
 				page, _, err := raftmeta.Ask(ctx, b.builder.cfg.Metadata, meta.Local, q)
@@ -59,13 +60,23 @@ func (b *Build) Versions(ctx context.Context) iter.Seq2[*meta.Version, error] {
 					v := &page[k]
 					if v.Package != pkg {
 						pkg = v.Package
-						if owned, err = b.owned(ctx, b.members[:i], pkg); err != nil {
+						if before, err = b.having(ctx, b.members[:i], state.GetPackage{Package: pkg}); err != nil {
 							yield(nil, err)
 							return
 						}
 					}
-					if owned || v.Quarantine != nil || v.Marks.Yanked != nil || v.Marks.Unlisted != nil {
+					if v.Quarantine != nil || v.Marks.Yanked != nil || v.Marks.Unlisted != nil {
 						continue
+					}
+					if len(before) > 0 {
+						same, err := b.having(ctx, before, state.GetVersion{Package: pkg, Version: v.Name})
+						if err != nil {
+							yield(nil, err)
+							return
+						}
+						if len(same) > 0 {
+							continue
+						}
 					}
 					if !yield(v, nil) {
 						return
@@ -81,18 +92,25 @@ func (b *Build) Versions(ctx context.Context) iter.Seq2[*meta.Version, error] {
 	}
 }
 
-// owned reports whether one of the members has the package.
-func (b *Build) owned(ctx context.Context, members []meta.RepoRef, pkg string) (bool, error) {
+// having returns those of the members that have what q names, whose Repo is filled in.
+func (b *Build) having(ctx context.Context, members []meta.RepoRef, q any) (have []meta.RepoRef, err error) {
 	for _, m := range members {
-		_, _, err := raftmeta.Ask(ctx, b.builder.cfg.Metadata, meta.Local, state.GetPackage{Repo: m, Package: pkg})
+		switch q := q.(type) {
+		case state.GetPackage:
+			q.Repo = m
+			_, _, err = raftmeta.Ask(ctx, b.builder.cfg.Metadata, meta.Local, q)
+		case state.GetVersion:
+			q.Repo = m
+			_, _, err = raftmeta.Ask(ctx, b.builder.cfg.Metadata, meta.Local, q)
+		}
 		switch {
 		case err == nil:
-			return true, nil
+			have = append(have, m)
 		case !errors.Is(err, meta.ErrNotFound):
-			return false, fmt.Errorf("package %s of %s: %w", pkg, m, err)
+			return nil, fmt.Errorf("look for it in %s: %w", m, err)
 		}
 	}
-	return false, nil
+	return have, nil
 }
 
 // Open opens a file of a version: a summary that was too long to be one.
@@ -130,6 +148,26 @@ func (b *Build) Write(ctx context.Context, path, mediaType string, r io.Reader) 
 	b.uploads = append(b.uploads, up)
 	b.stored[s.Blob.Digest] = s
 	return meta.File{Path: path, Digest: s.Blob.Digest, Size: s.Blob.PlainBytes, MediaType: mediaType}, nil
+}
+
+// Render stores what render writes, by way of a file on disk.
+func (b *Build) Render(ctx context.Context, path, mediaType string, render func(io.Writer) error) (_ meta.File, err error) {
+	spool, err := b.Spool()
+	if err != nil {
+		return meta.File{}, err
+	}
+	defer func() { err = errors.Join(err, spool.Close()) }()
+	w := bufio.NewWriterSize(spool, 64<<10)
+	if err := render(w); err != nil {
+		return meta.File{}, fmt.Errorf("document %s of %s: %w", path, b.Repo.Ref, err)
+	}
+	if err := w.Flush(); err != nil {
+		return meta.File{}, fmt.Errorf("document %s of %s: %w", path, b.Repo.Ref, err)
+	}
+	if _, err := spool.Seek(0, io.SeekStart); err != nil {
+		return meta.File{}, fmt.Errorf("document %s of %s: %w", path, b.Repo.Ref, err)
+	}
+	return b.Write(ctx, path, mediaType, spool)
 }
 
 // Keep leaves the set of that name as it is.

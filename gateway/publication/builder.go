@@ -470,17 +470,16 @@ func (b *Builder) stand(ctx context.Context, repo *meta.Repository) (sets *meta.
 		return sets, changed, []meta.RepoRef{repo.Ref}, at, nil
 	}
 	changed = max(changed, repo.Revision)
-	for _, name := range repo.Members {
-		ref := meta.RepoRef{Tenant: repo.Ref.Tenant, Name: name}
-		m, _, err := raftmeta.Ask(ctx, b.cfg.Metadata, meta.Local, state.GetRepository{Ref: ref})
-		if errors.Is(err, meta.ErrNotFound) || err == nil && m.Kind != meta.KindHosted {
+	all, _, err := raftmeta.Ask(ctx, b.cfg.Metadata, meta.Local, state.Members{Repo: repo.Ref})
+	if err != nil {
+		return nil, 0, nil, 0, err
+	}
+	for _, m := range all {
+		if m.Kind != meta.KindHosted {
 			continue
 		}
-		if err != nil {
-			return nil, 0, nil, 0, err
-		}
-		members = append(members, ref)
-		of, _, err := raftmeta.Ask(ctx, b.cfg.Metadata, meta.Local, state.GetSets{Repo: ref})
+		members = append(members, m.Ref)
+		of, _, err := raftmeta.Ask(ctx, b.cfg.Metadata, meta.Local, state.GetSets{Repo: m.Ref})
 		switch {
 		case err == nil:
 			changed = max(changed, of.Changed)
