@@ -1,0 +1,308 @@
+package pypi
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"strconv"
+
+	"github.com/shoal-registry/shoal/gateway/catalog"
+	"github.com/shoal-registry/shoal/gateway/protocol"
+	"github.com/shoal-registry/shoal/gateway/rendered"
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/raftmeta/state"
+)
+
+func isAbsent(err error) bool { return errors.Is(err, meta.ErrNotFound) }
+
+// negotiate says which form of a page the client wants (PEP 691).
+func negotiate(c *protocol.Call) (media string, isJSON bool) {
+	c.W.Header().Set("Vary", "Accept")
+	media = protocol.ParseAccept(c.R.Header).Best(mediaHTML, mediaV1HTML, mediaV1JSON, mediaLatestHTML, mediaLatestJSON)
+	switch media {
+	case mediaV1JSON, mediaLatestJSON:
+		return mediaV1JSON, true
+	case mediaV1HTML, mediaLatestHTML:
+		return mediaV1HTML, false
+	}
+	return mediaHTML + "; charset=utf-8", false // also for who takes nothing of it
+}
+
+// serve answers a rendered page.
+func (p *Protocol) serve(c *protocol.Call, doc *rendered.Document, media string) error {
+	c.W.Header().Set("Content-Security-Policy", "default-src 'none'")
+	return protocol.Serve(c.W, c.R, protocol.Content{
+		Size: doc.Size, MediaType: media, ETag: doc.ETag, Cache: protocol.Revalidate, Public: public(c),
+		Open: func(context.Context) (io.ReadSeekCloser, error) { return doc.Open() },
+	})
+}
+
+// project answers the page of a project.
+func (p *Protocol) project(c *protocol.Call) error {
+	ctx, by := c.R.Context(), caller(c)
+	asked := c.Params.Get("package")
+	name, err := normalize(asked)
+	if err != nil {
+		return fmt.Errorf("%w: %w", meta.ErrNotFound, err)
+	}
+	if name != asked {
+		return redirect("../" + name + "/")(c)
+	}
+	sources, err := p.sources(ctx, by, c.Repository, name)
+	if err != nil {
+		return err
+	}
+	if sources[0].Kind == meta.KindProxy {
+		return p.proxied(c, &sources[0], name)
+	}
+	media, isJSON := negotiate(c)
+	var doc *rendered.Document
+	for range attempts {
+		revisions, asOf, err := p.revisions(ctx, by, sources, name)
+		if err != nil {
+			return err
+		}
+		c.AsOf(asOf)
+		// What is rendered is of that revision, or of a later one that is noticed.
+		after := by
+		after.After, after.Absent = meta.Token{Epoch: asOf.Epoch, Index: asOf.Index}, nil
+		key := rendered.Key{Repo: c.Repo, Package: name, Revision: revisions, Variant: variant(isJSON)}
+		doc, err = p.pages.Get(ctx, key, func(w io.Writer) error {
+			files := p.filesOf(ctx, after, sources, name)
+			if err := write(w, name, files, isJSON, true); err != nil {
+				return err
+			}
+			now, _, err := p.revisions(ctx, after, sources, name)
+			if err == nil && now != revisions {
+				err = errMoved
+			}
+			return err
+		})
+		if err == nil {
+			return p.serve(c, doc, media)
+		}
+		if !errors.Is(err, errMoved) && !isAbsent(err) {
+			return fmt.Errorf("page of %s: %w", name, err)
+		}
+	}
+	return fmt.Errorf("the files of %s change while its page is made: %w", name, &meta.UnavailableError{Reason: "changing"})
+}
+
+// attempts bounds how often a page is begun anew because its package changed meanwhile.
+const attempts = 8
+
+var errMoved = errors.New("the package changed")
+
+func variant(isJSON bool) string {
+	if isJSON {
+		return "json"
+	}
+	return "html"
+}
+
+func write(w io.Writer, name string, files entries, isJSON, sorted bool) error {
+	if isJSON {
+		return writeJSON(w, name, files, sorted)
+	}
+	return writeHTML(w, name, files)
+}
+
+// revisions names what the page of a project is made of: the revisions of the package in
+// all its sources.
+//
+// Errors: meta.ErrNotFound when none has a version.
+func (p *Protocol) revisions(ctx context.Context, by catalog.Caller, sources []meta.Repository, name string) (revisions string, asOf meta.AsOf, err error) {
+	found := false
+	for i := range sources {
+		pkg, at, e := p.catalog.Package(ctx, by, catalog.Package{Repo: sources[i].Ref, Name: name})
+		if e != nil && !isAbsent(e) {
+			return "", at, e
+		}
+		if e != nil {
+			err = e
+		} else {
+			found = true
+		}
+		if i == 0 || at.Index < asOf.Index {
+			asOf = at
+		}
+		revisions += sources[i].Ref.Name + "@" + strconv.FormatUint(pkg.Revision, 10) + ","
+	}
+	if found {
+		err = nil
+	}
+	return revisions, asOf, err
+}
+
+// filePage is how many files of a repository are in memory at a time.
+const filePage = 500
+
+// filesOf walks the files of a project over several repositories in the order of versions
+// and names; a name that several have is the first one's.
+func (p *Protocol) filesOf(ctx context.Context, by catalog.Caller, sources []meta.Repository, name string) entries {
+	return func(yield func(entry, error) bool) {
+		walks := make([]func() (state.PackageFile, error, bool), len(sources))
+		heads := make([]*state.PackageFile, len(sources))
+		for i := range sources {
+			next, stop := iter.Pull2(p.repositoryFiles(ctx, by, catalog.Package{Repo: sources[i].Ref, Name: name}))
+			defer stop()
+			walks[i] = next
+		}
+		for {
+			var first *state.PackageFile
+			for i, next := range walks {
+				if heads[i] == nil && next != nil {
+					f, err, ok := next()
+					if err != nil {
+						yield(entry{}, err)
+						return
+					}
+					if !ok {
+						walks[i] = nil
+						continue
+					}
+					heads[i] = &f
+				}
+				if h := heads[i]; h != nil && (first == nil || h.After() < first.After()) {
+					first = h
+				}
+			}
+			if first == nil {
+				return
+			}
+			for i, h := range heads {
+				if h != nil && h.After() == first.After() {
+					heads[i] = nil
+				}
+			}
+			if e, ok := entryOf(first); ok && !yield(e, nil) {
+				return
+			}
+		}
+	}
+}
+
+// repositoryFiles walks the files of a project in one repository.
+func (p *Protocol) repositoryFiles(ctx context.Context, by catalog.Caller, pkg catalog.Package) iter.Seq2[state.PackageFile, error] {
+	return func(yield func(state.PackageFile, error) bool) {
+		for after := ""; ; {
+			files, _, err := p.catalog.PackageFiles(ctx, by, pkg, catalog.Page{After: after, Limit: filePage})
+			if isAbsent(err) {
+				return
+			}
+			if err != nil {
+				yield(state.PackageFile{}, err)
+				return
+			}
+			if len(files) == 0 {
+				return
+			}
+			for _, f := range files {
+				if !yield(f, nil) {
+					return
+				}
+			}
+			after = files[len(files)-1].After()
+		}
+	}
+}
+
+// entryOf makes a file of the index from its record; false for what is beside a file.
+func entryOf(f *state.PackageFile) (entry, bool) {
+	if _, err := parseFilename(f.File.Path); err != nil {
+		return entry{}, false
+	}
+	var s summary
+	// A record that does not parse says nothing of the file, which is there all the same.
+	_ = json.Unmarshal(f.File.Summary, &s)
+	e := entry{
+		version: f.Version, name: f.File.Path, sha256: f.File.Digest.Encoded(), requires: s.RequiresPython,
+		size: f.File.Size, uploaded: f.File.Uploaded.Std(), metadata: s.Metadata != "", metadataSum: s.Metadata,
+	}
+	if y := f.Marks.Yanked; y != nil {
+		e.yanked, e.reason = true, y.Reason
+	}
+	return e, true
+}
+
+// projects answers all projects of the hosted repositories.
+func (p *Protocol) projects(c *protocol.Call) error {
+	ctx, by := c.R.Context(), caller(c)
+	if c.Repository == nil {
+		return fmt.Errorf("repository %s: %w", c.Repo, meta.ErrNotFound)
+	}
+	members, asOf, err := p.catalog.Members(ctx, by, c.Repo)
+	if err != nil {
+		return err
+	}
+	var hosted []meta.Repository
+	for _, m := range members {
+		if m.Kind == meta.KindHosted {
+			hosted = append(hosted, m)
+		}
+	}
+	// A listing is of an index of the metadata: nothing smaller changes with each project.
+	c.AsOf(asOf)
+	media, isJSON := negotiate(c)
+	after := by
+	after.After, after.Absent = meta.Token{Epoch: asOf.Epoch, Index: asOf.Index}, nil
+	key := rendered.Key{Repo: c.Repo, Revision: fmt.Sprintf("%d.%d", asOf.Epoch, asOf.Index), Variant: variant(isJSON)}
+	doc, err := p.pages.Get(ctx, key, func(w io.Writer) error {
+		if isJSON {
+			return writeProjectsJSON(w, p.projectsOf(ctx, after, hosted))
+		}
+		return writeProjectsHTML(w, p.projectsOf(ctx, after, hosted))
+	})
+	if err != nil {
+		return fmt.Errorf("projects of %s: %w", c.Repo, err)
+	}
+	return p.serve(c, doc, media)
+}
+
+// projectPage is how many projects of a repository are in memory at a time.
+const projectPage = 1000
+
+// projectsOf walks the projects of several repositories in the order of their names, each
+// once.
+func (p *Protocol) projectsOf(ctx context.Context, by catalog.Caller, repos []meta.Repository) iter.Seq2[project, error] {
+	return func(yield func(project, error) bool) {
+		after := ""
+		pages := make([][]meta.Package, len(repos))
+		done := make([]bool, len(repos))
+		for {
+			var first *meta.Package
+			for i := range repos {
+				if len(pages[i]) == 0 && !done[i] {
+					page, _, err := p.catalog.Packages(ctx, by, repos[i].Ref, "", catalog.Page{After: after, Limit: projectPage})
+					if err != nil {
+						yield(project{}, err)
+						return
+					}
+					pages[i], done[i] = page, len(page) == 0
+				}
+				if len(pages[i]) > 0 && (first == nil || pages[i][0].Name < first.Name) {
+					first = &pages[i][0]
+				}
+			}
+			if first == nil {
+				return
+			}
+			after = first.Name
+			for i := range pages {
+				if len(pages[i]) > 0 && pages[i][0].Name == after {
+					pages[i] = pages[i][1:]
+				}
+			}
+			spelling := first.Spelling
+			if spelling == "" {
+				spelling = first.Name
+			}
+			if first.Versions > 0 && !yield(project{first.Name, spelling}, nil) {
+				return
+			}
+		}
+	}
+}
