@@ -8,6 +8,7 @@ import (
 	"github.com/shoal-registry/shoal/gateway/protocols/apt"
 	"github.com/shoal-registry/shoal/gateway/protocols/generic"
 	"github.com/shoal-registry/shoal/gateway/protocols/oci"
+	"github.com/shoal-registry/shoal/gateway/protocols/pypi"
 	"github.com/shoal-registry/shoal/gateway/publication"
 	"github.com/shoal-registry/shoal/gateway/rendered"
 	"github.com/shoal-registry/shoal/gateway/upstream"
@@ -20,6 +21,7 @@ func protocols(names *catalog.Catalog, pages *rendered.Cache, proxies *upstream.
 	return []protocol.Protocol{
 		oci.New(names),
 		generic.New(names),
+		pypi.New(names, proxies, pages),
 		apt.New(names, proxies, sets),
 	}
 }
