@@ -7,6 +7,7 @@ import (
 	"github.com/shoal-registry/shoal/gateway/protocol"
 	"github.com/shoal-registry/shoal/gateway/protocols/apt"
 	"github.com/shoal-registry/shoal/gateway/protocols/generic"
+	"github.com/shoal-registry/shoal/gateway/protocols/nuget"
 	"github.com/shoal-registry/shoal/gateway/protocols/oci"
 	"github.com/shoal-registry/shoal/gateway/protocols/pypi"
 	"github.com/shoal-registry/shoal/gateway/publication"
@@ -23,6 +24,7 @@ func protocols(names *catalog.Catalog, pages *rendered.Cache, proxies *upstream.
 		generic.New(names),
 		pypi.New(names, proxies, pages),
 		apt.New(names, proxies, sets),
+		nuget.New(names, pages, proxies),
 	}
 }
 
