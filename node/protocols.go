@@ -8,6 +8,7 @@ import (
 	"github.com/shoal-registry/shoal/gateway/protocols/apt"
 	"github.com/shoal-registry/shoal/gateway/protocols/generic"
 	"github.com/shoal-registry/shoal/gateway/protocols/nuget"
+	"github.com/shoal-registry/shoal/gateway/protocols/npm"
 	"github.com/shoal-registry/shoal/gateway/protocols/oci"
 	"github.com/shoal-registry/shoal/gateway/protocols/pypi"
 	"github.com/shoal-registry/shoal/gateway/publication"
@@ -22,6 +23,7 @@ func protocols(names *catalog.Catalog, pages *rendered.Cache, proxies *upstream.
 	return []protocol.Protocol{
 		oci.New(names),
 		generic.New(names),
+		npm.New(names, pages, proxies),
 		pypi.New(names, proxies, pages),
 		apt.New(names, proxies, sets),
 		nuget.New(names, pages, proxies),

@@ -1,0 +1,123 @@
+package npm
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+
+	"github.com/shoal-registry/shoal/gateway/catalog"
+	"github.com/shoal-registry/shoal/gateway/protocol"
+	"github.com/shoal-registry/shoal/gateway/upstream"
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+)
+
+// maxAuditBytes bounds what an audit asks, unpacked, and what it is answered.
+const maxAuditBytes = 16 << 20
+
+// readPacked reads a body that may be packed with gzip.
+func readPacked(r *http.Request) ([]byte, error) {
+	body, err := protocol.ReadBody(r, maxAuditBytes)
+	if err != nil || !strings.EqualFold(r.Header.Get("Content-Encoding"), "gzip") {
+		return body, err
+	}
+	z, err := gzip.NewReader(bytes.NewReader(body))
+	if err == nil {
+		body, err = io.ReadAll(io.LimitReader(z, maxAuditBytes+1))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the body is no gzip: %v: %w", err, meta.ErrInvalid)
+	}
+	if len(body) > maxAuditBytes {
+		return nil, fmt.Errorf("the body unpacks to over %d bytes: %w", maxAuditBytes, meta.ErrTooLarge)
+	}
+	return body, nil
+}
+
+// asked returns the proxy that knows of advisories for a repository, nil when there is
+// none: a hosted repository has none of its own.
+func (p *Protocol) asked(ctx context.Context, by catalog.Caller, repo *meta.Repository) (*meta.Repository, error) {
+	if repo.Kind == meta.KindHosted {
+		return nil, nil
+	}
+	members, _, err := p.catalog.Members(ctx, by, repo.Ref)
+	for i := range members {
+		if members[i].Kind == meta.KindProxy {
+			return &members[i], err
+		}
+	}
+	return nil, err
+}
+
+// advisories answers which versions have known weaknesses: what the proxy's upstream
+// says of those names that no hosted repository owns. Internal names stay here.
+func (p *Protocol) advisories(c *protocol.Call) error {
+	ctx, by := c.R.Context(), caller(c)
+	release, err := p.catalog.Reserve(ctx, maxAuditBytes)
+	if err != nil {
+		return err
+	}
+	defer release()
+	body, err := readPacked(c.R)
+	if err != nil {
+		return err
+	}
+	var names map[string]json.RawMessage
+	if err := json.Unmarshal(body, &names); err != nil {
+		return fmt.Errorf("the body is not versions by package name: %v: %w", err, meta.ErrInvalid)
+	}
+	proxy, err := p.asked(ctx, by, c.Repository)
+	if err != nil {
+		return err
+	}
+	if proxy == nil {
+		return protocol.WriteJSON(c.W, http.StatusOK, struct{}{})
+	}
+	return fmt.Errorf("advisories are not passed on to upstreams yet: %w", meta.ErrNotFound)
+}
+
+// audit answers the older form of the question, of yarn and older clients, which sends a
+// whole tree with internal names in it. It is not passed on: where somebody would have to
+// be asked the answer is that this form is not served.
+func (p *Protocol) audit(c *protocol.Call) error {
+	ctx, by := c.R.Context(), caller(c)
+	if _, err := readPacked(c.R); err != nil {
+		return err
+	}
+	proxy, err := p.asked(ctx, by, c.Repository)
+	if err != nil {
+		return err
+	}
+	if proxy != nil {
+		return fmt.Errorf("audits of whole trees are not passed on to upstreams, use `npm audit` of npm 7 or later: %w", meta.ErrNotFound)
+	}
+	return protocol.WriteJSON(c.W, http.StatusOK, json.RawMessage(
+		`{"actions":[],"advisories":{},"muted":[],"metadata":{"vulnerabilities":{"info":0,"low":0,"moderate":0,"high":0,"critical":0},"dependencies":0,"devDependencies":0,"optionalDependencies":0,"totalDependencies":0}}`))
+}
+
+// keys answers the keys that versions are signed with: an upstream's, whose signatures
+// stay in its documents. Hosted versions have no such signatures.
+func (p *Protocol) keys(c *protocol.Call) error {
+	ctx, by := c.R.Context(), caller(c)
+	proxy, err := p.asked(ctx, by, c.Repository)
+	if err != nil {
+		return err
+	}
+	if proxy != nil {
+		found, err := p.proxies.Fetch(ctx, by, proxy, upstream.Want{Path: "-/npm/v1/keys", Accept: fullType})
+		if err != nil {
+			return err
+		}
+		return upstream.Serve(c, p.proxies, found, protocol.Content{MediaType: fullType, Cache: protocol.Revalidate, Public: public(c)})
+	}
+	_, asOf, err := p.catalog.Repository(ctx, by, c.Repo)
+	if err != nil {
+		return err
+	}
+	c.AsOf(asOf)
+	return protocol.ServeBytes(c.W, c.R, []byte(`{"keys":[]}`), protocol.Content{MediaType: fullType, Cache: protocol.Revalidate, Public: public(c)})
+}
