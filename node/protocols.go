@@ -7,8 +7,8 @@ import (
 	"github.com/shoal-registry/shoal/gateway/protocol"
 	"github.com/shoal-registry/shoal/gateway/protocols/apt"
 	"github.com/shoal-registry/shoal/gateway/protocols/generic"
-	"github.com/shoal-registry/shoal/gateway/protocols/nuget"
 	"github.com/shoal-registry/shoal/gateway/protocols/npm"
+	"github.com/shoal-registry/shoal/gateway/protocols/nuget"
 	"github.com/shoal-registry/shoal/gateway/protocols/oci"
 	"github.com/shoal-registry/shoal/gateway/protocols/pypi"
 	"github.com/shoal-registry/shoal/gateway/publication"
@@ -23,9 +23,9 @@ func protocols(names *catalog.Catalog, pages *rendered.Cache, proxies *upstream.
 	return []protocol.Protocol{
 		oci.New(names),
 		generic.New(names),
-		npm.New(names, pages, proxies),
 		pypi.New(names, proxies, pages),
 		apt.New(names, proxies, sets),
+		npm.New(names, pages, proxies),
 		nuget.New(names, pages, proxies),
 	}
 }
