@@ -31,7 +31,8 @@ type opened struct {
 // Errors: meta.ErrInvalid, saying what is wrong; else those of r.
 func openPackage(r io.ReaderAt, size int64) (opened, error) {
 	in := &failing{ReaderAt: r}
-	o, err := readPackage(in, size)
+	// An archive may name bytes before its begin or behind its end.
+	o, err := readPackage(io.NewSectionReader(in, 0, size), size)
 	if err != nil && in.err != nil {
 		return opened{}, fmt.Errorf("read the package: %w", in.err)
 	}
