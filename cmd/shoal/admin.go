@@ -74,7 +74,7 @@ func newTenant() *cobra.Command {
 
 func newRepo() *cobra.Command {
 	root := group("repo", "Repositories: what a tenant publishes to")
-	root.AddCommand(newRepoCreate(), newRepoList(), newRepoSet(), newRepoRemove())
+	root.AddCommand(newRepoCreate(), newRepoList(), newRepoShow(), newRepoSet(), newRepoRemove())
 	return root
 }
 
@@ -82,17 +82,21 @@ func newRepoCreate() *cobra.Command {
 	var (
 		n       client.NewRepository
 		regions []string
+		kinds   kindFlags
 	)
 	create := &cobra.Command{
 		Use: "create TENANT/REPOSITORY", Short: "Create a repository", Args: cobra.ExactArgs(1),
 		Example: `  shoal repo create acme/app --format oci --class critical --home eu
-  shoal repo create acme/core --regions eu,us --copies-before-ack 2`,
+  shoal repo create acme/core --regions eu,us --copies-before-ack 2
+  shoal repo create acme/npm-proxy --format npm --kind proxy --upstream https://registry.npmjs.org --min-release-age 72h
+  shoal repo create acme/npm-all --format npm --kind group --members npm,npm-proxy --write-to npm`,
 	}
 	f := create.Flags()
 	f.StringSliceVar(&regions, "regions", nil, "regions that keep copies, instead of those of the class")
 	f.Uint32Var(&n.CopiesBeforeAck, "copies-before-ack", 0, "1, or 2: a publish is answered when a second server has verified copies (default 1)")
-	f.StringVar(&n.Format, "format", "oci", "oci or generic")
-	f.StringVar((*string)(&n.Kind), "kind", "hosted", "hosted")
+	f.StringVar(&n.Format, "format", "oci", "what it holds: oci, generic, npm, pypi, maven ... (a format that the server does not know is answered with those it does)")
+	f.StringVar((*string)(&n.Kind), "kind", "hosted", "hosted (what you publish), proxy (a cache of --upstream) or group (--members as one)")
+	kinds.declare(f)
 	f.StringVar((*string)(&n.Class), "class", "standard", "critical (all primary regions), standard (home and one more) or cold (home, others on demand)")
 	f.StringVar(&n.Environment, "env", "", "environment: dev, staging, production ...")
 	f.StringVar((*string)(&n.Home), "home", "", "home region (default: the answering server's)")
@@ -104,6 +108,9 @@ func newRepoCreate() *cobra.Command {
 			return err
 		}
 		n.Regions = regionNames(regions)
+		if n.Upstream, n.Members, n.WriteTo, err = kinds.create(create, n.Ref.Tenant); err != nil {
+			return err
+		}
 		r, err := c.CreateRepository(ctx, n)
 		if err != nil {
 			return err
@@ -121,10 +128,10 @@ func repositoryTable(cmd *cobra.Command, repos []meta.Repository) {
 	for _, r := range repos {
 		rows = append(rows, []string{
 			r.Ref.String(), r.Format, string(r.Kind), string(r.Class), string(r.Home), string(r.Second), regionList(r.Regions),
-			strconv.FormatUint(uint64(max(r.CopiesBeforeAck, 1)), 10), string(r.Visibility), strconv.FormatBool(r.Immutable), r.Environment,
+			strconv.FormatUint(uint64(max(r.CopiesBeforeAck, 1)), 10), string(r.Visibility), strconv.FormatBool(r.Immutable), r.Environment, sourceOf(r),
 		})
 	}
-	table(cmd, []string{"repository", "format", "kind", "class", "home", "second", "regions", "ack", "visibility", "immutable", "env"}, rows)
+	table(cmd, []string{"repository", "format", "kind", "class", "home", "second", "regions", "ack", "visibility", "immutable", "env", "from"}, rows)
 }
 
 func newRepoList() *cobra.Command {
@@ -150,12 +157,15 @@ func newRepoSet() *cobra.Command {
 		regions                              []string
 		copies                               uint32
 		degraded                             time.Duration
+		kinds                                kindFlags
 	)
 	set := &cobra.Command{
 		Use: "set TENANT/REPOSITORY", Short: "Change a repository", Args: cobra.ExactArgs(1),
 		Example: `  shoal repo set acme/app --class critical --immutable
   shoal repo set acme/app --regions eu,us --copies-before-ack 2
-  shoal repo set acme/app --regions ''`,
+  shoal repo set acme/app --regions ''
+  shoal repo set acme/npm-proxy --block 'evil-*' --min-release-age 72h
+  shoal repo set acme/npm-all --members npm,npm-proxy --write-to npm`,
 	}
 	f := set.Flags()
 	f.StringSliceVar(&regions, "regions", nil, "regions that keep copies, instead of those of the class; empty gives them back")
@@ -166,13 +176,19 @@ func newRepoSet() *cobra.Command {
 	f.StringVar(&visibility, "visibility", "", "private or public")
 	f.StringVar(&env, "env", "", "environment")
 	f.BoolVar(&immutable, "immutable", false, "tags can be set once, never moved or deleted")
+	kinds.declare(f)
 	f.DurationVar(&degraded, "degraded-read-max", 15*time.Minute, "how long a node that reaches no server goes on serving what is private; 0s not at all")
 	return adminVerb(set, func(ctx context.Context, c *client.Client, out *output, args []string) error {
 		ref, err := meta.ParseRepoRef(args[0])
 		if err != nil {
 			return err
 		}
+		upstream, members, writeTo, err := kinds.change(set, ref.Tenant)
+		if err != nil {
+			return err
+		}
 		r, err := c.SetRepository(ctx, ref, client.RepositoryChange{
+			Upstream: upstream, Members: members, WriteTo: writeTo,
 			Class: given(set, "class", meta.Class(class)), Home: given(set, "home", meta.RegionName(home)),
 			Second: given(set, "second", meta.RegionName(second)), Visibility: given(set, "visibility", meta.Visibility(visibility)),
 			Environment: given(set, "env", env), Immutable: given(set, "immutable", immutable),

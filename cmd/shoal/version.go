@@ -42,5 +42,7 @@ func newVersion() *cobra.Command {
 	}
 	out.flag(cmd)
 	cmd.AddCommand(newVersionVerbs()...)
+	cmd.AddCommand(newMarkVerbs()...)
+	cmd.AddCommand(newVersionDelete())
 	return cmd
 }

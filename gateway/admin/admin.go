@@ -133,7 +133,11 @@ func (a *API) Routes() []protocol.Route {
 		write("repository_remove", http.MethodDelete, repo, access.Manage, a.removeRepository),
 
 		read("package_list", repo+"/packages", access.List, a.packages),
+		read("reference_resolve", repo+"/resolve", access.Pull, a.resolveReference),
 		read("version_list", pkg+"/versions", access.List, a.versions),
+		write("version_delete", http.MethodDelete, pkg+"/versions/{version}", access.Delete, a.deleteVersion),
+		// Who publishes marks its versions, and so does who curates.
+		write("version_mark", http.MethodPost, pkg+"/versions/{version}/marks", access.Pull, a.markVersion),
 		read("version_get", pkg+"/versions/{version}", access.Pull, a.version),
 		read("version_replication", pkg+"/versions/{version}/replication", access.Pull, a.replication),
 		read("alias_list", pkg+"/aliases", access.List, a.aliases),

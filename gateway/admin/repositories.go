@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -99,11 +100,11 @@ func (a *API) createRepository(c *protocol.Call) error {
 		Ref: body.Ref, Format: body.Format, Kind: body.Kind, Class: body.Class, Environment: body.Environment,
 		Home: body.Home, Second: body.Second, Visibility: body.Visibility, Immutable: body.Immutable,
 		Regions: sorted(body.Regions), CopiesBeforeAck: body.CopiesBeforeAck, DegradedReadMax: body.DegradedReadMax,
+		Upstream: body.Upstream, Members: body.Members, WriteTo: body.WriteTo,
 	}
 	standard(&r.Kind, meta.KindHosted)
-	if r.Kind != meta.KindHosted {
-		// A repository that takes no push and fetches nothing would only look like one.
-		return fmt.Errorf("kind %q: this build serves %s repositories: %w", r.Kind, meta.KindHosted, meta.ErrInvalid)
+	if err := a.mayReadMembers(c, r.Ref.Tenant, r.Members); err != nil {
+		return err
 	}
 	standard(&r.Class, meta.ClassStandard)
 	standard(&r.Visibility, meta.VisibilityPrivate)
@@ -151,15 +152,43 @@ func (a *API) setRepository(c *protocol.Call) error {
 	if body.Regions != nil {
 		*body.Regions = sorted(*body.Regions)
 	}
+	if body.Members != nil {
+		if err := a.mayReadMembers(c, c.Repo.Tenant, *body.Members); err != nil {
+			return err
+		}
+	}
 	value, err := a.do(c, 0, state.SetRepository{
 		Ref: c.Repo, Class: body.Class, Home: body.Home, Second: body.Second,
 		Visibility: body.Visibility, Immutable: body.Immutable, Environment: body.Environment,
 		Regions: body.Regions, CopiesBeforeAck: body.CopiesBeforeAck, DegradedReadMax: body.DegradedReadMax,
+		Upstream: (*state.UpstreamChange)(body.Upstream), Members: body.Members, WriteTo: body.WriteTo,
 	})
 	if err != nil {
 		return err
 	}
 	return reply[meta.Repository](c, http.StatusOK, value)
+}
+
+// mayReadMembers refuses whom may not read the repositories that a group is to stand for:
+// who reads the group reads them. What must hold of them besides the command checks.
+func (a *API) mayReadMembers(c *protocol.Call, tenant meta.TenantName, members []string) error {
+	for _, name := range members[:min(len(members), meta.MaxMembers)] {
+		ref := meta.RepoRef{Tenant: tenant, Name: name}
+		if err := ref.Check(); err != nil {
+			return fmt.Errorf("member: give the name of a repository of %s: %w", tenant, err)
+		}
+		on := access.Target{Repo: ref}
+		record, err := confirmed(a, c, state.GetRepository{Ref: ref})
+		if err == nil {
+			on.Record = &record
+		} else if !errors.Is(err, meta.ErrNotFound) {
+			return err
+		}
+		if err := a.judge(c, access.Pull, on); err != nil {
+			return fmt.Errorf("member: %w", err)
+		}
+	}
+	return nil
 }
 
 func (a *API) removeRepository(c *protocol.Call) error {

@@ -48,6 +48,23 @@ type NewRepository struct {
 	// DegradedReadMax is how long a node that reaches no server goes on serving private
 	// reads; nil is 15 minutes, 0 not at all. In JSON it is nanoseconds.
 	DegradedReadMax *time.Duration `json:"degraded_read_max,omitempty"`
+	// Upstream is what a proxy caches, Members and WriteTo are of a group: names of
+	// repositories of its tenant.
+	Upstream *meta.Upstream `json:"upstream,omitempty"`
+	Members  []string       `json:"members,omitempty"`
+	WriteTo  string         `json:"write_to,omitempty"`
+}
+
+// UpstreamChange changes the upstream of a proxy; nil stays. Durations are nanoseconds in
+// JSON.
+type UpstreamChange struct {
+	URL           *string        `json:"url,omitempty"`
+	Credential    *string        `json:"credential,omitempty"`
+	Allow         *[]string      `json:"allow,omitempty"`
+	Block         *[]string      `json:"block,omitempty"`
+	MinReleaseAge *time.Duration `json:"min_release_age,omitempty"`
+	DocumentTTL   *time.Duration `json:"document_ttl,omitempty"`
+	NegativeTTL   *time.Duration `json:"negative_ttl,omitempty"`
 }
 
 // RepositoryChange is the body of PATCH /api/v1/repositories/T/R; nil stays.
@@ -62,6 +79,10 @@ type RepositoryChange struct {
 	Regions         *[]meta.RegionName `json:"regions,omitempty"`
 	CopiesBeforeAck *uint32            `json:"copies_before_ack,omitempty"`
 	DegradedReadMax *time.Duration     `json:"degraded_read_max,omitempty"`
+	Upstream        *UpstreamChange    `json:"upstream,omitempty"`
+	// Members replace those of a group; WriteTo "" ends that it takes pushes.
+	Members *[]string `json:"members,omitempty"`
+	WriteTo *string   `json:"write_to,omitempty"`
 }
 
 // NewRevocation is the body of POST /api/v1/revocations: one of Principal and Tenant.
