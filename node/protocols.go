@@ -7,6 +7,7 @@ import (
 	"github.com/shoal-registry/shoal/gateway/protocol"
 	"github.com/shoal-registry/shoal/gateway/protocols/apt"
 	"github.com/shoal-registry/shoal/gateway/protocols/generic"
+	"github.com/shoal-registry/shoal/gateway/protocols/maven"
 	"github.com/shoal-registry/shoal/gateway/protocols/npm"
 	"github.com/shoal-registry/shoal/gateway/protocols/nuget"
 	"github.com/shoal-registry/shoal/gateway/protocols/oci"
@@ -25,6 +26,7 @@ func protocols(names *catalog.Catalog, pages *rendered.Cache, proxies *upstream.
 		generic.New(names),
 		pypi.New(names, proxies, pages),
 		apt.New(names, proxies, sets),
+		maven.New(names, pages, proxies),
 		npm.New(names, pages, proxies),
 		nuget.New(names, pages, proxies),
 	}
