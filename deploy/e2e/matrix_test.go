@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -152,20 +153,28 @@ func (s *secured) put(t *testing.T, path string, content []byte) {
 
 func (s *secured) http(t *testing.T, method, path string, content []byte) (int, []byte) {
 	t.Helper()
+	r := request{method: method, path: path, header: http.Header{}, body: content}
+	if strings.HasSuffix(path, ".html") {
+		r.header.Set("Content-Type", "text/html")
+	}
+	return s.send(t, r, "")
+}
+
+// send sends r with the token to the repository at a path.
+func (s *secured) send(t *testing.T, r request, at string) (int, []byte) {
+	t.Helper()
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM([]byte(readFile(t, s.root))) {
 		t.Fatal("no root")
 	}
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, DisableKeepAlives: true}}
-	r, err := http.NewRequestWithContext(limit(t, time.Minute), method, "https://"+s.addr+path, bytes.NewReader(content))
+	q, err := http.NewRequestWithContext(limit(t, time.Minute), r.method, "https://"+s.addr+at+r.path, bytes.NewReader(r.body))
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.Header.Set("Authorization", "Bearer "+s.token)
-	if strings.HasSuffix(path, ".html") {
-		r.Header.Set("Content-Type", "text/html")
-	}
-	res, err := client.Do(r)
+	q.Header = r.header
+	q.Header.Set("Authorization", "Bearer "+s.token)
+	res, err := client.Do(q)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -293,7 +302,8 @@ func isOCI(name string) bool {
 // matrixFormats are the formats of the repositories that are not OCI.
 var matrixFormats = map[string]string{
 	"npm":   "generic",
-	"pip":   "generic",
+	"pip":   "pypi",
+	"twine": "pypi",
 	"mvn":   "generic",
 	"cargo": "generic",
 	"go":    "generic",
@@ -311,7 +321,8 @@ var ecosystems = []ecosystem{
 	{"containerd", []string{"containerd", "ctr"}, true, useContainerd, unauthorized},
 	{"helm", []string{"helm"}, false, useHelm, unauthorized},
 	{"npm", []string{"npm"}, false, useNPM, []string{"e401", "401"}},
-	{"pip", []string{"pip3"}, false, usePip, []string{"401", "no matching distribution"}},
+	{"pip", []string{"pip3"}, false, usePip, []string{"401"}},
+	{"twine", []string{"twine"}, false, useTwine, []string{"401"}},
 	{"mvn", []string{"mvn", "keytool"}, false, useMaven, []string{"401", "unauthorized", "not authorized"}},
 	{"cargo", []string{"cargo"}, false, useCargo, []string{"401", "token rejected", "unauthorized"}},
 	{"go", []string{"go"}, false, useGo, []string{"401"}},
@@ -466,13 +477,14 @@ func has(out, text string, err error) error {
 	return err
 }
 
-// tgz packs files under a folder.
+// tgz packs files, which are the same bytes each time.
 func tgz(t *testing.T, files map[string]string) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	z := gzip.NewWriter(&b)
 	w := tar.NewWriter(z)
-	for name, text := range files {
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		text := files[name]
 		if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(text)), Typeflag: tar.TypeReg}); err != nil {
 			t.Fatal(err)
 		}
@@ -493,7 +505,8 @@ func zipped(t *testing.T, files map[string]string) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	z := zip.NewWriter(&b)
-	for name, text := range files {
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		text := files[name]
 		w, err := z.Create(name)
 		if err != nil {
 			t.Fatal(err)
@@ -540,20 +553,36 @@ func useNPM(ctx context.Context, t *testing.T, s *secured, home, token string) (
 	return out, nil
 }
 
-// usePip installs from a page of links; the token is in .netrc, in no URL.
+// usePip installs from the index; the token is in .netrc, in no URL.
 func usePip(ctx context.Context, t *testing.T, s *secured, home, token string) (string, error) {
-	base := "/generic/acme/pip/"
-	s.put(t, base+"demo-1.0-py3-none-any.whl", zipped(t, map[string]string{
-		"demo.py": "x = 1\n", "demo-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: demo\nVersion: 1.0\n",
-		"demo-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: e2e\nRoot-Is-Purelib: true\nTag: py3-none-any\n", "demo-1.0.dist-info/RECORD": "demo.py,,\n",
-	}))
-	s.put(t, base+"links.html", []byte(`<!DOCTYPE html><html><body><a href="demo-1.0-py3-none-any.whl">demo-1.0-py3-none-any.whl</a></body></html>`))
+	r := uploadPyPI(t, "demo", "1.0", 1)
+	if status, body := s.send(t, r, "/pypi/acme/pip"); status != http.StatusOK {
+		t.Fatalf("upload: %d %s", status, body)
+	}
 	host, _, _ := net.SplitHostPort(s.addr)
 	write(t, filepath.Join(home, ".netrc"), fmt.Sprintf("machine %s login pip password %s\n", host, token))
 	return all(ctx, []string{"HOME=" + home, "NETRC=" + filepath.Join(home, ".netrc"), "PIP_CONFIG_FILE=/dev/null", "PIP_DISABLE_PIP_VERSION_CHECK=1",
 		"REQUESTS_CA_BUNDLE=" + s.root, "CURL_CA_BUNDLE=" + s.root},
-		[]string{"pip3", "install", "--no-index", "--no-cache-dir", "--retries", "0", "--no-input", "--cert", s.root,
-			"--find-links", "https://" + s.addr + base + "links.html", "--target", filepath.Join(home, "site"), "demo"})
+		[]string{"pip3", "install", "-vv", "--no-cache-dir", "--retries", "0", "--no-input", "--no-deps", "--cert", s.root,
+			"--index-url", "https://" + s.addr + "/pypi/acme/pip/simple/", "--target", filepath.Join(home, "site"), "demo==1.0"})
+}
+
+// useTwine uploads a wheel, which the index shows then.
+func useTwine(ctx context.Context, t *testing.T, s *secured, home, token string) (string, error) {
+	name, content := wheelOf(t, "demo", "1.0", 1)
+	file := filepath.Join(home, name)
+	write(t, file, string(content))
+	out, err := all(ctx, []string{"HOME=" + home, "TWINE_USERNAME=__token__", "TWINE_PASSWORD=" + token, "REQUESTS_CA_BUNDLE=" + s.root, "CURL_CA_BUNDLE=" + s.root},
+		[]string{"twine", "upload", "--non-interactive", "--disable-progress-bar", "--verbose", "--cert", s.root,
+			"--repository-url", "https://" + s.addr + "/pypi/acme/twine/legacy/", file})
+	if err != nil {
+		return out, err
+	}
+	status, page := s.http(t, http.MethodGet, "/pypi/acme/twine/simple/demo/", nil)
+	if status != http.StatusOK || !bytes.Contains(page, []byte(name)) {
+		err = fmt.Errorf("the index answers %d %s", status, page)
+	}
+	return out, err
 }
 
 // useMaven resolves a parent that only this repository has, which takes no plugin.
