@@ -624,14 +624,15 @@ func (m *Mirror) evicted(key string, a *answer) {
 // that a read of known content needs.
 func lasting(question any) bool {
 	switch question.(type) {
-	case state.Resolve, state.GetVersion, state.GetBlob, state.GetRepository, state.GetCluster:
+	case state.Resolve, state.GetVersion, state.GetBlob, state.GetRepository, state.GetCluster, state.GetPackage, state.GetFile, state.GetSources:
 		return true
 	}
 	return false
 }
 
 // subjectOf returns what an answer to the question depends on; what it does not
-// know is reused without regard to changes.
+// know, and what depends on several repositories (the sources of a name in a group), is
+// reused without regard to changes.
 func subjectOf(question any) subject {
 	about := func(repo meta.RepoRef, pkg, name string) subject {
 		return subject{scope: scope{Repo: repo, Package: pkg}, name: name}
@@ -657,6 +658,8 @@ func subjectOf(question any) subject {
 		return about(q.Repo, q.Package, q.Version)
 	case state.GetFile:
 		return about(q.Repo, q.Package, q.Version)
+	case state.ListPackageFiles:
+		return about(q.Repo, q.Package, "")
 	case state.AliasHistory:
 		return about(q.Repo, q.Package, q.Alias)
 	case state.Attachments:

@@ -48,6 +48,12 @@ func about(question any) (ref meta.RepoRef, open bool) {
 		return q.Repo, false
 	case state.GetFile:
 		return q.Repo, false
+	case state.ListPackageFiles:
+		return q.Repo, false
+	case state.GetSources:
+		return q.Repo, false
+	case state.Members:
+		return q.Repo, false
 	case state.ListAliases:
 		return q.Repo, false
 	case state.AliasHistory:
