@@ -12,6 +12,7 @@ import (
 	"github.com/shoal-registry/shoal/gateway/protocols/nuget"
 	"github.com/shoal-registry/shoal/gateway/protocols/oci"
 	"github.com/shoal-registry/shoal/gateway/protocols/pypi"
+	"github.com/shoal-registry/shoal/gateway/protocols/rpm"
 	"github.com/shoal-registry/shoal/gateway/publication"
 	"github.com/shoal-registry/shoal/gateway/rendered"
 	"github.com/shoal-registry/shoal/gateway/upstream"
@@ -26,6 +27,7 @@ func protocols(names *catalog.Catalog, pages *rendered.Cache, proxies *upstream.
 		generic.New(names),
 		pypi.New(names, proxies, pages),
 		apt.New(names, proxies, sets),
+		rpm.New(names, proxies, sets),
 		maven.New(names, pages, proxies),
 		npm.New(names, pages, proxies),
 		nuget.New(names, pages, proxies),

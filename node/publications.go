@@ -7,6 +7,7 @@ import (
 
 	"github.com/shoal-registry/shoal/gateway/catalog"
 	"github.com/shoal-registry/shoal/gateway/protocols/apt"
+	"github.com/shoal-registry/shoal/gateway/protocols/rpm"
 	"github.com/shoal-registry/shoal/gateway/publication"
 	"github.com/shoal-registry/shoal/raftmeta"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
@@ -24,7 +25,7 @@ func (n *Node) publications(records *raftmeta.Store, names *catalog.Catalog, sel
 		return nil, fmt.Errorf("folder of publications: %w", err)
 	}
 	b, err := publication.New(publication.Config{
-		Self: self, Formats: []publication.Format{apt.Indexes{}},
+		Self: self, Formats: []publication.Format{apt.Indexes{}, rpm.Metadata{}},
 		Metadata: records, Commands: records, Catalog: names, Open: n.key.Open, Dir: dir, Metrics: n.metrics, Log: n.log,
 	})
 	if err != nil {

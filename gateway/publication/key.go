@@ -22,8 +22,8 @@ import (
 
 // Signer signs documents with a repository's key. It is safe for concurrent use.
 type Signer struct {
-	entity      *openpgp.Entity
-	fingerprint string
+	entity              *openpgp.Entity
+	fingerprint, public string
 }
 
 // signConfig is how documents are signed: RSA, which every apt and rpm in use verifies,
@@ -92,7 +92,7 @@ func openKey(key meta.SigningKey, secret []byte) (*Signer, error) {
 	if err != nil || len(entities) != 1 {
 		return nil, fmt.Errorf("the signing key does not parse: %w", meta.ErrCorrupt)
 	}
-	s := &Signer{entity: entities[0], fingerprint: strings.ToUpper(hex.EncodeToString(entities[0].PrimaryKey.Fingerprint))}
+	s := &Signer{entity: entities[0], public: key.Public, fingerprint: strings.ToUpper(hex.EncodeToString(entities[0].PrimaryKey.Fingerprint))}
 	if s.fingerprint != key.Fingerprint {
 		return nil, fmt.Errorf("the signing key is %s, not %s: %w", s.fingerprint, key.Fingerprint, meta.ErrCorrupt)
 	}
@@ -101,6 +101,9 @@ func openKey(key meta.SigningKey, secret []byte) (*Signer, error) {
 
 // Fingerprint returns the key's in upper-case hex.
 func (s *Signer) Fingerprint() string { return s.fingerprint }
+
+// Public returns the armored public key.
+func (s *Signer) Public() string { return s.public }
 
 // Detached writes an armored signature of message to w.
 func (s *Signer) Detached(w io.Writer, message io.Reader) error {

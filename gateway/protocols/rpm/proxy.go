@@ -1,0 +1,53 @@
+package rpm
+
+import (
+	"fmt"
+	"net/url"
+	"path"
+	"strings"
+
+	"github.com/shoal-registry/shoal/gateway/protocol"
+	"github.com/shoal-registry/shoal/gateway/publication"
+	"github.com/shoal-registry/shoal/gateway/upstream"
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+)
+
+// maxUpstreamDocument bounds metadata of another repository.
+const maxUpstreamDocument = 1 << 30
+
+// proxy answers with a file of another repository, as that has it.
+func (p *Protocol) proxy(c *protocol.Call, name string) error {
+	want, err := wanted(name)
+	if err != nil {
+		return err
+	}
+	found, err := p.engine.Fetch(c.R.Context(), publication.Caller(c), c.Repository, want)
+	if err != nil {
+		return err
+	}
+	content := protocol.Content{Cache: protocol.Revalidate, Public: c.Repository.Visibility == meta.VisibilityPublic}
+	if want.Kind == upstream.File {
+		content.Cache = protocol.Immutable
+	}
+	return upstream.Serve(c, p.engine, found, content)
+}
+
+// wanted returns what to ask of the other repository for a path: metadata whose name
+// holds its digest, and packages, never change, all else may.
+//
+// Errors: meta.ErrNotFound for what no repository has there.
+func wanted(name string) (upstream.Want, error) {
+	w := upstream.Want{Path: (&url.URL{Path: name}).EscapedPath(), MaxBytes: maxUpstreamDocument}
+	if name == "" || strings.HasSuffix(name, "/") || meta.CheckPath(name) != nil {
+		return w, fmt.Errorf("%.200q is no file of a repository: %w", name, meta.ErrNotFound)
+	}
+	base := path.Base(name)
+	if d, ok := named(base); ok {
+		w.Kind, w.Digest = upstream.File, d
+		return w, nil
+	}
+	if n, err := parseFile(base); err == nil {
+		w.Kind, w.Package, w.Version, w.MaxBytes = upstream.File, n.Name, n.version(), 0
+	}
+	return w, nil
+}
