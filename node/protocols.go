@@ -7,6 +7,7 @@ import (
 	"github.com/shoal-registry/shoal/gateway/protocol"
 	"github.com/shoal-registry/shoal/gateway/protocols/apt"
 	"github.com/shoal-registry/shoal/gateway/protocols/generic"
+	"github.com/shoal-registry/shoal/gateway/protocols/gomod"
 	"github.com/shoal-registry/shoal/gateway/protocols/maven"
 	"github.com/shoal-registry/shoal/gateway/protocols/npm"
 	"github.com/shoal-registry/shoal/gateway/protocols/nuget"
@@ -31,6 +32,7 @@ func protocols(names *catalog.Catalog, pages *rendered.Cache, proxies *upstream.
 		maven.New(names, pages, proxies),
 		npm.New(names, pages, proxies),
 		nuget.New(names, pages, proxies),
+		gomod.New(names, pages, proxies),
 	}
 }
 
