@@ -138,6 +138,7 @@ var (
 
 func (s *Stack) mask(b []byte) []byte {
 	host := strings.TrimPrefix(s.URL, "http://")
+	addressed := bytes.Contains(b, []byte(host))
 	b = bytes.ReplaceAll(b, []byte(host), []byte("HOST"))
 	b = maskUpload.ReplaceAll(b, []byte("UPLOAD"))
 	if addressed || maskTime.Match(b) { // a document with times, or our port, has a tag of its own each time

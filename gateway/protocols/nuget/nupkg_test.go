@@ -35,7 +35,10 @@ func pack(t testing.TB, parts ...part) []byte {
 	var b bytes.Buffer
 	z := zip.NewWriter(&b)
 	for _, p := range parts {
-		h := &zip.FileHeader{Name: p.name, Method: zip.Deflate}
+		h := &zip.FileHeader{Name: p.name}
+		if len(p.content) > 1000 {
+			h.Method = zip.Deflate
+		}
 		if p.mode != 0 {
 			h.SetMode(p.mode)
 		}
