@@ -13,7 +13,6 @@ import (
 	"github.com/shoal-registry/shoal/gateway/admin"
 	"github.com/shoal-registry/shoal/gateway/catalog"
 	"github.com/shoal-registry/shoal/gateway/login"
-	"github.com/shoal-registry/shoal/gateway/upstream"
 	"github.com/shoal-registry/shoal/node/cache"
 	"github.com/shoal-registry/shoal/raftmeta"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
@@ -165,7 +164,7 @@ func (n *Node) buildAgent(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	proxies, err := upstream.New(upstream.Config{Catalog: names})
+	proxies, err := n.openProxies(names, nil)
 	if err != nil {
 		return err
 	}

@@ -26,7 +26,6 @@ import (
 	"github.com/shoal-registry/shoal/gateway/forward"
 	"github.com/shoal-registry/shoal/gateway/protocol"
 	"github.com/shoal-registry/shoal/gateway/uploadid"
-	"github.com/shoal-registry/shoal/gateway/upstream"
 	"github.com/shoal-registry/shoal/node/fence"
 	"github.com/shoal-registry/shoal/node/join"
 	"github.com/shoal-registry/shoal/raftmeta"
@@ -243,7 +242,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 	}
 	n.parts.Add("waves", waves.Run)
 	wavesPattern, wavesHandler := remote.WavesHandler(waves)
-	proxies, err := upstream.New(upstream.Config{Catalog: names})
+	proxies, err := n.openProxies(names, records)
 	if err != nil {
 		return err
 	}
@@ -275,6 +274,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 		{Name: "join_standing", Pattern: join.StandingPath, Methods: []string{http.MethodPost}, Action: access.Public, Serve: gateway.HTTP(http.HandlerFunc(admission.Standing))},
 		{Name: "epoch", Pattern: fence.Path, Methods: []string{http.MethodPost}, Action: access.Public, Serve: gateway.HTTP(fences)},
 		n.usedMount(),
+		n.proxiesMount(proxies),
 		{Name: "join_renew", Pattern: join.RenewPath, Methods: []string{http.MethodPost}, Action: access.NodeOnly, Serve: gateway.HTTP(http.HandlerFunc(admission.Renew))},
 		n.quotaMount(records),
 		{Name: "metadata", Pattern: remotePattern + "{rest...}", Methods: []string{http.MethodPost}, Action: access.NodeOnly, Long: true, Serve: func(c *protocol.Call) error {
@@ -304,6 +304,9 @@ func (n *Node) buildServer(ctx context.Context) error {
 	if err := n.buildCollection(records, kept, me, log); err != nil {
 		return err
 	}
+	n.parts.Add("seals", sealer{
+		sealed: sealed{metadata: records, self: me.ID, key: n.key}, doer: records, every: 10 * time.Second, log: log,
+	}.run)
 	n.parts.Add("relief", relief{
 		metadata: records, doer: records, self: me.ID, holder: kept.holder, offered: registrar.Copies, ensure: kept.ensure(bytes), log: log,
 	}.run)

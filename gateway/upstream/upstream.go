@@ -69,21 +69,23 @@ type Found struct {
 	AsOf   meta.AsOf    `cbor:"3,keyasint,omitempty"`
 	// Stale says that the record's time is over and the upstream could not be asked.
 	Stale bool `cbor:"4,keyasint,omitempty"`
+	// Source answers a Question with a Group: the proxy that it takes the package from.
+	Source string `cbor:"5,keyasint,omitempty"`
 }
 
 // BlockedError says that a rule of the proxy keeps a package out. It is meta.ErrDenied.
 type BlockedError struct {
-	Repo    meta.RepoRef
-	Package string
-	// Rule is the pattern that blocks it, "" when none of those that allow does.
-	Rule string
+	Repo    meta.RepoRef `cbor:"1,keyasint,omitempty"`
+	Package string       `cbor:"2,keyasint,omitempty"`
+	// Rule is what meta.Upstream.Admits says: `block PATTERN`, or `allow`.
+	Rule string `cbor:"3,keyasint,omitempty"`
 }
 
 func (e *BlockedError) Error() string {
-	if e.Rule == "" {
+	if e.Rule == "allow" {
 		return fmt.Sprintf("package %s is not among those that proxy repository %s may fetch (`shoal repo set %s --allow`)", e.Package, e.Repo, e.Repo)
 	}
-	return fmt.Sprintf("package %s is blocked by the rule %q of proxy repository %s", e.Package, e.Rule, e.Repo)
+	return fmt.Sprintf("package %s is kept out by a rule of proxy repository %s: %s", e.Package, e.Repo, e.Rule)
 }
 
 // Unwrap returns meta.ErrDenied.

@@ -16,8 +16,11 @@ import (
 // one that says that nothing was there claims nothing, and a repository keeps a bounded
 // number of those, the youngest.
 
-// proxyLevel is the level of what upstreams had, and of sealed secrets.
-const proxyLevel = 6
+// proxyLevel is the level of what upstreams had, SealedLevel that of sealed secrets.
+const (
+	proxyLevel  = 6
+	SealedLevel = 6
+)
 
 // Numbers of commands.
 const (

@@ -52,6 +52,13 @@ type Stack struct {
 // test.
 func New(t testing.TB, o Options, build func(*catalog.Catalog) []protocol.Protocol) *Stack {
 	t.Helper()
+	return NewWith(t, o, func(s *Stack) []protocol.Protocol { return build(s.Catalog) })
+}
+
+// NewWith is New for protocols that need more than the catalog: build gets a Stack with
+// its Metadata, Content and Catalog.
+func NewWith(t testing.TB, o Options, build func(*Stack) []protocol.Protocol) *Stack {
+	t.Helper()
 	hash := sha256.Sum256([]byte(AdminToken))
 	s := &Stack{Metadata: NewMetadata(t, Node, Region, hash[:]), Content: o.Content}
 	if s.Content == nil {
@@ -82,7 +89,7 @@ func New(t testing.TB, o Options, build func(*catalog.Catalog) []protocol.Protoc
 	})
 	fatal(t, err)
 	g, err := gateway.New(gateway.Config{
-		Self: Node, Role: meta.RoleServer, Listen: "127.0.0.1:0", Protocols: build(s.Catalog), Gate: gate,
+		Self: Node, Role: meta.RoleServer, Listen: "127.0.0.1:0", Protocols: build(s), Gate: gate,
 		Repositories: records, Log: o.Log, Metrics: prometheus.NewRegistry(),
 	})
 	fatal(t, err)

@@ -1,0 +1,97 @@
+package upstream
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+)
+
+// flightKey names a download: equal ones are one. What is promised of the bytes is part
+// of it, so that a false promise fails for who made it only.
+type flightKey struct {
+	repo         meta.RepoRef
+	path, accept string
+	kind         Kind
+	promise      string
+}
+
+func keyOf(repo meta.RepoRef, w *Want) flightKey {
+	var promise strings.Builder
+	promise.WriteString(string(w.Digest))
+	for _, algorithm := range slices.Sorted(maps.Keys(w.Sums)) {
+		fmt.Fprintf(&promise, " %s:%s", algorithm, w.Sums[algorithm])
+	}
+	return flightKey{repo: repo, path: w.Path, accept: w.Accept, kind: w.Kind, promise: promise.String()}
+}
+
+// flight is a download under way, with those that wait for it. It ends when it is done or
+// when nobody waits any more.
+type flight struct {
+	done    chan struct{}
+	cancel  context.CancelFunc
+	waiters int // under the engine's mu
+	found   *Found
+	err     error
+}
+
+// own gets what is wanted, together with all others that want it.
+func (e *Engine) own(ctx context.Context, repo *meta.Repository, w *Want) (*Found, error) {
+	key := keyOf(repo.Ref, w)
+	for {
+		f, joined := e.board(key, repo, w)
+		if joined {
+			e.metrics.answers.WithLabelValues("coalesced").Inc()
+		} else {
+			e.metrics.answers.WithLabelValues("fetched").Inc()
+		}
+		select {
+		case <-f.done:
+			e.leave(f)
+			if f.err != nil && context.Cause(e.base) == nil && ctx.Err() == nil && isCanceled(f.err) {
+				continue // it ended as its last waiter left, at the moment this one came
+			}
+			if f.err != nil {
+				return nil, f.err
+			}
+			copied := *f.found
+			return &copied, nil
+		case <-ctx.Done():
+			e.leave(f)
+			return nil, fmt.Errorf("wait for %s of the upstream of %s: %w", w.Path, repo.Ref, context.Cause(ctx))
+		}
+	}
+}
+
+func (e *Engine) board(key flightKey, repo *meta.Repository, w *Want) (f *flight, joined bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if f := e.flights[key]; f != nil {
+		f.waiters++
+		return f, true
+	}
+	ctx, cancel := context.WithCancel(e.base)
+	f = &flight{done: make(chan struct{}), cancel: cancel, waiters: 1}
+	e.flights[key] = f
+	r, want := *repo, *w
+	e.running.Go(func() {
+		defer cancel()
+		f.found, f.err = e.get(ctx, &r, &want, key)
+		e.mu.Lock()
+		delete(e.flights, key)
+		e.mu.Unlock()
+		close(f.done)
+	})
+	return f, false
+}
+
+func (e *Engine) leave(f *flight) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if f.waiters--; f.waiters == 0 {
+		f.cancel()
+	}
+}

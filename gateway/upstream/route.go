@@ -1,0 +1,210 @@
+package upstream
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/shoal-registry/shoal/gateway/catalog"
+	"github.com/shoal-registry/shoal/gateway/protocol"
+	"github.com/shoal-registry/shoal/raftmeta/codec"
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+)
+
+// Path is where a server takes the questions of other nodes: the body is a Question, the
+// answer a stream of frames, each a length (u32, big-endian) and an encoded frame. Frames
+// come at least every few seconds, so that who asks can tell a long download from a
+// server that is gone; the last one has the answer or the error.
+const Path = "/shoal.upstream.v1/Fetch"
+
+const (
+	maxQuestionBytes = 64 << 10
+	maxFrameBytes    = 1 << 20
+	frameEvery       = 2 * time.Second
+	// silence is how long no frame comes before a server counts as gone.
+	silence = 15 * time.Second
+)
+
+type frame struct {
+	Found *Found          `cbor:"1,keyasint,omitempty"`
+	Err   *meta.WireError `cbor:"2,keyasint,omitempty"`
+	// Upstream says that Err is about what the upstream answered (protocol.ErrUpstream),
+	// Retry after how many seconds it may be another.
+	Upstream bool          `cbor:"3,keyasint,omitempty"`
+	Retry    time.Duration `cbor:"4,keyasint,omitempty"`
+	// Blocked is the rule that keeps the package out.
+	Blocked *BlockedError `cbor:"5,keyasint,omitempty"`
+}
+
+// Handler answers the questions of nodes. may says whether a node may have what a
+// repository holds; to others it looks absent.
+func (e *Engine) Handler(may func(node meta.NodeID, repo *meta.Repository) bool) func(*protocol.Call) error {
+	return func(c *protocol.Call) error {
+		body, err := protocol.ReadBody(c.R, maxQuestionBytes)
+		if err != nil {
+			return err
+		}
+		var q Question
+		if err := codec.Unmarshal(body, &q); err != nil {
+			return fmt.Errorf("question to the proxy engine: %w: %w", err, meta.ErrInvalid)
+		}
+		ctx := c.R.Context()
+		type result struct {
+			found *Found
+			err   error
+		}
+		done := make(chan result, 1)
+		go func() { // It ends with the call, as its context does.
+			f, err := e.answer(ctx, c.Who.Node, &q, may)
+			done <- result{f, err}
+		}()
+		c.W.Header().Set("Content-Type", "application/octet-stream")
+		tick := time.NewTicker(frameEvery)
+		defer tick.Stop()
+		control := http.NewResponseController(c.W)
+		for {
+			select {
+			case r := <-done:
+				return writeFrame(c.W, frameOf(r.found, r.err))
+			case <-tick.C:
+				if err := errors.Join(writeFrame(c.W, frame{}), control.Flush()); err != nil {
+					<-done
+					return err
+				}
+			}
+		}
+	}
+}
+
+func (e *Engine) answer(ctx context.Context, node meta.NodeID, q *Question, may func(meta.NodeID, *meta.Repository) bool) (*Found, error) {
+	by := catalog.Caller{Who: e.principal()}
+	repo, _, err := e.cfg.Catalog.Repository(ctx, by, q.Repo)
+	if err != nil {
+		return nil, err
+	}
+	if !may(node, &repo) {
+		return nil, fmt.Errorf("repository %s: %w", q.Repo, meta.ErrNotFound)
+	}
+	f, err := e.fetch(ctx, by, &repo, &q.Want, e.own)
+	if err != nil || q.Group == "" {
+		return f, err
+	}
+	f.Source, err = e.rememberHere(ctx, meta.RepoRef{Tenant: q.Repo.Tenant, Name: q.Group}, q.Repo.Name, q.Want.Package)
+	return f, err
+}
+
+func frameOf(f *Found, err error) frame {
+	if err == nil {
+		return frame{Found: f}
+	}
+	out := frame{Err: meta.ToWire(err), Upstream: errors.Is(err, protocol.ErrUpstream)}
+	var later interface{ RetryIn() time.Duration }
+	if errors.As(err, &later) {
+		out.Retry = later.RetryIn()
+	}
+	var blocked *BlockedError
+	if errors.As(err, &blocked) {
+		out.Blocked = blocked
+	}
+	return out
+}
+
+func writeFrame(w io.Writer, f frame) error {
+	b := codec.Encode(f)
+	_, err := w.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(b))), b...))
+	return err
+}
+
+// readFrame reads one frame.
+//
+// Errors: of r; meta.ErrTooLarge, meta.ErrInvalid.
+func readFrame(r io.Reader) (f frame, err error) {
+	var size [4]byte
+	if _, err := io.ReadFull(r, size[:]); err != nil {
+		return f, fmt.Errorf("read a frame: %w", err)
+	}
+	n := binary.BigEndian.Uint32(size[:])
+	if n > maxFrameBytes {
+		return f, fmt.Errorf("a frame of %d bytes: %w", n, meta.ErrTooLarge)
+	}
+	b := make([]byte, n)
+	if _, err := io.ReadFull(r, b); err != nil {
+		return f, fmt.Errorf("read a frame: %w", err)
+	}
+	if err := codec.Unmarshal(b, &f); err != nil {
+		return f, fmt.Errorf("read a frame: %w: %w", err, meta.ErrInvalid)
+	}
+	return f, nil
+}
+
+// toldError is what another node said.
+type toldError struct {
+	*meta.WireError
+	upstream bool
+	retry    time.Duration
+}
+
+// Unwrap returns the kinds of what was said.
+func (e *toldError) Unwrap() []error {
+	errs := []error{e.WireError}
+	if e.upstream {
+		errs = append(errs, protocol.ErrUpstream)
+	}
+	return errs
+}
+
+// laterTold is a toldError that says when to come again.
+type laterTold struct{ *toldError }
+
+// RetryIn is what a client is told to wait.
+func (e laterTold) RetryIn() time.Duration { return e.retry }
+
+func (f *frame) err() error {
+	if f.Blocked != nil {
+		return f.Blocked
+	}
+	told := &toldError{WireError: f.Err, upstream: f.Upstream, retry: f.Retry}
+	if f.Retry > 0 {
+		return laterTold{told}
+	}
+	return told
+}
+
+// AskServer asks a server at url, `https://host:port`, over a client of this node.
+//
+// Errors: as Peers.Ask has them.
+func AskServer(ctx context.Context, client *http.Client, url string, q Question) (*Found, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	quiet := time.AfterFunc(silence, cancel)
+	defer quiet.Stop()
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, url+Path, bytes.NewReader(codec.Encode(q)))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnreachable, err)
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnreachable, err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("%w: it answers %d", ErrUnreachable, response.StatusCode)
+	}
+	for {
+		f, err := readFrame(response.Body)
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("%w: %w", ErrUnreachable, err)
+		case f.Found != nil:
+			return f.Found, nil
+		case f.Err != nil:
+			return nil, f.err()
+		}
+		quiet.Reset(silence)
+	}
+}
