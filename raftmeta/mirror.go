@@ -624,7 +624,7 @@ func (m *Mirror) evicted(key string, a *answer) {
 // that a read of known content needs.
 func lasting(question any) bool {
 	switch question.(type) {
-	case state.Resolve, state.GetVersion, state.GetBlob, state.GetRepository, state.GetCluster, state.GetPackage, state.GetFile, state.GetSources:
+	case state.Resolve, state.GetVersion, state.GetBlob, state.GetRepository, state.GetCluster, state.GetPackage, state.GetFile, state.GetSources, state.GetFetched:
 		return true
 	}
 	return false

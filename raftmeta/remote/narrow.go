@@ -50,6 +50,8 @@ func about(question any) (ref meta.RepoRef, open bool) {
 		return q.Repo, false
 	case state.ListPackageFiles:
 		return q.Repo, false
+	case state.GetFetched:
+		return q.Repo, false
 	case state.GetSources:
 		return q.Repo, false
 	case state.Members:
