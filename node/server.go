@@ -317,6 +317,9 @@ func (n *Node) buildServer(ctx context.Context) error {
 		metadata: records, doer: records, self: me.ID, limit: settleLimit, log: log,
 		leads: func() bool { return records.Leader() == me.ID },
 	}.run)
+	n.parts.Add("quiet", quieter{
+		metadata: records, doer: records, self: me.ID, log: log, leads: func() bool { return records.Leader() == me.ID },
+	}.run)
 	n.parts.Add("autopilot", (&autopilot{
 		metadata: records, doer: records, self: me.ID, log: log, deadAfter: n.cfg.DeadAfter,
 		leads:  func() bool { return records.Leader() == me.ID },
