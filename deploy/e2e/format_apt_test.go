@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
 )
 
 func init() {
@@ -135,4 +134,3 @@ DPkg::Options { "--root=HOME"; "--force-not-root"; "--force-bad-path"; "--log=HO
 	files, err := tree(in("usr/share"))
 	return files, said, err
 }
-
