@@ -12,7 +12,6 @@ import (
 	"github.com/shoal-registry/shoal/gateway/catalog"
 	"github.com/shoal-registry/shoal/gateway/protocol"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
-	"github.com/shoal-registry/shoal/verify/digest"
 )
 
 // maxChanges bounds the versions that one document changes.
@@ -74,8 +73,8 @@ type changes struct {
 
 // held is what is there of a version.
 type held struct {
-	version, deprecated, shasum string
-	sha512                      digest.Digest
+	version, deprecated string
+	dist                dist
 }
 
 // differ compares a document with what is there, version by version.
@@ -105,7 +104,7 @@ func (d *differ) version(h held) error {
 	switch {
 	case !ok:
 		d.deleted = append(d.deleted, h.version)
-	case c.integrity != (sums{sha512: h.sha512}).integrity() || c.shasum != h.shasum && c.shasum != "":
+	case c.integrity != h.dist.Integrity || c.shasum != h.dist.Shasum:
 		return fmt.Errorf("the document has another tarball for %s: what was published does not change, publish a new version: %w", h.version, meta.ErrInvalid)
 	case c.deprecated != h.deprecated:
 		d.deprecated[c.deprecated] = append(d.deprecated[c.deprecated], h.version)
@@ -178,7 +177,7 @@ func (p *Protocol) change(c *protocol.Call, in *incoming, d document, rev string
 		if err != nil {
 			return err
 		}
-		h := held{version: v.Name, sha512: v.SHA512, shasum: m.dist().Shasum}
+		h := held{version: v.Name, dist: m.dist()}
 		if v.Marks.Deprecated != nil {
 			h.deprecated = v.Marks.Deprecated.Reason
 		}

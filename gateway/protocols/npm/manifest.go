@@ -48,6 +48,9 @@ type sums struct {
 }
 
 func (s sums) integrity() string {
+	if s.sha512 == "" {
+		return ""
+	}
 	raw, err := hex.DecodeString(s.sha512.Encoded())
 	if err != nil {
 		return ""
