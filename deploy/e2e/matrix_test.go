@@ -304,7 +304,7 @@ var matrixFormats = map[string]string{
 	"npm":   "generic",
 	"pip":   "pypi",
 	"twine": "pypi",
-	"mvn":   "generic",
+	"mvn":   "maven",
 	"cargo": "generic",
 	"go":    "generic",
 }
@@ -583,22 +583,6 @@ func useTwine(ctx context.Context, t *testing.T, s *secured, home, token string)
 		err = fmt.Errorf("the index answers %d %s", status, page)
 	}
 	return out, err
-}
-
-// useMaven resolves a parent that only this repository has, which takes no plugin.
-func useMaven(ctx context.Context, t *testing.T, s *secured, home, token string) (string, error) {
-	parent := "<project><modelVersion>4.0.0</modelVersion><groupId>example</groupId><artifactId>parent</artifactId><version>1.0</version><packaging>pom</packaging></project>"
-	s.put(t, "/generic/acme/mvn/example/parent/1.0/parent-1.0.pom", []byte(parent))
-	write(t, filepath.Join(home, "pom.xml"), "<project><modelVersion>4.0.0</modelVersion><parent><groupId>example</groupId><artifactId>parent</artifactId><version>1.0</version><relativePath/></parent>"+
-		"<artifactId>child</artifactId><packaging>pom</packaging></project>")
-	write(t, filepath.Join(home, "settings.xml"), fmt.Sprintf(`<settings><localRepository>%s/m2</localRepository>
-<mirrors><mirror><id>shoal</id><mirrorOf>*</mirrorOf><url>https://%s/generic/acme/mvn</url></mirror></mirrors>
-<servers><server><id>shoal</id><username>mvn</username><password>%s</password></server></servers></settings>`, home, s.addr, token))
-	store := filepath.Join(home, "trust.p12")
-	return all(ctx, []string{"HOME=" + home, "MAVEN_OPTS=-Xmx256m"},
-		[]string{"keytool", "-importcert", "-noprompt", "-alias", "shoal", "-file", s.root, "-keystore", store, "-storepass", "changeit", "-storetype", "PKCS12"},
-		[]string{"mvn", "-B", "-q", "-s", filepath.Join(home, "settings.xml"), "-f", filepath.Join(home, "pom.xml"),
-			"-Djavax.net.ssl.trustStore=" + store, "-Djavax.net.ssl.trustStorePassword=changeit", "validate"})
 }
 
 // useCargo fetches from a sparse index that asks for the token, which cargo sends bare.

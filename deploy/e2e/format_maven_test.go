@@ -1,0 +1,95 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+func init() {
+	formats = append(formats, format{
+		name: "maven", tools: []string{"mvn"}, pkg: "demo",
+		publish: publishMaven, install: installMaven, upload: uploadMaven,
+		reference: func(pkg, version string) string { return "/org.example.e2e:" + pkg + ":" + version },
+		says:      []string{"409"},
+	})
+}
+
+// mavenOffline is Debian's repository of plugins: nothing is asked of the network.
+const mavenOffline = "/usr/share/maven-repo"
+
+// mavenCommand is mvn with a local repository of its own; repository is where it reads,
+// "" for nowhere. The mirror of the repository itself is there because mvn refuses plain
+// HTTP to what is not called localhost.
+func mavenCommand(t *testing.T, home, repository, token string, args ...string) []string {
+	t.Helper()
+	for _, plugin := range []string{"deploy", "dependency"} {
+		if _, err := os.Stat(filepath.Join(mavenOffline, "org/apache/maven/plugins/maven-"+plugin+"-plugin")); err != nil {
+			skip(t, "no maven-%s-plugin in %s (libmaven-%s-plugin-java)", plugin, mavenOffline, plugin)
+		}
+	}
+	read, mirror := "", ""
+	if repository != "" {
+		read = fmt.Sprintf(`<profiles><profile><id>shoal</id><repositories><repository><id>shoal</id><url>%s</url></repository></repositories></profile></profiles>
+<activeProfiles><activeProfile>shoal</activeProfile></activeProfiles>`, repository)
+		mirror = fmt.Sprintf("<mirror><id>shoal</id><mirrorOf>shoal</mirrorOf><url>%s</url></mirror>", repository)
+	}
+	settings := filepath.Join(home, "settings.xml")
+	write(t, settings, fmt.Sprintf(`<settings><localRepository>%s</localRepository>%s
+<servers><server><id>shoal</id><username>mvn</username><password>%s</password></server></servers>
+<mirrors>%s<mirror><id>debian</id><mirrorOf>central</mirrorOf><url>file://%s</url></mirror></mirrors></settings>`,
+		filepath.Join(home, "m2"), read, token, mirror, mavenOffline))
+	return append([]string{"-B", "-s", settings, "-Duser.home=" + home}, args...)
+}
+
+var mavenEnv = []string{"MAVEN_OPTS=-Xmx256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1"}
+
+func publishMaven(ctx context.Context, t *testing.T, p place, home, pkg, version string, seed uint64) (string, error) {
+	file := filepath.Join(home, "payload.bin")
+	write(t, file, string(payload(seed)))
+	return command(ctx, mavenEnv, "mvn", mavenCommand(t, home, "", p.token, "deploy:deploy-file", "-DrepositoryId=shoal", "-Durl="+p.url("maven"),
+		"-DgroupId=org.example.e2e", "-DartifactId="+pkg, "-Dversion="+version, "-Dpackaging=bin", "-Dfile="+file)...)
+}
+
+func installMaven(ctx context.Context, t *testing.T, p place, home, pkg, version string) (map[string]string, string, error) {
+	if version == "" {
+		version = "RELEASE"
+	}
+	site := filepath.Join(home, "site")
+	out, err := command(ctx, mavenEnv, "mvn", mavenCommand(t, home, p.url("maven"), p.token, "dependency:copy",
+		"-Dartifact=org.example.e2e:"+pkg+":"+version+":bin", "-DoutputDirectory="+site)...)
+	if err != nil {
+		return nil, out, err
+	}
+	files, err := tree(site)
+	return files, out, err
+}
+
+func uploadMaven(_ *testing.T, pkg, version string, seed uint64) request {
+	return request{
+		method: http.MethodPut, path: fmt.Sprintf("/org/example/e2e/%s/%s/%s-%s.bin", pkg, version, pkg, version),
+		header: http.Header{"Expect": {"100-continue"}}, body: payload(seed),
+	}
+}
+
+// useMaven deploys a parent, as mvn does with credentials from the first request on, and
+// resolves it from an empty local repository, which asks without them first.
+func useMaven(ctx context.Context, t *testing.T, s *secured, home, token string) (string, error) {
+	repository := "https://" + s.addr + "/maven/acme/mvn"
+	parent, child := filepath.Join(home, "parent.xml"), filepath.Join(home, "pom.xml")
+	write(t, parent, "<project><modelVersion>4.0.0</modelVersion><groupId>org.example</groupId><artifactId>parent</artifactId><version>1.0</version><packaging>pom</packaging></project>")
+	write(t, child, "<project><modelVersion>4.0.0</modelVersion><parent><groupId>org.example</groupId><artifactId>parent</artifactId><version>1.0</version><relativePath/></parent>"+
+		"<artifactId>child</artifactId><packaging>pom</packaging></project>")
+	store := filepath.Join(home, "trust.p12")
+	mvn := func(of string, args ...string) []string {
+		line := mavenCommand(t, filepath.Join(home, of), repository, token, args...)
+		return append([]string{"mvn", "-Djavax.net.ssl.trustStore=" + store, "-Djavax.net.ssl.trustStorePassword=changeit"}, line...)
+	}
+	return all(ctx, mavenEnv,
+		[]string{"keytool", "-importcert", "-noprompt", "-alias", "shoal", "-file", s.root, "-keystore", store, "-storepass", "changeit", "-storetype", "PKCS12"},
+		mvn("deploys", "deploy:deploy-file", "-DrepositoryId=shoal", "-Durl="+repository, "-Dfile="+parent, "-DpomFile="+parent),
+		mvn("reads", "-f", child, "validate"))
+}
