@@ -1,6 +1,7 @@
 package pypi
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -262,45 +263,12 @@ func (p *Protocol) projects(c *protocol.Call) error {
 	return p.serve(c, doc, media)
 }
 
-// projectPage is how many projects of a repository are in memory at a time.
-const projectPage = 1000
-
 // projectsOf walks the projects of several repositories in the order of their names, each
 // once.
 func (p *Protocol) projectsOf(ctx context.Context, by catalog.Caller, repos []meta.Repository) iter.Seq2[project, error] {
 	return func(yield func(project, error) bool) {
-		after := ""
-		pages := make([][]meta.Package, len(repos))
-		done := make([]bool, len(repos))
-		for {
-			var first *meta.Package
-			for i := range repos {
-				if len(pages[i]) == 0 && !done[i] {
-					page, _, err := p.catalog.Packages(ctx, by, repos[i].Ref, "", catalog.Page{After: after, Limit: projectPage})
-					if err != nil {
-						yield(project{}, err)
-						return
-					}
-					pages[i], done[i] = page, len(page) == 0
-				}
-				if len(pages[i]) > 0 && (first == nil || pages[i][0].Name < first.Name) {
-					first = &pages[i][0]
-				}
-			}
-			if first == nil {
-				return
-			}
-			after = first.Name
-			for i := range pages {
-				if len(pages[i]) > 0 && pages[i][0].Name == after {
-					pages[i] = pages[i][1:]
-				}
-			}
-			spelling := first.Spelling
-			if spelling == "" {
-				spelling = first.Name
-			}
-			if first.Versions > 0 && !yield(project{first.Name, spelling}, nil) {
+		for pkg, err := range p.catalog.PackagesOf(ctx, by, repos) {
+			if !yield(project{pkg.Name, cmp.Or(pkg.Spelling, pkg.Name)}, err) {
 				return
 			}
 		}

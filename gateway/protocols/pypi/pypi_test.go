@@ -32,12 +32,6 @@ import (
 
 var update = flag.Bool("update", false, "write the answers of conversations anew")
 
-// index is a client of a running node.
-type index struct {
-	*catalogtest.Stack
-	t testing.TB
-}
-
 type answer struct {
 	*http.Response
 	body string
@@ -459,7 +453,7 @@ func TestProtocol(t *testing.T) {
 	contentType, body := f.encode(t)
 	const name = "/pypi/acme/py"
 	protocoltest.Run(t, protocoltest.Case{
-		Protocol: build(t, x.Catalog), Metadata: access.Records{Asker: x.Metadata},
+		Protocol: x.protocol, Metadata: access.Records{Asker: x.Metadata},
 		Repo: meta.RepoRef{Tenant: "acme", Name: "py"}, Absent: meta.RepoRef{Tenant: "acme", Name: "px"},
 		Reads: []protocoltest.Request{
 			{Method: "GET", Path: name + "/simple/"},
@@ -488,7 +482,7 @@ func TestConversation(t *testing.T) {
 		t.Fatal(err)
 	}
 	x.Create(t, meta.Repository{Ref: meta.RepoRef{Tenant: "acme", Name: "images"}, Format: "oci"})
-	catalogtest.Converse(t, x.Stack, "testdata/pypi.txtar", *update, "")
+	catalogtest.Converse(t, x.Stack.Stack, "testdata/pypi.txtar", *update, "")
 }
 
 func TestReference(t *testing.T) {
@@ -513,7 +507,7 @@ func TestClosure(t *testing.T) {
 	x := start(t, catalogtest.Options{})
 	x.expect(x.upload(demo(t, "1.0", "x = 1")), 200)
 	v := meta.Version{Repo: meta.RepoRef{Tenant: "acme", Name: "py"}, Package: "demo-pkg", Name: "1.0"}
-	blobs, err := build(t, x.Catalog).Closure(t.Context(), meta.Principal{}, v, "linux/amd64")
+	blobs, err := x.protocol.Closure(t.Context(), meta.Principal{}, v, "linux/amd64")
 	if err != nil || len(blobs) != 2 { // the wheel and its metadata
 		t.Errorf("%+v, %v", blobs, err)
 	}
