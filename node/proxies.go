@@ -3,7 +3,6 @@ package node
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -126,16 +125,12 @@ func (s sealed) open(ctx context.Context, repo meta.RepoRef, name string) ([]byt
 	return secret, record, err
 }
 
-func (s sealed) credential(ctx context.Context, repo *meta.Repository) (c upstream.Credential, _ error) {
+func (s sealed) credential(ctx context.Context, repo *meta.Repository) (upstream.Credential, error) {
 	secret, record, err := s.open(ctx, repo.Ref, repo.Upstream.Credential)
 	if err != nil {
-		return c, err
+		return upstream.Credential{}, err
 	}
-	var doc upstream.SealedCredential
-	if err := json.Unmarshal(secret, &doc); err != nil {
-		return c, fmt.Errorf("secret %s of %s is no credential: %w", record.Name, repo.Ref, meta.ErrCorrupt)
-	}
-	return upstream.Credential{User: doc.User, Secret: trust.Secret(doc.Secret), Version: record.Version}, nil
+	return upstream.OpenCredential(repo, secret, record.Version)
 }
 
 // sealer seals the secrets of repositories to servers that joined after they were set.
@@ -168,7 +163,7 @@ func (s sealer) pass(ctx context.Context) error {
 	if err != nil || level < state.SealedLevel {
 		return err
 	}
-	servers, err := sealable(ctx, s.metadata)
+	servers, err := upstream.Sealable(ctx, s.metadata)
 	if err != nil {
 		return err
 	}
@@ -209,11 +204,7 @@ func (s sealer) complete(ctx context.Context, servers []meta.Node, r meta.Sealed
 				return err
 			}
 		}
-		recipient, err := trust.ParseRecipient(n.Seal)
-		if err != nil {
-			return err
-		}
-		seal, err := trust.Seal(secret, recipient)
+		seal, err := upstream.SealFor(n, secret)
 		if err != nil {
 			return err
 		}
@@ -225,24 +216,4 @@ func (s sealer) complete(ctx context.Context, servers []meta.Node, r meta.Sealed
 		s.log.Info("a secret was sealed to a server that lacked it", "repository", r.Repo.String(), "secret", r.Name, "server", n.ID)
 	}
 	return nil
-}
-
-// sealable lists the servers that secrets can be sealed to, by their ids.
-func sealable(ctx context.Context, metadata raftmeta.Asker) (servers []meta.Node, _ error) {
-	const page = 1000
-	for after := ""; ; {
-		nodes, _, err := raftmeta.Ask(ctx, metadata, meta.Local, state.ListNodes{Role: meta.RoleServer, Page: state.Page{After: after, Limit: page}})
-		if err != nil {
-			return nil, err
-		}
-		for _, n := range nodes {
-			if after = string(n.ID); n.Seal != "" {
-				servers = append(servers, n)
-			}
-		}
-		if len(nodes) < page {
-			slices.SortFunc(servers, func(a, b meta.Node) int { return cmp.Compare(a.ID, b.ID) })
-			return servers, nil
-		}
-	}
 }

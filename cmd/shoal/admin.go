@@ -74,7 +74,7 @@ func newTenant() *cobra.Command {
 
 func newRepo() *cobra.Command {
 	root := group("repo", "Repositories: what a tenant publishes to")
-	root.AddCommand(newRepoCreate(), newRepoList(), newRepoShow(), newRepoSet(), newRepoRemove())
+	root.AddCommand(newRepoCreate(), newRepoList(), newRepoShow(), newRepoSet(), newRepoForget(), newRepoRemove())
 	return root
 }
 
@@ -113,6 +113,9 @@ func newRepoCreate() *cobra.Command {
 		}
 		r, err := c.CreateRepository(ctx, n)
 		if err != nil {
+			return err
+		}
+		if r, err = kinds.credential(ctx, create, c, r); err != nil {
 			return err
 		}
 		return printRepository(create, out, r)
@@ -165,6 +168,7 @@ func newRepoSet() *cobra.Command {
   shoal repo set acme/app --regions eu,us --copies-before-ack 2
   shoal repo set acme/app --regions ''
   shoal repo set acme/npm-proxy --block 'evil-*' --min-release-age 72h
+  shoal repo set acme/npm-proxy --upstream-user ada --upstream-token-file token.txt
   shoal repo set acme/npm-all --members npm,npm-proxy --write-to npm`,
 	}
 	f := set.Flags()
@@ -196,6 +200,9 @@ func newRepoSet() *cobra.Command {
 			DegradedReadMax: given(set, "degraded-read-max", degraded),
 		})
 		if err != nil {
+			return err
+		}
+		if r, err = kinds.credential(ctx, set, c, r); err != nil {
 			return err
 		}
 		return printRepository(set, out, r)

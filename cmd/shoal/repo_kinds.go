@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,6 +21,8 @@ type kindFlags struct {
 	upstream, writeTo      string
 	members, allow, block  []string
 	age, document, missing time.Duration
+	user, tokenFile        string
+	noCredential           bool
 }
 
 // upstreamFlags are those of a proxy.
@@ -32,6 +35,9 @@ func (k *kindFlags) declare(f *pflag.FlagSet) {
 	f.DurationVar(&k.age, "min-release-age", 0, "of a proxy: hide versions that were released less long ago, like 72h")
 	f.DurationVar(&k.document, "document-ttl", 0, "of a proxy: how long a document is served before the upstream is asked again (default: the node's)")
 	f.DurationVar(&k.missing, "negative-ttl", 0, "of a proxy: how long what the upstream lacks is not asked for again (default: the node's)")
+	f.StringVar(&k.user, "upstream-user", "", "of a proxy: the user that it asks its upstream as; without one the token is a bearer token")
+	f.StringVar(&k.tokenFile, "upstream-token-file", "", "of a proxy: a file with the password or token that it asks its upstream with, - is standard input")
+	f.BoolVar(&k.noCredential, "no-upstream-credential", false, "of a proxy: ask the upstream without a credential again")
 	f.StringSliceVar(&k.members, "members", nil, "of a group: repositories of the tenant, in the order in which they are asked")
 	f.StringVar(&k.writeTo, "write-to", "", "of a group: the hosted member that pushes go to")
 }
@@ -158,4 +164,57 @@ func settingsOf(r meta.Repository) [][]string {
 		rows = append(rows, []string{"members", or(strings.Join(r.Members, ", "), "-")}, []string{"write to", or(r.WriteTo, "- (read only)")})
 	}
 	return append(rows, []string{"created", r.Created.Std().Format(time.RFC3339) + " by " + r.CreatedBy})
+}
+
+// credential sets or removes what a proxy asks its upstream with, when that was given, and
+// returns r as it is then.
+func (k *kindFlags) credential(ctx context.Context, cmd *cobra.Command, c *client.Client, r meta.Repository) (meta.Repository, error) {
+	switch {
+	case k.noCredential && k.tokenFile != "":
+		return r, fmt.Errorf("give --upstream-token-file or --no-upstream-credential, not both")
+	case k.noCredential:
+		return c.RemoveUpstreamCredential(ctx, r.Ref)
+	case k.tokenFile == "" && k.user != "":
+		return r, fmt.Errorf("--upstream-user needs --upstream-token-file with the password")
+	case k.tokenFile == "":
+		return r, nil
+	}
+	from := cmd.InOrStdin()
+	if k.tokenFile != "-" {
+		f, err := os.Open(k.tokenFile)
+		if err != nil {
+			return r, err
+		}
+		defer f.Close()
+		from = f
+	}
+	secret, err := readSecret(from)
+	if err != nil {
+		return r, fmt.Errorf("--upstream-token-file %s: %w", k.tokenFile, err)
+	}
+	return c.SetUpstreamCredential(ctx, r.Ref, client.UpstreamCredential{User: k.user, Secret: secret})
+}
+
+func newRepoForget() *cobra.Command {
+	forget := &cobra.Command{
+		Use: "forget TENANT/REPOSITORY [PATH]", Short: "Have a proxy forget what it has of its upstream, all or one path", Args: cobra.RangeArgs(1, 2),
+		Example: `  shoal repo forget acme/npm-proxy
+  shoal repo forget acme/npm-proxy left-pad`,
+	}
+	accept := forget.Flags().String("accept", "", "the Accept that the path was asked for with, when the format asks for one")
+	return adminVerb(forget, func(ctx context.Context, c *client.Client, out *output, args []string) error {
+		ref, err := meta.ParseRepoRef(args[0])
+		if err != nil {
+			return err
+		}
+		what := client.Forget{Accept: *accept}
+		if len(args) == 2 {
+			what.Path = args[1]
+		}
+		n, err := c.ForgetFetched(ctx, ref, what)
+		if err != nil {
+			return err
+		}
+		return out.print(forget, n, func() { fmt.Fprintf(forget.OutOrStdout(), "%s forgot %d records of its upstream\n", ref, n.Records) })
+	})
 }

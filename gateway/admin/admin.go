@@ -115,7 +115,7 @@ func (a *API) Routes() []protocol.Route {
 	at := func(name, pattern string, action access.Action, serve func(*protocol.Call) error) protocol.Route {
 		return protocol.Route{Name: "admin_" + name, Method: http.MethodGet, Pattern: pattern, Action: action, Place: protocol.Server, Serve: serve}
 	}
-	return append(append(append(a.accessRoutes(), a.loginRoutes()...), append(a.respondRoutes(), a.auditRoutes()...)...), []protocol.Route{
+	return append(append(append(a.accessRoutes(), a.loginRoutes()...), append(append(a.respondRoutes(), a.auditRoutes()...), a.upstreamRoutes()...)...), []protocol.Route{
 		read("whoami", base+"whoami", access.Login, a.whoami),
 		read("status", base+"status", access.Observe, a.status),
 		read("trust_show", base+"trust", access.Observe, a.trust),

@@ -192,7 +192,13 @@ func (a *API) mayReadMembers(c *protocol.Call, tenant meta.TenantName, members [
 }
 
 func (a *API) removeRepository(c *protocol.Call) error {
-	if _, err := a.do(c, 0, state.RemoveRepository{Ref: c.Repo}); err != nil {
+	// What a proxy keeps is the upstream's, and no reason to keep the proxy.
+	if r, err := confirmed(a, c, state.GetRepository{Ref: c.Repo}); err == nil && r.Kind == meta.KindProxy {
+		if _, err := a.forget(c, state.ForgetFetched{Repo: c.Repo}); err != nil {
+			return err
+		}
+	}
+	if _, err := a.do(c, 1<<20, state.RemoveRepository{Ref: c.Repo}); err != nil {
 		return err
 	}
 	c.W.WriteHeader(http.StatusNoContent)

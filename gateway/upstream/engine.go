@@ -57,12 +57,6 @@ type Credential struct {
 	Version uint64
 }
 
-// SealedCredential is how a Credential lies in a sealed secret, as JSON.
-type SealedCredential struct {
-	User   string `json:"user,omitempty"`
-	Secret string `json:"secret"`
-}
-
 // Peers are the servers that ask upstreams.
 type Peers interface {
 	// For lists them in the order in which they are asked for a key: the one that answers
