@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/shoal-registry/shoal/gateway/catalog"
 	"github.com/shoal-registry/shoal/gateway/protocol"
@@ -34,12 +35,41 @@ func public(c *protocol.Call) bool {
 	return c.Repository != nil && c.Repository.Visibility == meta.VisibilityPublic
 }
 
+// youth is how long after its creation the documents of a repository are waited for:
+// they are being built.
+const youth = 30 * time.Second
+
+// young looks something up; what is not there yet in a repository that was only just made
+// is waited for a little.
+func young[A any](c *protocol.Call, look func(context.Context, catalog.Caller) (A, meta.AsOf, error)) (A, meta.AsOf, error) {
+	ctx, by := c.R.Context(), Caller(c)
+	a, asOf, err := look(ctx, by)
+	if !errors.Is(err, meta.ErrNotFound) || c.Repository == nil || time.Since(c.Repository.Created.Std()).Abs() > youth {
+		return a, asOf, err
+	}
+	waiting, cancel := context.WithTimeout(ctx, AwaitMost)
+	defer cancel()
+	again := time.NewTicker(100 * time.Millisecond)
+	defer again.Stop()
+	for {
+		select {
+		case <-again.C:
+		case <-waiting.Done():
+			return a, asOf, err
+		}
+		if b, at, e := look(ctx, by); !errors.Is(e, meta.ErrNotFound) {
+			return b, at, e
+		}
+	}
+}
+
 // Document answers with the file of that path in the set that is in place.
 //
 // Errors: meta.ErrNotFound.
 func (d *Desk) Document(c *protocol.Call, set, path string) error {
-	ctx, by := c.R.Context(), Caller(c)
-	p, asOf, err := d.Catalog.Publication(ctx, by, c.Repo, set)
+	p, asOf, err := young(c, func(ctx context.Context, by catalog.Caller) (meta.Publication, meta.AsOf, error) {
+		return d.Catalog.Publication(ctx, by, c.Repo, set)
+	})
 	if err != nil {
 		return err
 	}
@@ -127,7 +157,9 @@ func (d *Desk) File(c *protocol.Call, pkg, version, path string) error {
 //
 // Errors: meta.ErrNotFound while there is none.
 func (d *Desk) Key(c *protocol.Call) error {
-	s, asOf, err := d.Catalog.Sets(c.R.Context(), Caller(c), c.Repo)
+	s, asOf, err := young(c, func(ctx context.Context, by catalog.Caller) (meta.Sets, meta.AsOf, error) {
+		return d.Catalog.Sets(ctx, by, c.Repo)
+	})
 	if err != nil {
 		return err
 	}
@@ -182,7 +214,11 @@ type Uploaded struct {
 // Done waits until the documents show what was published, a little, and answers the
 // upload of it.
 func (d *Desk) Done(c *protocol.Call, repo meta.RepoRef, p catalog.Published, u Uploaded) error {
-	c.Committed(d.Builder.Await(c.R.Context(), repo, p.Token))
+	token := d.Builder.Await(c.R.Context(), repo, p.Token)
+	if repo != c.Repo { // through a group
+		token = d.Builder.Await(c.R.Context(), c.Repo, token)
+	}
+	c.Committed(token)
 	c.W.Header().Set("Etag", protocol.ETag(u.Digest))
 	status := http.StatusOK
 	if p.Created {
