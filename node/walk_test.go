@@ -64,6 +64,7 @@ var walkOpen = map[string]string{
 	"admin_login":    "the user's password, slowed by source and account (gateway/login)",
 	"npm_login":      "the user's password, slowed by source and account (gateway/login)",
 	"token_exchange": "the issuer's signature and the tenant's rules (gateway/federation)",
+	"nuget_index":    "says where the endpoints are, of repositories that are there or not (gateway/protocols/nuget)",
 
 	// For whoever has valid credentials: of himself, or of what he may see.
 	"oci_ping":                 "says only that the credentials are good",

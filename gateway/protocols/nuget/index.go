@@ -1,7 +1,10 @@
 package nuget
 
 import (
+	"fmt"
+
 	"github.com/shoal-registry/shoal/gateway/protocol"
+	"github.com/shoal-registry/shoal/raftmeta/meta"
 )
 
 // resource is one entry of the service index.
@@ -14,7 +17,11 @@ type resource struct {
 // index answers the service index (learn.microsoft.com/nuget/api/service-index). Every
 // type stands for itself: clients look for the newest that they know.
 func (p *Protocol) index(c *protocol.Call) error {
-	base := linksOf(c).base
+	repo := meta.RepoRef{Tenant: meta.TenantName(c.Params.Get("owner")), Name: c.Params.Get("name")}
+	if err := repo.Check(); err != nil {
+		return fmt.Errorf("%w: %w", meta.ErrNotFound, err)
+	}
+	base := linksTo(c.R, repo).base
 	registrations := base + "registrations/"
 	search := []string{"", "/3.0.0-beta", "/3.0.0-rc", "/3.5.0"}
 	resources := []resource{
@@ -36,9 +43,6 @@ func (p *Protocol) index(c *protocol.Call) error {
 		)
 	}
 	resources = append(resources, resource{base + "vulnerabilities/index.json", "VulnerabilityInfo/6.7.0", "Known vulnerabilities: none are kept here."})
-	if err := p.asOf(c); err != nil {
-		return err
-	}
 	return writeDocument(c, map[string]any{"version": "3.0.0", "resources": resources})
 }
 

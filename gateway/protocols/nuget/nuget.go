@@ -69,7 +69,9 @@ func (p *Protocol) Routes() []protocol.Route {
 		return protocol.Route{Name: "nuget_" + name, Method: method, Pattern: v3 + pattern, Action: access.Push, Place: protocol.AnyServer, Serve: serve}
 	}
 	return []protocol.Route{
-		read("index", "index.json", p.index),
+		// It says nothing of the repository, not even whether it is there: so a first push can
+		// make one, and one with an API key needs no other credentials.
+		{Name: "nuget_index", Method: http.MethodGet, Pattern: "/nuget/{owner}/{name}/v3/index.json", Action: access.Public, Place: protocol.Anywhere, Serve: p.index},
 		read("flat_versions", "flat/{id}/index.json", p.flatVersions),
 		read("flat_file", "flat/{id}/{version}/{file}", p.flatFile),
 		read("registration", "registrations/{hive}/{id}/index.json", p.registration),
@@ -99,8 +101,10 @@ func public(c *protocol.Call) bool {
 // links makes the addresses in documents: below the gateway that the client talks to.
 type links struct{ base string }
 
-func linksOf(c *protocol.Call) links {
-	return links{protocol.BaseURL(c.R) + "/nuget/" + c.Repo.String() + "/v3/"}
+func linksOf(c *protocol.Call) links { return linksTo(c.R, c.Repo) }
+
+func linksTo(r *http.Request, repo meta.RepoRef) links {
+	return links{protocol.BaseURL(r) + "/nuget/" + repo.String() + "/v3/"}
 }
 
 func (l links) packageContent(id, version string) string {

@@ -452,7 +452,6 @@ func TestProtocol(t *testing.T) {
 		Protocol: f.protocol, Metadata: access.Records{Asker: f.Metadata},
 		Repo: upstreamtest.Ref("acme/nuget"), Absent: upstreamtest.Ref("acme/nugez"),
 		Reads: []protocoltest.Request{
-			{Method: "GET", Path: name + "index.json"},
 			{Method: "GET", Path: name + "flat/acme.demo/index.json"},
 			{Method: "GET", Path: name + "flat/acme.demo/1.0.0/acme.demo.1.0.0.nupkg"},
 			{Method: "GET", Path: name + "flat/acme.demo/1.0.0/acme.demo.nuspec"},
