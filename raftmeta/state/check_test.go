@@ -61,6 +61,11 @@ func examine(v *View) error {
 					return err
 				}
 				versions[string(keyPackage(ver.Repo, ver.Package))]++
+				if ver.Promotion != nil {
+					source := *ver
+					source.Repo = ver.Promotion.From
+					want[string(keyPromotions(&source).last(repo.Name))] = true
+				}
 				if waits := keyQuiet(ver); waits != nil {
 					want[string(waits)] = true
 				}
@@ -125,6 +130,22 @@ func examine(v *View) error {
 					return err
 				}
 				want[string(keyRoots(r.Blob.Root).last(r.Blob.Context))] = true
+			case inRepositories:
+				r, err := decode[meta.Repository]([]byte(k), value)
+				if err != nil {
+					return err
+				}
+				for _, name := range r.Members {
+					want[string(keyGroups(meta.RepoRef{Tenant: r.Ref.Tenant, Name: name}).last(r.Ref.Name))] = true
+				}
+			case inNames:
+				if rest[1] != ofOwned {
+					break
+				}
+				owner, pkg, _ := cutPart(rest[2:])
+				if have[string(keyPackage(meta.RepoRef{Tenant: repo.Tenant, Name: owner}, string(pkg)))] != nil {
+					return fmt.Errorf("package %s of %s is there and has a tombstone", pkg, owner)
+				}
 			case inDrafts:
 				_, after, _ := cutPart(rest[1:])
 				draft, part, _ := cutPart(after)
@@ -241,6 +262,8 @@ func examine(v *View) error {
 			switch rest[0] {
 			case inNamings, inAttachments, inMentions:
 				index = true
+			case inNames:
+				index = rest[1] == ofGroups || rest[1] == ofPromotions
 			case inFetched:
 				_, below, _ := cutPart(rest[1:])
 				index = below[0] == fetchedAbsences

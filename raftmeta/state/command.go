@@ -135,6 +135,7 @@ const (
 	typeMarkVersions   = 160
 	typeCloseVersion   = 161
 	typeRememberSource = 162
+	typePromote        = 165
 
 	// Of level 6: 180 publications.
 	typeOpenSets    = 180
@@ -291,6 +292,7 @@ var kinds = map[uint16]kind{
 	typeMarkVersions:   kindOf[MarkVersions, Marked](packagesLevel),
 	typeCloseVersion:   kindOf[CloseVersion, meta.Version](packagesLevel),
 	typeRememberSource: kindOf[RememberSource, Source](packagesLevel),
+	typePromote:        kindOf[Promote, Promoted](packagesLevel),
 
 	typeRecordFetched: kindOf[RecordFetched, meta.Fetched](proxyLevel),
 	typeForgetFetched: kindOf[ForgetFetched, ForgottenFetched](proxyLevel),

@@ -41,7 +41,7 @@ func TestWireNames(t *testing.T) {
 		"140 RecountUsage, 141 ReserveStorage, 142 ReportEgress, " +
 		"150 BeginRotation, 151 ConfirmRoot, 152 FinishRotation, 153 SealNextKey, 154 RevokeJoinToken, " +
 		"155 AttachBucket, " +
-		"160 MarkVersions, 161 CloseVersion, 162 RememberSource, " +
+		"160 MarkVersions, 161 CloseVersion, 162 RememberSource, 165 Promote, " +
 		"170 RecordFetched, 171 ForgetFetched, 172 PutSealed, 173 SealSecret, 174 RemoveSealed, " +
 		"180 OpenSets, 181 LeaseSets, 182 CommitSets, 183 SealSetsKey"
 	if got := strings.Join(commands, ", "); got != want {
@@ -59,7 +59,7 @@ func TestWireNames(t *testing.T) {
 		"GetCompromise ListCompromises ListFindings GetFinding ListQuarantined ListActs GetRespondWork GetElevation ListElevations GetElevationPolicy " +
 		"GetAuditLog Prunable ListEntries ProveEntry ProveContinuation ListCheckpoints ListChains GetChain " +
 		"GetSets GetSigningKey GetPublication ListPublications RepositoryVersions " +
-		"GetSources Members ListPackageFiles " +
+		"GetSources Members ListPackageFiles QuietVersions " +
 		"GetAudit IsLost ListAudits ListCopies ListLost UsesOf"
 	names := strings.Fields(want)
 	slices.Sort(names)

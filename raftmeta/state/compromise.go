@@ -389,11 +389,16 @@ func (t *tx) containVersion(c *meta.Compromise, f *meta.Finding) (cost int, err 
 		f.Outcome = meta.OutcomeQuarantined
 		c.Quarantined++
 	}
+	copies, copiesCost, err := t.containCopies(c, f, v)
+	if err != nil {
+		return 0, err
+	}
+	cost += copiesCost
 	aliases, err := aliasesOf(t, v)
 	if err != nil {
 		return 0, err
 	}
-	var notes []string
+	notes := copies
 	for _, alias := range aliases {
 		if !c.RestoreAliases {
 			notes = append(notes, "alias "+alias.Name+" leads to it and is refused")
@@ -411,6 +416,31 @@ func (t *tx) containVersion(c *meta.Compromise, f *meta.Finding) (cost int, err 
 	}
 	f.Note = clip(strings.Join(append(slices.DeleteFunc([]string{f.Note}, func(s string) bool { return s == "" }), notes...), "; "))
 	return cost + len(aliases), nil
+}
+
+// containCopies puts what was promoted from a version into quarantine with it. notes say
+// so.
+func (t *tx) containCopies(c *meta.Compromise, f *meta.Finding, v *meta.Version) (notes []string, cost int, err error) {
+	if t.level < packagesLevel {
+		return nil, 0, nil
+	}
+	copies, err := promotionsOf(t, v)
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, v := range copies {
+		if v.Quarantine != nil {
+			continue
+		}
+		links, err := t.quarantine(v, &meta.Quarantine{Reason: c.Reason, By: c.OpenedBy, At: t.now, Compromise: c.ID, Finding: f.Number})
+		if err != nil {
+			return nil, 0, err
+		}
+		c.Quarantined++
+		cost += links
+		notes = append(notes, "promoted to "+v.Repo.String()+" and quarantined there, too")
+	}
+	return notes, cost, nil
 }
 
 // clip bounds a note.

@@ -105,6 +105,7 @@ func (c DeleteVersion) apply(t *tx) (any, error) {
 	}
 	t.awaitQuiet(keyQuiet(v), nil)
 	t.del(keyVersion(c.Repo, c.Package, c.Version))
+	t.unpromote(v)
 	t.put(keyGrave(c.Repo, c.Package, c.Version), grave{
 		Digest: v.Digest, DeletedBy: t.origin.Principal, DeletedAt: t.now, Revision: t.index, Files: filesSum(v.Digest, files),
 	})

@@ -9,7 +9,7 @@ import (
 
 // levelSixParts write the commands of level 6, done and refused, a topic each. The
 // order is that of the log.
-var levelSixParts = []func(*logWriter){levelSixPackages, levelSixFetched, levelSixQuiet}
+var levelSixParts = []func(*logWriter){levelSixPackages, levelSixPromotions, levelSixFetched, levelSixQuiet}
 
 // levelSix goes on from level 5 with the commands of level 6.
 func levelSix(t *testing.T) []Entry {
@@ -105,4 +105,46 @@ func levelSixPackages(l *logWriter) {
 	l.add("", one)
 	l.add("", RemoveRepository{Ref: outer.Ref})
 	l.add("", RemoveRepository{Ref: group.Ref})
+}
+
+// levelSixPromotions writes promotions.
+func levelSixPromotions(l *logWriter) {
+	release := meta.Repository{
+		Ref: meta.RepoRef{Tenant: "acme", Name: "release"}, Format: "oci", Kind: meta.KindHosted, Class: meta.ClassStandard,
+		Home: "eu", Visibility: meta.VisibilityPrivate,
+	}
+	l.add("", CreateRepository{Repository: release})
+	publish := func(p Publish) {
+		p.Blobs[0].Server = "eu-8"
+		l.add("", p)
+	}
+	l.add("", link("promoted layer", "eu-8"))
+	publish(image("child", "promoted layer"))
+	index := image("promoted index")
+	index.Version.References = []meta.Reference{{Digest: blob("child").Digest, Version: true, MediaType: "m"}}
+	publish(tagged(index, "1.4"))
+	signature := image("promoted sig")
+	signature.Version.Subject, signature.Version.ArtifactType = blob("promoted index").Digest, "application/sig"
+	publish(signature)
+	l.add("", StageReferences{Repo: appRef, Draft: "long", References: []meta.Reference{{Digest: blob("promoted layer").Digest, Size: 14}}})
+	staged := image("long list")
+	staged.Version.Draft = "long"
+	publish(staged)
+
+	item := func(content string, aliases ...string) Promotee {
+		return Promotee{From: appRef.Name, Package: "api", Version: string(blob(content).Digest), Aliases: aliases}
+	}
+	promote := func(items ...Promotee) { l.add("", Promote{To: release.Ref, Items: items, Reason: "it passed"}) }
+	promote(item("promoted index")) // without its image
+	promote(item("child"), item("promoted index", "1.4", "latest"), item("promoted sig"), item("long list"))
+	promote(item("child"), item("promoted index", "newest"))
+	stale := item("child", "old")
+	stale.Revision = 1
+	promote(stale)
+	promote(item("nothing"))
+	l.add("", Promote{To: meta.RepoRef{Tenant: "acme", Name: "npm"}, Items: []Promotee{item("child")}})
+	l.add("", DeleteVersion{Repo: release.Ref, Package: "api", Version: string(blob("long list").Digest)})
+	promote(item("long list"))
+	l.add("", QuarantineVersion{Repo: appRef, Package: "api", Version: string(blob("promoted sig").Digest), Reason: "odd"})
+	promote(item("promoted sig"))
 }

@@ -20,6 +20,8 @@ const (
 	ofOwned   = 'n' // repository, [package] -> nameRecord: of packages without versions
 	ofSources = 's' // group, [package] -> Source
 	ofGroups  = 'm' // member, [group] -> nothing: the groups that a repository is in
+	// Repository, package, version, [repository] -> nothing: where it was promoted to.
+	ofPromotions = 'p'
 )
 
 func keyOwned(repo meta.RepoRef, pkg string) key {

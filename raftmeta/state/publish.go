@@ -235,6 +235,9 @@ type publication struct {
 	repo    *meta.Repository
 	version *meta.Version
 	regions []meta.RegionName // that owe copies, once asked
+	// promoted and marks are what a promoted version brings.
+	promoted *meta.Promotion
+	marks    meta.Marks
 }
 
 func (p *publication) refuse(kind error, format string, args ...any) error {
@@ -299,7 +302,7 @@ func (p *publication) create(files []meta.File) error {
 	if level >= respondLevel {
 		v.Credential, v.Verdict.Elevation = p.origin.TokenID, p.origin.Elevation
 	}
-	v.Marks, v.Extended, v.Promotion = meta.Marks{}, 0, nil
+	v.Marks, v.Extended, v.Promotion = p.marks, 0, p.promoted
 	if v.State == meta.StateOpen {
 		p.opened(v, files)
 	}
