@@ -257,9 +257,11 @@ func rewrite(leaves []map[string]any, h hive, id string, to links, until time.Ti
 		groups, _ := entry["dependencyGroups"].([]any)
 		for _, g := range groups {
 			group, _ := g.(map[string]any)
+			delete(group, "@id")
 			list, _ := group["dependencies"].([]any)
 			for _, d := range list {
 				dependency, _ := d.(map[string]any)
+				delete(dependency, "@id")
 				name, _ := dependency["id"].(string)
 				if key, err := parseID(name); err == nil {
 					dependency["registration"] = to.registration(h, key)
