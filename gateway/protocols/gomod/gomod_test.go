@@ -23,6 +23,7 @@ import (
 	"github.com/shoal-registry/shoal/gateway/protocols/gomod"
 	"github.com/shoal-registry/shoal/gateway/rendered"
 	"github.com/shoal-registry/shoal/gateway/upstream"
+	"github.com/shoal-registry/shoal/gateway/upstream/upstreamtest"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/raftmeta/state"
 )
@@ -31,7 +32,7 @@ var update = flag.Bool("update", false, "write the answers of conversations anew
 
 // modules is a client of a running node.
 type modules struct {
-	*catalogtest.Stack
+	*upstreamtest.Stack
 	t testing.TB
 	p *gomod.Protocol
 }
@@ -43,12 +44,8 @@ func start(t testing.TB, o catalogtest.Options) *modules {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.Stack = catalogtest.New(t, o, func(c *catalog.Catalog) []protocol.Protocol {
-		engine, err := upstream.New(upstream.Config{Catalog: c})
-		if err != nil {
-			t.Fatal(err)
-		}
-		m.p = gomod.New(c, pages, engine)
+	m.Stack = upstreamtest.New(t, o, func(s *catalogtest.Stack, e *upstream.Engine) []protocol.Protocol {
+		m.p = gomod.New(s.Catalog, pages, e)
 		return []protocol.Protocol{m.p}
 	})
 	return m
@@ -138,7 +135,7 @@ func (m *modules) put(path, version, text string) answer {
 func TestConversation(t *testing.T) {
 	m := start(t, catalogtest.Options{})
 	m.expect(m.put("example.com/lib", "v1.0.0", "one"), 201)
-	catalogtest.Converse(t, m.Stack, "testdata/go.txtar", *update, "")
+	catalogtest.Converse(t, m.Stack.Stack, "testdata/go.txtar", *update, "")
 }
 
 func TestPublishAndRead(t *testing.T) {
