@@ -6,6 +6,7 @@ import (
 	"github.com/shoal-registry/shoal/gateway/catalog"
 	"github.com/shoal-registry/shoal/gateway/protocol"
 	"github.com/shoal-registry/shoal/gateway/protocols/apt"
+	"github.com/shoal-registry/shoal/gateway/protocols/cargo"
 	"github.com/shoal-registry/shoal/gateway/protocols/generic"
 	"github.com/shoal-registry/shoal/gateway/protocols/gomod"
 	"github.com/shoal-registry/shoal/gateway/protocols/maven"
@@ -33,6 +34,7 @@ func protocols(names *catalog.Catalog, pages *rendered.Cache, proxies *upstream.
 		npm.New(names, pages, proxies),
 		nuget.New(names, pages, proxies),
 		gomod.New(names, pages, proxies),
+		cargo.New(names, pages, proxies),
 	}
 }
 
