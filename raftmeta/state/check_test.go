@@ -55,6 +55,10 @@ func examine(v *View) error {
 			repoName, _, _ := cutPart(rest[1:])
 			repo := meta.RepoRef{Tenant: meta.TenantName(tenant), Name: repoName}
 			switch letter {
+			case inSets:
+				if err := examineSets(repo, []byte(k), value, use); err != nil {
+					return err
+				}
 			case inVersions:
 				ver, err := decode[meta.Version]([]byte(k), value)
 				if err != nil {
