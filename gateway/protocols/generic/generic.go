@@ -2,6 +2,7 @@
 //
 //	/generic/<tenant>/<repository>/<path>     a file
 //	/generic/<tenant>/<repository>/<path>/    a listing
+//	/generic/<tenant>/<repository>/<path>/.uploads/<upload>    a session that fills it
 //
 // It is the smallest protocol, and shows what one has to do: declare routes and
 // their actions (Routes), turn uploads into a draft version (put), render
@@ -9,7 +10,8 @@
 // 255 bytes; a version is the sha256 of its bytes; the alias `current` says which
 // version the path serves, and moves with every PUT unless the repository is
 // immutable. Older versions stay readable by `?version=<digest>`, the moves of
-// the path by `?history`.
+// the path by `?history`. What is too large for one request comes in pieces
+// (uploads.go).
 //
 // Conditions follow RFC 9110 (If-Match, If-None-Match with `*` for «only if it is
 // not there»), ranges too; checksums are taken from and given in Repr-Digest,
@@ -56,9 +58,15 @@ func (p *Protocol) Format() string { return Format }
 // Routes implements protocol.Protocol. The route for GET serves HEAD too.
 func (p *Protocol) Routes() []protocol.Route {
 	const pattern = "/generic/{tenant}/{repository}/{path...}"
+	const session = pattern + "/" + uploads + "/{upload}"
 	return []protocol.Route{
 		{Name: "generic_get", Method: http.MethodGet, Pattern: pattern, Action: access.Pull, Place: protocol.Anywhere, Serve: p.get},
 		{Name: "generic_put", Method: http.MethodPut, Pattern: pattern, Action: access.Push, Place: protocol.AnyServer, Serve: p.put},
+		{Name: "generic_upload_begin", Method: http.MethodPost, Pattern: pattern, Action: access.Push, Place: protocol.AnyServer, Serve: p.beginUpload},
+		{Name: "generic_upload_status", Method: http.MethodGet, Pattern: session, Action: access.Push, Place: protocol.Owner, Serve: p.uploadStatus},
+		{Name: "generic_upload_append", Method: http.MethodPatch, Pattern: session, Action: access.Push, Place: protocol.Owner, Serve: p.appendUpload},
+		{Name: "generic_upload_commit", Method: http.MethodPut, Pattern: session, Action: access.Push, Place: protocol.Owner, Serve: p.commitUpload},
+		{Name: "generic_upload_cancel", Method: http.MethodDelete, Pattern: session, Action: access.Push, Place: protocol.Owner, Serve: p.cancelUpload},
 		{Name: "generic_delete", Method: http.MethodDelete, Pattern: pattern, Action: access.Delete, Place: protocol.AnyServer, Serve: p.delete},
 	}
 }
@@ -164,6 +172,12 @@ func (p *Protocol) put(c *protocol.Call) error {
 	if err != nil {
 		return err
 	}
+	return p.publish(c, pkg, base, content)
+}
+
+// publish makes stored content what a path serves, and answers.
+func (p *Protocol) publish(c *protocol.Call, pkg catalog.Package, base *uint64, content catalog.Stored) error {
+	ctx, by := c.R.Context(), caller(c)
 	mediaType := mediaTypeOf(c.R.Header.Get("Content-Type"))
 	published, err := p.catalog.Publish(ctx, by, c.Repo, catalog.Draft{
 		Version: meta.Version{Package: pkg.Name, MediaType: mediaType, State: meta.StateClosed},
@@ -186,7 +200,7 @@ func (p *Protocol) put(c *protocol.Call) error {
 	h.Set("Etag", protocol.ETag(v.Digest))
 	status := http.StatusOK
 	if published.Created {
-		h.Set("Location", c.R.URL.EscapedPath())
+		h.Set("Location", fileURL(c))
 		status = http.StatusCreated
 	}
 	return protocol.WriteJSON(c.W, status, stored{Path: pkg.Name, Digest: v.Digest, Size: v.Size, MediaType: v.MediaType})
@@ -215,7 +229,7 @@ func (p *Protocol) base(ctx context.Context, by catalog.Caller, pkg catalog.Pack
 // receive stores the body and checks it against every checksum that was given.
 func receive(ctx context.Context, c *protocol.Call, up *catalog.Upload, sums sums) (catalog.Stored, error) {
 	cancel := func(err error) error { return errors.Join(err, up.Cancel(context.WithoutCancel(ctx))) }
-	if _, err := up.Append(ctx, protocolBody{c.R.Body}); err != nil {
+	if _, err := up.Append(ctx, protocol.Body(c.R)); err != nil {
 		return catalog.Stored{}, cancel(err)
 	}
 	s, err := up.Store(ctx, sums.sha256)
@@ -226,18 +240,6 @@ func receive(ctx context.Context, c *protocol.Call, up *catalog.Upload, sums sum
 		return s, &digest.MismatchError{Want: sums.sha512, Got: s.Blob.SHA512}
 	}
 	return s, nil
-}
-
-// protocolBody tells a request's body that breaks off from a disk that does.
-type protocolBody struct{ io.Reader }
-
-// Read implements io.Reader.
-func (b protocolBody) Read(p []byte) (int, error) {
-	n, err := b.Reader.Read(p)
-	if err != nil && err != io.EOF {
-		err = fmt.Errorf("the body broke off: %w: %w", meta.ErrInvalid, err)
-	}
-	return n, err
 }
 
 func mediaTypeOf(contentType string) string {

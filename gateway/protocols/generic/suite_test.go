@@ -19,6 +19,7 @@ func TestProtocol(t *testing.T) {
 	f.expect(f.do("PUT", "dir/a.txt", "content"), 201)
 	const name = "/generic/acme/files"
 	version := "?version=" + string(digest.FromBytes([]byte("content")))
+	const session = "server~session~sum" // of the gateway of the suite
 	protocoltest.Run(t, protocoltest.Case{
 		Protocol: generic.New(f.Catalog), Metadata: access.Records{Asker: f.Metadata},
 		Repo: meta.RepoRef{Tenant: "acme", Name: "files"}, Absent: meta.RepoRef{Tenant: "acme", Name: "filex"},
@@ -32,6 +33,11 @@ func TestProtocol(t *testing.T) {
 		Writes: []protocoltest.Request{
 			{Method: "PUT", Path: name + "/new", Body: []byte("x")},
 			{Method: "DELETE", Path: name + "/dir/a.txt"},
+			{Method: "POST", Path: name + "/new?uploads"},
+			{Method: "PATCH", Path: name + "/new/.uploads/" + session, Body: []byte("x")},
+			{Method: "PUT", Path: name + "/new/.uploads/" + session, Body: []byte("x")},
+			{Method: "GET", Path: name + "/new/.uploads/" + session},
+			{Method: "DELETE", Path: name + "/new/.uploads/" + session},
 		},
 		CheckError: func(_ int, h http.Header, body []byte) error {
 			var doc struct{ Code, Error string }

@@ -79,7 +79,7 @@ func (p *Protocol) putFile(c *protocol.Call, into meta.RepoRef, t *target) error
 			return err
 		}
 		defer up.Close()
-		s, sums, err := receive(ctx, c.R.Body, up, want)
+		s, sums, err := receive(ctx, protocol.Body(c.R), up, want)
 		if err != nil {
 			return err
 		}
@@ -169,7 +169,7 @@ func receive(ctx context.Context, body io.Reader, up *catalog.Upload, want map[s
 		return catalog.Stored{}, nil, errors.Join(err, up.Cancel(context.WithoutCancel(ctx)))
 	}
 	sums := newSums()
-	if _, err := up.Append(ctx, io.TeeReader(protocolBody{body}, sums)); err != nil {
+	if _, err := up.Append(ctx, io.TeeReader(body, sums)); err != nil {
 		return cancel(err)
 	}
 	have := sums.hex()
@@ -179,17 +179,6 @@ func receive(ctx context.Context, body io.Reader, up *catalog.Upload, want map[s
 	}
 	// Stored and published by nobody, it expires.
 	return s, have, agree("the body", want, have, s.Blob.Digest.Encoded())
-}
-
-// protocolBody tells a request's body that breaks off from a disk that does.
-type protocolBody struct{ io.Reader }
-
-func (b protocolBody) Read(p []byte) (int, error) {
-	n, err := b.Reader.Read(p)
-	if err != nil && err != io.EOF {
-		err = fmt.Errorf("the body broke off: %w: %w", meta.ErrInvalid, err)
-	}
-	return n, err
 }
 
 // putSum compares a client's checksum with the file; it is not kept, since ours is of
@@ -224,7 +213,7 @@ func (p *Protocol) putMetadata(c *protocol.Call, into meta.RepoRef, t *target) e
 	if c.R.ContentLength > maxMetadataBytes {
 		return fmt.Errorf("%s of %d bytes: %w", metadataFile, c.R.ContentLength, meta.ErrTooLarge)
 	}
-	body := &limited{r: protocolBody{c.R.Body}, left: maxMetadataBytes}
+	body := &limited{r: protocol.Body(c.R), left: maxMetadataBytes}
 	n, err := parseMetadata(body)
 	if err != nil {
 		return err

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"strconv"
-	"strings"
 
 	godigest "github.com/opencontainers/go-digest"
 
@@ -198,12 +197,12 @@ func (p *Protocol) finish(ctx context.Context, c *call, up *catalog.Upload, want
 // append adds the body to an upload. Where it must begin is the client's to say
 // (Content-Range) or left open: then it goes where the upload ends.
 func (c *call) append(ctx context.Context, up *catalog.Upload) error {
-	var body io.Reader = &bodyReader{c.R.Body}
+	body := protocol.Body(c.R)
 	length := int64(-1)
 	if header := c.R.Header.Get("Content-Range"); header != "" {
-		start, end, err := parseContentRange(header)
+		start, end, err := protocol.ParseContentRange(header)
 		if err != nil {
-			return err
+			return coded(err, meta.ErrInvalid, codeBlobUploadInvalid, nil)
 		}
 		if start != up.Offset() {
 			c.place(up)
@@ -241,47 +240,9 @@ func uploadError(err error) error {
 		{meta.ErrNotFound, codeBlobUploadUnknown},
 		{meta.ErrConflict, codeBlobUploadInvalid},
 		{meta.ErrTooLarge, codeSizeInvalid},
-		{errBroken, codeSizeInvalid},
+		{protocol.ErrBroken, codeSizeInvalid},
 	} {
 		err = coded(err, m.kind, m.code, nil)
 	}
 	return err
-}
-
-var errBroken = fmt.Errorf("the body broke off: %w", meta.ErrInvalid)
-
-// bodyReader tells a request's body that breaks off from a disk that does.
-type bodyReader struct{ body io.Reader }
-
-func (b *bodyReader) Read(p []byte) (int, error) {
-	n, err := b.body.Read(p)
-	if err != nil && err != io.EOF {
-		err = fmt.Errorf("%w: %w", errBroken, err)
-	}
-	return n, err
-}
-
-// parseContentRange reads `<start>-<end>`, inclusive (spec.md, Pushing a blob in
-// chunks), also in HTTP's form `bytes <start>-<end>/<size>`.
-func parseContentRange(s string) (start, end int64, err error) {
-	bad := func() (int64, int64, error) {
-		return 0, 0, invalid(codeBlobUploadInvalid, "Content-Range %q: write START-END, the end inclusive", s)
-	}
-	spec := strings.TrimSpace(strings.TrimPrefix(s, "bytes"))
-	spec = strings.TrimLeft(spec, "= ")
-	spec, _, _ = strings.Cut(spec, "/")
-	from, to, ok := strings.Cut(spec, "-")
-	if !ok || !digits(from) || !digits(to) {
-		return bad()
-	}
-	start, err1 := strconv.ParseInt(from, 10, 64)
-	end, err2 := strconv.ParseInt(to, 10, 64)
-	if err1 != nil || err2 != nil || end < start || end == 1<<63-1 {
-		return bad()
-	}
-	return start, end, nil
-}
-
-func digits(s string) bool {
-	return s != "" && strings.Trim(s, "0123456789") == ""
 }
