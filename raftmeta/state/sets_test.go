@@ -40,26 +40,36 @@ func lease(node meta.NodeID) LeaseSets {
 
 // levelSixSets writes the commands of publications, done and refused.
 func levelSixSets(l *logWriter) {
-	l.add("node:eu-1", lease("eu-1"))
-	l.add("node:eu-1", OpenSets{Repo: appRef, Key: signing("eu-1")})
-	l.add("node:eu-1", OpenSets{Repo: appRef, Key: signing("us-1")})
-	l.add("node:eu-1", index("stable", "first index", 1))
-	l.add("node:eu-1", lease("eu-1"))
-	l.add("node:us-1", lease("us-1"))
-	l.add("node:eu-1", index("stable", "first index", 1))
-	l.add("user:ada", image("indexed"))
+	index := func(name, document string, from uint64) CommitSets {
+		c := index(name, document, from)
+		c.Blobs[0].Server = "eu-8"
+		return c
+	}
+	image := func(manifest string) Publish {
+		p := image(manifest)
+		p.Blobs[0].Server = "eu-8"
+		return p
+	}
+	l.add("", lease("eu-1"))
+	l.add("", OpenSets{Repo: appRef, Key: signing("eu-1")})
+	l.add("", OpenSets{Repo: appRef, Key: signing("us-1")})
+	l.add("", index("stable", "first index", 1))
+	l.add("", lease("eu-1"))
+	l.add("", lease("us-1"))
+	l.add("", index("stable", "first index", 1))
+	l.add("", image("indexed"))
 	second := index("stable", "second index", 5)
 	second.Through, second.Format = 5, 1
-	l.add("node:eu-1", second)
-	l.add("node:eu-1", index("stable", "late index", 2))
-	l.add("node:eu-1", index("testing", "second index", 6))
-	l.add("node:eu-1", SealSetsKey{Repo: appRef, Sealed: []byte("sealed again"), To: []meta.NodeID{"eu-1", "us-1"}, From: []meta.NodeID{"eu-1"}})
-	l.add("node:eu-1", SealSetsKey{Repo: appRef, Sealed: []byte("sealed late"), To: []meta.NodeID{"eu-1"}, From: []meta.NodeID{"eu-1"}})
-	l.add("node:eu-1", CommitSets{Repo: appRef, Node: "eu-1", Drop: []string{"testing", "none"}, Through: 7, Format: 1})
+	l.add("", second)
+	l.add("", index("stable", "late index", 2))
+	l.add("", index("testing", "second index", 6))
+	l.add("", SealSetsKey{Repo: appRef, Sealed: []byte("sealed again"), To: []meta.NodeID{"eu-1", "us-1"}, From: []meta.NodeID{"eu-1"}})
+	l.add("", SealSetsKey{Repo: appRef, Sealed: []byte("sealed late"), To: []meta.NodeID{"eu-1"}, From: []meta.NodeID{"eu-1"}})
+	l.add("", CommitSets{Repo: appRef, Node: "eu-1", Drop: []string{"testing", "none"}, Through: 7, Format: 1})
 	l.now = l.now.Add(time.Hour)
-	l.add("node:eu-1", index("stable", "third index", 8))
-	l.add("node:eu-1", lease("eu-1"))
-	l.add("node:eu-1", index("stable", "third index", 8))
+	l.add("", index("stable", "third index", 8))
+	l.add("", lease("eu-1"))
+	l.add("", index("stable", "third index", 8))
 }
 
 // examineSets counts what a publication uses.
