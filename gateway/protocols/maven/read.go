@@ -38,11 +38,18 @@ func (p *Protocol) get(c *protocol.Call) error {
 	if err != nil {
 		return err
 	}
-	for i := range members {
-		if members[i].Kind == meta.KindProxy {
-			return p.proxied(c, &members[i], t)
+	if members[0].Kind == meta.KindProxy {
+		return p.proxied(c, &members[0], t)
+	}
+	if t.gav.version == "" {
+		repo, version, err := p.newest(c, members, t.gav)
+		if err != nil {
+			return err
 		}
-		if err = p.file(c, &members[i], t); !errors.Is(err, meta.ErrNotFound) {
+		return p.file(c, repo, t, version, protocol.Revalidate)
+	}
+	for i := range members {
+		if err = p.file(c, members[i].Ref, t, t.gav.version, protocol.Immutable); !errors.Is(err, meta.ErrNotFound) {
 			return err
 		}
 	}
@@ -62,19 +69,14 @@ func (p *Protocol) members(c *protocol.Call, pkg string) ([]meta.Repository, err
 	return p.upstream.Sources(c.R.Context(), caller(c), c.Repository, pkg, probe(pkg))
 }
 
-// file serves a file of a hosted repository, or its checksum.
-func (p *Protocol) file(c *protocol.Call, repo *meta.Repository, t *target) error {
+// file serves a file of a version of a hosted repository, or its checksum.
+func (p *Protocol) file(c *protocol.Call, repo meta.RepoRef, t *target, version string, cache protocol.Cache) error {
 	ctx, by := c.R.Context(), caller(c)
-	pkg, version, name := catalog.Package{Repo: repo.Ref, Name: t.gav.pkg()}, t.gav.version, t.file
-	content := protocol.Content{Cache: protocol.Immutable, Public: public(c)}
-	if version == "" {
-		newest, err := p.newest(ctx, by, pkg, t.gav.base)
-		if err != nil {
-			return err
-		}
-		version, name = newest, t.gav.fileOf(newest)
-		content.Cache = protocol.Revalidate
+	pkg, name := catalog.Package{Repo: repo, Name: t.gav.pkg()}, t.file
+	if t.gav.version == "" {
+		name = t.gav.fileOf(version)
 	}
+	content := protocol.Content{Cache: cache, Public: public(c)}
 	f, asOf, err := p.catalog.File(ctx, by, pkg, version, name)
 	if err != nil {
 		return err
@@ -91,7 +93,7 @@ func (p *Protocol) file(c *protocol.Call, repo *meta.Repository, t *target) erro
 		content.MediaType = "text/plain"
 		return protocol.ServeBytes(c.W, c.R, []byte(sum), content)
 	}
-	b, _, err := p.catalog.Blob(ctx, by, repo.Ref, f.Digest)
+	b, _, err := p.catalog.Blob(ctx, by, repo, f.Digest)
 	if err != nil {
 		return err
 	}
@@ -313,33 +315,38 @@ func (p *Protocol) describePlugins(ctx context.Context, by catalog.Caller, plugi
 	return nil
 }
 
-// newest returns the newest closed build of a snapshot.
-func (p *Protocol) newest(ctx context.Context, by catalog.Caller, pkg catalog.Package, base string) (string, error) {
-	of := []meta.Repository{{Ref: pkg.Repo}}
-	e := edition{repo: pkg.Repo, name: pkg.Name}
-	if err := p.include(ctx, by, &e, of, pkg.Name); err != nil {
-		return "", err
+// newest returns the newest closed build of a snapshot, and the repository that has it.
+func (p *Protocol) newest(c *protocol.Call, of []meta.Repository, g *gav) (repo meta.RepoRef, version string, _ error) {
+	ctx, by := c.R.Context(), caller(c)
+	e := edition{repo: c.Repo, name: g.pkg()}
+	if err := p.include(ctx, by, &e, of, g.pkg()); err != nil {
+		return repo, "", err
 	}
-	d, err := p.document(ctx, &e, "newest "+base, func(w io.Writer) error {
-		v, err := p.newestOf(ctx, e.rendering(by), of, pkg.Name, base)
+	d, err := p.document(ctx, &e, "newest "+g.base, func(w io.Writer) error {
+		v, err := p.newestOf(ctx, e.rendering(by), of, g.pkg(), g.base)
 		if err == nil {
-			_, err = io.WriteString(w, v.Name)
+			_, err = io.WriteString(w, v.Repo.String()+" "+v.Name)
 		}
 		return err
 	})
 	if err != nil {
-		return "", err
+		return repo, "", err
 	}
 	r, err := d.Open()
 	if err != nil {
-		return "", err
+		return repo, "", err
 	}
 	defer r.Close()
-	name, err := io.ReadAll(io.LimitReader(r, meta.MaxVersionBytes))
-	return string(name), err
+	text, err := io.ReadAll(io.LimitReader(r, d.Size))
+	if err != nil {
+		return repo, "", fmt.Errorf("read the newest build of %s: %w", g.base, err)
+	}
+	name, version, _ := strings.Cut(string(text), " ")
+	repo, err = meta.ParseRepoRef(name)
+	return repo, version, err
 }
 
-// newestOf is newest over several repositories; it reads all versions of the package.
+// newestOf reads all versions of the package for newest.
 //
 // Errors: meta.ErrNotFound.
 func (p *Protocol) newestOf(ctx context.Context, by catalog.Caller, of []meta.Repository, name, base string) (newest meta.Version, _ error) {
