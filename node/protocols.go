@@ -9,6 +9,7 @@ import (
 	"github.com/shoal-registry/shoal/gateway/protocols/cargo"
 	"github.com/shoal-registry/shoal/gateway/protocols/generic"
 	"github.com/shoal-registry/shoal/gateway/protocols/gomod"
+	"github.com/shoal-registry/shoal/gateway/protocols/helm"
 	"github.com/shoal-registry/shoal/gateway/protocols/maven"
 	"github.com/shoal-registry/shoal/gateway/protocols/npm"
 	"github.com/shoal-registry/shoal/gateway/protocols/nuget"
@@ -27,7 +28,8 @@ func protocols(names *catalog.Catalog, pages *rendered.Cache, proxies *upstream.
 	return []protocol.Protocol{
 		oci.New(names),
 		generic.New(names),
-		pypi.New(names, proxies, pages),
+		pypi.New(names, pages, proxies),
+		helm.New(names, pages, proxies),
 		apt.New(names, proxies, sets),
 		rpm.New(names, proxies, sets),
 		maven.New(names, pages, proxies),

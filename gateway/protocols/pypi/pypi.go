@@ -53,8 +53,8 @@ type Protocol struct {
 
 var _ protocol.Protocol = (*Protocol)(nil)
 
-// New returns the protocol over c, with proxies by e; its pages are kept in pages.
-func New(c *catalog.Catalog, e *upstream.Engine, pages *rendered.Cache) *Protocol {
+// New returns the protocol over c, with pages kept in pages and proxies by e.
+func New(c *catalog.Catalog, pages *rendered.Cache, e *upstream.Engine) *Protocol {
 	return &Protocol{catalog: c, engine: e, pages: pages}
 }
 

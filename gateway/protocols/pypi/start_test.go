@@ -26,7 +26,7 @@ func start(t testing.TB, o catalogtest.Options) *index {
 		if err != nil {
 			t.Fatal(err)
 		}
-		x.protocol = pypi.New(s.Catalog, e, pages)
+		x.protocol = pypi.New(s.Catalog, pages, e)
 		return []protocol.Protocol{x.protocol}
 	})
 	return x

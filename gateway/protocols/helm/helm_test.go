@@ -1,0 +1,561 @@
+package helm_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"mime/multipart"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/shoal-registry/shoal/gateway/access"
+	"github.com/shoal-registry/shoal/gateway/catalog"
+	"github.com/shoal-registry/shoal/gateway/catalog/catalogtest"
+	"github.com/shoal-registry/shoal/gateway/protocol"
+	"github.com/shoal-registry/shoal/gateway/protocol/protocoltest"
+	"github.com/shoal-registry/shoal/gateway/protocols/helm"
+	"github.com/shoal-registry/shoal/gateway/rendered"
+	"github.com/shoal-registry/shoal/gateway/upstream"
+	"github.com/shoal-registry/shoal/gateway/upstream/upstreamtest"
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/verify/digest"
+)
+
+var update = flag.Bool("update", false, "write the answers of conversations anew")
+
+// museum is a client of a running node.
+type museum struct {
+	*upstreamtest.Stack
+	t        testing.TB
+	protocol *helm.Protocol
+}
+
+func start(t testing.TB, o catalogtest.Options) *museum {
+	t.Helper()
+	x := &museum{t: t}
+	x.Stack = upstreamtest.New(t, o, func(s *catalogtest.Stack, e *upstream.Engine) []protocol.Protocol {
+		pages, err := rendered.New(rendered.Config{Dir: t.TempDir()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		x.protocol = helm.New(s.Catalog, pages, e)
+		return []protocol.Protocol{x.protocol}
+	})
+	return x
+}
+
+type answer struct {
+	*http.Response
+	body string
+}
+
+// do sends a request about a path below /helm/acme/; headers are `Name: value`.
+func (x *museum) do(method, path string, body []byte, headers ...string) answer {
+	x.t.Helper()
+	req, err := http.NewRequestWithContext(x.t.Context(), method, x.URL+"/helm/acme/"+path, bytes.NewReader(body))
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	for _, h := range headers {
+		name, value, _ := strings.Cut(h, ": ")
+		req.Header.Add(name, value)
+	}
+	resp, err := x.Client.Do(req)
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	return answer{resp, string(b)}
+}
+
+func (x *museum) expect(a answer, status int) answer {
+	x.t.Helper()
+	if a.StatusCode != status {
+		x.t.Fatalf("%s %s answers %d %s, want %d", a.Request.Method, a.Request.URL, a.StatusCode, a.body, status)
+	}
+	return a
+}
+
+func tgzOf(t testing.TB, files ...string) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	w := tar.NewWriter(z)
+	for i := 0; i < len(files); i += 2 {
+		if err := w.WriteHeader(&tar.Header{Name: files[i], Mode: 0o644, Size: int64(len(files[i+1]))}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write([]byte(files[i+1])); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+func chartOf(t testing.TB, name, version, content string) []byte {
+	return tgzOf(t, name+"/Chart.yaml", "apiVersion: v2\nname: "+name+"\nversion: "+version+"\nappVersion: 1.16\ndescription: A <chart> & \"more\"\n"+
+		"maintainers:\n- name: me\ndependencies:\n- name: other\n  version: 1.x\n  repository: https://example.com\n", name+"/values.yaml", content)
+}
+
+func provOf(name, version string, chart []byte) string {
+	return "-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA512\n\nname: " + name + "\n\n...\nfiles:\n  " + name + "-" + version + ".tgz: " + string(digest.FromBytes(chart)) + "\n-----BEGIN PGP SIGNATURE-----\n"
+}
+
+// form encodes parts: name, content, ...
+func form(t testing.TB, parts ...string) (contentType string, body []byte) {
+	t.Helper()
+	var b bytes.Buffer
+	w := multipart.NewWriter(&b)
+	for i := 0; i < len(parts); i += 2 {
+		part, err := w.CreateFormFile(parts[i], "file")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := part.Write([]byte(parts[i+1])); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return "Content-Type: " + w.FormDataContentType(), b.Bytes()
+}
+
+type entry struct {
+	APIVersion, Name, Version, AppVersion, Description, Digest, Created string
+	URLs                                                                []string
+	Deprecated                                                          bool
+	Dependencies                                                        []struct{ Name, Version, Repository string }
+}
+
+type index struct {
+	APIVersion string `yaml:"apiVersion"`
+	Entries    map[string][]map[string]any
+	Generated  string
+}
+
+// index reads the index as YAML, and its charts as JSON.
+func (x *museum) index(repo string) map[string][]entry {
+	x.t.Helper()
+	a := x.expect(x.do("GET", repo+"/index.yaml", nil), 200)
+	var i index
+	if err := yaml.Unmarshal([]byte(a.body), &i); err != nil {
+		x.t.Fatalf("%s: %v", a.body, err)
+	}
+	if _, err := time.Parse(time.RFC3339Nano, i.Generated); err != nil || i.APIVersion != "v1" || a.Header.Get("Etag") == "" {
+		x.t.Errorf("%+v, %v, %v", i, a.Header, err)
+	}
+	all := map[string][]entry{}
+	for name, list := range i.Entries {
+		for _, e := range list {
+			raw, err := json.Marshal(e)
+			if err != nil {
+				x.t.Fatal(err)
+			}
+			var one entry
+			if err := json.Unmarshal(raw, &one); err != nil {
+				x.t.Fatal(err)
+			}
+			all[name] = append(all[name], one)
+		}
+	}
+	return all
+}
+
+func TestUploadAndIndex(t *testing.T) {
+	x := start(t, catalogtest.Options{})
+	one, two := chartOf(t, "my-app", "1.0.0", "a"), chartOf(t, "my-app", "1.1.0-rc.1+build.5", "b")
+	if a := x.expect(x.do("POST", "hl/api/charts", one, "Content-Type: application/x-www-form-urlencoded"), 201); a.body != "{\"saved\":true}\n" {
+		t.Error(a.body)
+	}
+	prov := provOf("my-app", "1.1.0-rc.1+build.5", two)
+	contentType, body := form(t, "prov", prov, "chart", string(two), "other", "x")
+	x.expect(x.do("POST", "hl/api/charts", body, contentType), 201)
+	x.expect(x.do("POST", "hl/api/charts", chartOf(t, "web", "0.1", "c")), 201)
+
+	all := x.index("hl")
+	if len(all) != 2 || len(all["my-app"]) != 2 || len(all["web"]) != 1 {
+		t.Fatalf("%+v", all)
+	}
+	e := all["my-app"][0]
+	if e.APIVersion != "v2" || e.Version != "1.0.0" || e.AppVersion != "1.16" || e.Description != `A <chart> & "more"` || e.Digest != digest.FromBytes(one).Encoded() ||
+		len(e.URLs) != 1 || e.URLs[0] != "charts/my-app-1.0.0.tgz" || e.Created == "" || len(e.Dependencies) != 1 || e.Dependencies[0].Repository != "https://example.com" {
+		t.Errorf("%+v", e)
+	}
+	for file, want := range map[string]string{
+		"my-app-1.0.0.tgz": string(one), "my-app-1.1.0-rc.1+build.5.tgz": string(two), "my-app-1.1.0-rc.1+build.5.tgz.prov": prov,
+	} {
+		a := x.expect(x.do("GET", "hl/charts/"+file, nil), 200)
+		if a.body != want || a.Header.Get("Cache-Control") != "private, max-age=31536000, immutable" {
+			t.Errorf("%s: %d bytes, %v", file, len(a.body), a.Header)
+		}
+		x.expect(x.do("GET", "hl/charts/"+file, nil, "If-None-Match: "+a.Header.Get("Etag")), 304)
+	}
+	x.expect(x.do("GET", "hl/charts/my-app-1.0.0.tgz", nil, "Range: bytes=0-1"), 206)
+	for _, absent := range []string{"charts/my-app-1.0.0.tgz.prov", "charts/my-app-2.0.0.tgz", "charts/my-1.0.0.tgz", "charts/x.tgz", "charts/a.txt", "api/charts/none", "api/charts/my-app/9.9.9", "api/charts/../x"} {
+		if a := x.do("GET", "hl/"+absent, nil); a.StatusCode != 404 {
+			t.Errorf("%s: %d %s", absent, a.StatusCode, a.body)
+		}
+	}
+
+	var list map[string][]entry
+	if a := x.expect(x.do("GET", "hl/api/charts", nil), 200); json.Unmarshal([]byte(a.body), &list) != nil || len(list["my-app"]) != 2 || len(list["web"]) != 1 {
+		t.Error(a.body)
+	}
+	var versions []entry
+	if a := x.expect(x.do("GET", "hl/api/charts/my-app", nil), 200); json.Unmarshal([]byte(a.body), &versions) != nil || len(versions) != 2 {
+		t.Error(a.body)
+	}
+	var version entry
+	if a := x.expect(x.do("GET", "hl/api/charts/my-app/1.0.0", nil), 200); json.Unmarshal([]byte(a.body), &version) != nil || version.Version != "1.0.0" {
+		t.Error(a.body)
+	}
+}
+
+func TestDuplicatesAndDelete(t *testing.T) {
+	x := start(t, catalogtest.Options{})
+	one := chartOf(t, "app", "1.0.0", "a")
+	x.expect(x.do("POST", "hl/api/charts", one), 201)
+	x.expect(x.do("POST", "hl/api/charts", chartOf(t, "app", "1.1.0", "a")), 201)
+	x.expect(x.do("POST", "hl/api/charts", one), 201) // the same again, as after a broken connection
+	if a := x.expect(x.do("POST", "hl/api/charts?force", chartOf(t, "app", "1.0.0", "b")), 409); !strings.Contains(a.body, "already exists") {
+		t.Error(a.body)
+	}
+	if a := x.expect(x.do("DELETE", "hl/api/charts/app/1.0.0", nil), 200); a.body != "{\"deleted\":true}\n" {
+		t.Error(a.body)
+	}
+	x.expect(x.do("DELETE", "hl/api/charts/app/1.0.0", nil), 404)
+	x.expect(x.do("GET", "hl/charts/app-1.0.0.tgz", nil), 404)
+	x.expect(x.do("POST", "hl/api/charts", chartOf(t, "app", "1.0.0", "c")), 409)
+	if all := x.index("hl"); len(all["app"]) != 1 || all["app"][0].Version != "1.1.0" {
+		t.Errorf("%+v", all)
+	}
+	// A yanked version is no choice any more, a deprecated one says so; both are there.
+	pkg, yes := catalog.Package{Repo: meta.RepoRef{Tenant: "acme", Name: "hl"}, Name: "app"}, true
+	x.expect(x.do("POST", "hl/api/charts", chartOf(t, "app", "1.2.0", "a")), 201)
+	if _, err := x.Catalog.Mark(t.Context(), catalog.Caller{}, pkg, "1.1.0", meta.Marking{Yanked: &yes}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := x.Catalog.Mark(t.Context(), catalog.Caller{}, pkg, "1.2.0", meta.Marking{Deprecated: &yes}); err != nil {
+		t.Fatal(err)
+	}
+	if all := x.index("hl"); len(all["app"]) != 1 || all["app"][0].Version != "1.2.0" || !all["app"][0].Deprecated {
+		t.Errorf("%+v", all)
+	}
+	x.expect(x.do("GET", "hl/charts/app-1.1.0.tgz", nil), 200)
+}
+
+func TestUploadRefused(t *testing.T) {
+	x := start(t, catalogtest.Options{})
+	x.expect(x.do("POST", "hl/api/charts", chartOf(t, "app", "0.1.0", "")), 201)
+	good := chartOf(t, "app", "1.0.0", "")
+	yaml := func(text string) []byte { return tgzOf(t, "app/Chart.yaml", text) }
+	for name, c := range map[string]struct {
+		body []byte
+		says string
+	}{
+		"empty":          {nil, "tar.gz"},
+		"no archive":     {[]byte("hello"), "tar.gz"},
+		"cut off":        {good[:len(good)-4], "tar.gz"},
+		"no Chart.yaml":  {tgzOf(t, "app/values.yaml", ""), "no Chart.yaml"},
+		"two folders":    {tgzOf(t, "app/Chart.yaml", "apiVersion: v2\nname: app\nversion: 1.0.0\n", "b/c", ""), "one folder"},
+		"no YAML":        {yaml(":\n- {"), "cannot be read"},
+		"no apiVersion":  {yaml("name: app\nversion: 1.0.0\n"), "apiVersion"},
+		"no name":        {yaml("apiVersion: v2\nversion: 1.0.0\n"), "no name"},
+		"name":           {yaml("apiVersion: v2\nname: ../app\nversion: 1.0.0\n"), "no name"},
+		"other name":     {yaml("apiVersion: v2\nname: web\nversion: 1.0.0\n"), "its folder"},
+		"no version":     {yaml("apiVersion: v2\nname: app\n"), "no version"},
+		"version":        {yaml("apiVersion: v2\nname: app\nversion: one\n"), "no version"},
+		"traversal":      {tgzOf(t, "app/Chart.yaml", "apiVersion: v2\nname: app\nversion: 1.0.0\n", "app/../../x", ""), "leaves the folder"},
+		"bomb":           {tgzOf(t, "app/Chart.yaml", "apiVersion: v2\nname: app\nversion: 1.0.0\n", "app/x", strings.Repeat("\x00", 80<<20)), "bomb"},
+		"huge":           {yaml("apiVersion: v2\nname: app\nversion: 1.0.0\n#" + strings.Repeat("x", 300<<10)), "over"},
+		"aliases":        {yaml("apiVersion: v2\nname: app\nversion: 1.0.0\na: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\nkeywords: [*c,*c,*c,*c]\n"), "cannot be read"},
+		"large metadata": {yaml("apiVersion: v2\nname: app\nversion: 1.0.0\ndependencies:\n" + strings.Repeat("- name: abcdefghijklmnopqrstuvwxyz\n", 1000)), "dependencies"},
+	} {
+		if a := x.do("POST", "hl/api/charts", c.body); a.StatusCode != 400 || !strings.Contains(a.body, c.says) {
+			t.Errorf("%s: %d %q, want 400 and %q", name, a.StatusCode, a.body, c.says)
+		}
+	}
+	for name, parts := range map[string][]string{
+		"no chart": {"prov", "x"}, "two charts": {"chart", string(good), "chart", string(good)}, "two provs": {"chart", string(good), "prov", "x", "prov", "y"},
+		"prov of another": {"chart", string(good), "prov", provOf("app", "1.0.0", []byte("x"))}, "prov unsigned": {"chart", string(good), "prov", "hello"},
+		"long prov": {"chart", string(good), "prov", strings.Repeat("x", 2<<20)}, "long part": {"x", strings.Repeat("x", 2<<20), "chart", string(good)},
+	} {
+		contentType, body := form(t, parts...)
+		if a := x.do("POST", "hl/api/charts", body, contentType); a.StatusCode != 400 {
+			t.Errorf("%s: %d %s", name, a.StatusCode, a.body)
+		}
+	}
+	if all := x.index("hl"); len(all["app"]) != 1 {
+		t.Errorf("something was stored: %+v", all)
+	}
+	// What is long and says little is left out of the index, the chart is taken.
+	x.expect(x.do("POST", "hl/api/charts", yaml("apiVersion: v2\nname: app\nversion: 2.0.0\ndescription: short\nannotations:\n  a: "+strings.Repeat("x", 50<<10)+"\n")), 201)
+	if all := x.index("hl"); len(all["app"]) != 2 || all["app"][1].Description != "short" {
+		t.Errorf("%+v", all)
+	}
+}
+
+func TestRace(t *testing.T) {
+	x := start(t, catalogtest.Options{})
+	x.expect(x.do("POST", "hl/api/charts", chartOf(t, "app", "0.1.0", "")), 201)
+	var won atomic.Int64
+	var all sync.WaitGroup
+	for i := range 16 {
+		body := chartOf(t, "app", "1.0.0", fmt.Sprint(i))
+		all.Go(func() {
+			req, err := http.NewRequestWithContext(t.Context(), "POST", x.URL+"/helm/acme/hl/api/charts", bytes.NewReader(body))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			resp, err := x.Client.Do(req)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			resp.Body.Close()
+			if resp.StatusCode == 201 {
+				won.Add(1)
+			}
+		})
+	}
+	all.Wait()
+	if won.Load() != 1 {
+		t.Errorf("%d won", won.Load())
+	}
+}
+
+const foreignIndex = `apiVersion: v1
+entries:
+  # a comment
+  nginx-stable:
+  - apiVersion: v2
+    appVersion: 1.25
+    created: "2020-01-01T00:00:00Z"
+    description: |
+      many lines
+
+      entries:
+    digest: %[2]s
+    keywords:
+    - web
+    name: nginx-stable
+    urls:
+    - charts/nginx-stable-1.0.0.tgz
+    version: 1.0.0
+  - apiVersion: v2
+    created: "%[4]s"
+    digest: sha256:%[3]s
+    name: nginx-stable
+    urls:
+    - %[1]s/far/n.tgz
+    version: 1.1.0
+  "app":
+    - {"apiVersion":"v2","name":"app","version":"9.9.9","urls":["evil.tgz"],"created":"2020-01-01T00:00:00Z"}
+  broken:
+  - name: other
+    version: 1.0.0
+    urls: [x]
+  - name: broken
+    version: ../1
+    urls: [x]
+  - [1
+  local:
+  - name: local
+    version: 1.0.0
+    urls: ["file:///etc/passwd"]
+    created: "2020-01-01T00:00:00Z"
+generated: "2026-01-01T00:00:00Z"
+serverInfo: {}
+`
+
+func museumWith(t *testing.T) *upstreamtest.Registry {
+	r := upstreamtest.NewRegistry(t)
+	r.Put("repo/index.yaml", fmt.Appendf(nil, foreignIndex, r.URL, digest.FromBytes([]byte("one")).Encoded(), digest.FromBytes([]byte("two")).Encoded(),
+		time.Now().Add(-time.Hour).UTC().Format(time.RFC3339)), "Content-Type: text/yaml")
+	r.Put("repo/charts/nginx-stable-1.0.0.tgz", []byte("one"))
+	r.Put("repo/charts/nginx-stable-1.0.0.tgz.prov", []byte("signed"))
+	r.Put("far/n.tgz", []byte("two"))
+	r.Put("repo/evil.tgz", []byte("evil"))
+	return r
+}
+
+func TestProxy(t *testing.T) {
+	r := museumWith(t)
+	x := start(t, catalogtest.Options{})
+	x.Proxy(t, "acme/hp", helm.Format, r.URL+"/repo/")
+	all := x.index("hp")
+	if len(all) != 3 || len(all["nginx-stable"]) != 2 || all["nginx-stable"][1].URLs[0] != "charts/nginx-stable-1.1.0.tgz" || all["nginx-stable"][0].AppVersion != "1.25" ||
+		!strings.Contains(all["nginx-stable"][0].Description, "entries:") {
+		t.Fatalf("%+v", all)
+	}
+	for file, want := range map[string]string{"nginx-stable-1.0.0.tgz": "one", "nginx-stable-1.0.0.tgz.prov": "signed", "nginx-stable-1.1.0.tgz": "two"} {
+		for range 2 {
+			if a := x.expect(x.do("GET", "hp/charts/"+file, nil), 200); a.body != want {
+				t.Errorf("%s: %q", file, a.body)
+			}
+		}
+	}
+	for path, n := range r.All() {
+		if n != 1 {
+			t.Errorf("%s was asked for %d times", path, n)
+		}
+	}
+	for _, absent := range []string{"charts/nginx-stable-2.0.0.tgz", "charts/local-1.0.0.tgz", "charts/none-1.0.0.tgz", "api/charts/none"} {
+		if a := x.do("GET", "hp/"+absent, nil); a.StatusCode != 404 {
+			t.Errorf("%s: %d %s", absent, a.StatusCode, a.body)
+		}
+	}
+	var versions []entry
+	if a := x.expect(x.do("GET", "hp/api/charts/nginx-stable", nil), 200); json.Unmarshal([]byte(a.body), &versions) != nil || len(versions) != 2 {
+		t.Error(a.body)
+	}
+	x.expect(x.do("POST", "hp/api/charts", chartOf(t, "app", "1.0.0", "")), 405)
+	x.expect(x.do("DELETE", "hp/api/charts/app/9.9.9", nil), 405)
+	r.Cut(true)
+	x.Later(24 * time.Hour)
+	if a := x.expect(x.do("GET", "hp/index.yaml", nil), 200); len(a.Header.Values("Warning")) == 0 {
+		t.Errorf("%v", a.Header)
+	}
+	x.expect(x.do("GET", "hp/charts/nginx-stable-1.1.0.tgz", nil), 200)
+}
+
+func TestProxyRules(t *testing.T) {
+	r := museumWith(t)
+	x := start(t, catalogtest.Options{})
+	x.Proxy(t, "acme/aged", helm.Format, r.URL+"/repo", func(u *meta.Upstream) { u.MinReleaseAge = 24 * time.Hour; u.Block = []string{"app"} })
+	if all := x.index("aged"); len(all["nginx-stable"]) != 1 || len(all["app"]) != 0 {
+		t.Errorf("%+v", all)
+	}
+	x.expect(x.do("GET", "aged/charts/nginx-stable-1.0.0.tgz", nil), 200)
+	x.expect(x.do("GET", "aged/charts/nginx-stable-1.1.0.tgz", nil), 404)
+	x.expect(x.do("GET", "aged/charts/app-9.9.9.tgz", nil), 404)
+	r.Put("repo/index.yaml", []byte("entries: &a {x: [*a]}\n"))
+	x.Proxy(t, "acme/odd", helm.Format, r.URL+"/repo")
+	if a := x.do("GET", "odd/index.yaml", nil); a.StatusCode != http.StatusBadGateway {
+		t.Errorf("%d %s", a.StatusCode, a.body)
+	}
+}
+
+// A name that is owned here never comes from upstream.
+func TestGroup(t *testing.T) {
+	r := museumWith(t)
+	second := upstreamtest.NewRegistry(t)
+	second.Put("index.yaml", []byte(`{"apiVersion":"v1","entries":{"nginx-stable":[{"apiVersion":"v2","name":"nginx-stable","version":"7.0.0","urls":["x.tgz"]}],"redis":[{"apiVersion":"v2","name":"redis","version":"1.0.0","urls":["x.tgz"]}]}}`))
+	second.Put("x.tgz", []byte("redis"))
+	x := start(t, catalogtest.Options{})
+	x.Hosted(t, "acme/hl", helm.Format)
+	x.Proxy(t, "acme/hp", helm.Format, r.URL+"/repo")
+	x.Proxy(t, "acme/hq", helm.Format, second.URL)
+	x.Group(t, "acme/all", helm.Format, "hl", "hl", "hp", "hq")
+	x.expect(x.do("POST", "all/api/charts", chartOf(t, "app", "1.0.0", "")), 201)
+	all := x.index("all")
+	if len(all["app"]) != 1 || all["app"][0].Version != "1.0.0" || len(all["nginx-stable"]) != 2 || len(all["redis"]) != 1 {
+		t.Errorf("%+v", all)
+	}
+	x.expect(x.do("GET", "all/charts/app-1.0.0.tgz", nil), 200)
+	x.expect(x.do("GET", "all/charts/app-9.9.9.tgz", nil), 404)
+	x.expect(x.do("GET", "all/charts/nginx-stable-7.0.0.tgz", nil), 404)
+	if a := x.expect(x.do("GET", "all/charts/redis-1.0.0.tgz", nil), 200); a.body != "redis" {
+		t.Error(a.body)
+	}
+	// Also when the last version is gone the name stays ours.
+	x.expect(x.do("DELETE", "all/api/charts/app/1.0.0", nil), 200)
+	if all := x.index("all"); len(all["app"]) != 0 {
+		t.Errorf("%+v", all)
+	}
+	x.expect(x.do("GET", "all/charts/app-9.9.9.tgz", nil), 404)
+}
+
+func TestManyCharts(t *testing.T) {
+	x := start(t, catalogtest.Options{})
+	x.expect(x.do("POST", "hl/api/charts", chartOf(t, "a", "0.1.0", "")), 201)
+	const charts = 600
+	for i := range charts {
+		_, err := x.Catalog.Publish(t.Context(), catalog.Caller{}, meta.RepoRef{Tenant: "acme", Name: "hl"}, catalog.Draft{
+			Version:   meta.Version{Package: fmt.Sprintf("c%03d", i/2), Name: fmt.Sprintf("1.%d.0", i), Summary: []byte(`{"apiVersion":"v2"}`)},
+			Documents: []catalog.Document{{Path: "x", Body: []byte("x")}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if all := x.index("hl"); len(all) != charts/2+1 || len(all["c000"]) != 2 {
+		t.Errorf("%d charts", len(all))
+	}
+}
+
+func TestProtocol(t *testing.T) {
+	x := start(t, catalogtest.Options{})
+	one := chartOf(t, "app", "1.0.0", "")
+	x.expect(x.do("POST", "hl/api/charts", one), 201)
+	const name = "/helm/acme/hl"
+	protocoltest.Run(t, protocoltest.Case{
+		Protocol: x.protocol, Metadata: access.Records{Asker: x.Metadata},
+		Repo: meta.RepoRef{Tenant: "acme", Name: "hl"}, Absent: meta.RepoRef{Tenant: "acme", Name: "hm"},
+		Reads: []protocoltest.Request{
+			{Method: "GET", Path: name + "/index.yaml"}, {Method: "GET", Path: name + "/charts/app-1.0.0.tgz"}, {Method: "GET", Path: name + "/api/charts"},
+			{Method: "GET", Path: name + "/api/charts/app"}, {Method: "GET", Path: name + "/api/charts/app/1.0.0"},
+		},
+		Writes: []protocoltest.Request{
+			{Method: "POST", Path: name + "/api/charts", Body: one}, {Method: "DELETE", Path: name + "/api/charts/app/1.0.0"},
+		},
+		CheckError: func(_ int, _ http.Header, body []byte) error {
+			var doc struct{ Error string }
+			if err := json.Unmarshal(body, &doc); err != nil {
+				return err
+			}
+			if doc.Error == "" {
+				return fmt.Errorf("no error in %s", body)
+			}
+			return nil
+		},
+	})
+}
+
+func TestConversation(t *testing.T) {
+	x := start(t, catalogtest.Options{})
+	x.expect(x.do("POST", "hl/api/charts", chartOf(t, "app", "1.0.0", "")), 201)
+	x.expect(x.do("POST", "hl/api/charts", chartOf(t, "app", "1.1.0", "")), 201)
+	catalogtest.Converse(t, x.Stack.Stack, "testdata/helm.txtar", *update, "")
+}
+
+func TestReference(t *testing.T) {
+	p := helm.New(nil, nil, nil)
+	if got, err := p.ParseReference("/my-app:1.0.0-rc.1"); err != nil || got != (protocol.Reference{Package: "my-app", Version: "1.0.0-rc.1"}) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	for _, text := range []string{"", "/", "/app", "app:1.0.0", "/app:", "/app:x", "/a/b:1.0.0"} {
+		if got, err := p.ParseReference(text); !errors.Is(err, meta.ErrInvalid) {
+			t.Errorf("%q: %+v, %v", text, got, err)
+		}
+	}
+	x := start(t, catalogtest.Options{})
+	x.expect(x.do("POST", "hl/api/charts", chartOf(t, "app", "1.0.0", "")), 201)
+	v := meta.Version{Repo: meta.RepoRef{Tenant: "acme", Name: "hl"}, Package: "app", Name: "1.0.0"}
+	if blobs, err := x.protocol.Closure(t.Context(), meta.Principal{}, v, ""); err != nil || len(blobs) != 1 {
+		t.Errorf("%+v, %v", blobs, err)
+	}
+}
