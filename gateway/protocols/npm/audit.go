@@ -77,7 +77,28 @@ func (p *Protocol) advisories(c *protocol.Call) error {
 	if proxy == nil {
 		return protocol.WriteJSON(c.W, http.StatusOK, struct{}{})
 	}
-	return fmt.Errorf("advisories are not passed on to upstreams yet: %w", meta.ErrNotFound)
+	for name := range names {
+		sources, _, err := p.catalog.Sources(ctx, by, c.Repo, keyOf(name))
+		if err != nil {
+			return err
+		}
+		if admitted, _ := proxy.Upstream.Admits(name); len(sources.Owners) > 0 || !admitted {
+			delete(names, name)
+		}
+	}
+	if body, err = marshal(names); err != nil {
+		return err
+	}
+	answer, err := p.proxies.Relay(ctx, proxy, upstream.Relayed{
+		Method: http.MethodPost, Path: "-/npm/v1/security/advisories/bulk", Accept: fullType, ContentType: fullType, Body: body, MaxBytes: maxAuditBytes,
+	})
+	if err != nil {
+		return err
+	}
+	if !json.Valid(answer) {
+		return fmt.Errorf("the upstream's advisories are no JSON: %w", protocol.ErrUpstream)
+	}
+	return protocol.WriteJSON(c.W, http.StatusOK, json.RawMessage(answer))
 }
 
 // audit answers the older form of the question, of yarn and older clients, which sends a

@@ -71,7 +71,7 @@ func (p *Protocol) Routes() []protocol.Route {
 		{Name: "npm_tags", Method: http.MethodGet, Pattern: tags, Action: access.Pull, Place: protocol.Anywhere, Serve: p.tags},
 		{Name: "npm_tag_put", Method: http.MethodPut, Pattern: tags + "/{tag}", Action: access.Push, Place: protocol.AnyServer, Serve: p.putTag},
 		{Name: "npm_tag_delete", Method: http.MethodDelete, Pattern: tags + "/{tag}", Action: access.Push, Place: protocol.AnyServer, Serve: p.deleteTag},
-		{Name: "npm_search", Method: http.MethodGet, Pattern: repo + "-/v1/search", Action: access.Pull, Place: protocol.Anywhere, Serve: p.search},
+		{Name: "npm_search", Method: http.MethodGet, Pattern: repo + "-/v1/search", Action: access.Pull, Place: protocol.AnyServer, Serve: p.search},
 		{Name: "npm_ping", Method: http.MethodGet, Pattern: repo + "-/ping", Action: access.Pull, Place: protocol.Anywhere, Serve: p.ping},
 		{Name: "npm_keys", Method: http.MethodGet, Pattern: repo + "-/npm/v1/keys", Action: access.Pull, Place: protocol.Anywhere, Serve: p.keys},
 		{Name: "npm_advisories", Method: http.MethodPost, Pattern: repo + "-/npm/v1/security/advisories/bulk", Action: access.Pull, Place: protocol.AnyServer, Serve: p.advisories},

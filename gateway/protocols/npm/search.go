@@ -3,6 +3,7 @@ package npm
 import (
 	"context"
 	"encoding/json"
+	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
@@ -18,6 +19,7 @@ const (
 	searchSize   = 20
 	maxSearch    = 250
 	maxSearchAll = 100_000
+	maxFound     = 4 << 20 // bytes of an upstream's answer
 )
 
 // hit is a package as a search shows it.
@@ -73,12 +75,19 @@ func (p *Protocol) search(c *protocol.Call) error {
 	from, _ := strconv.Atoi(values.Get("from")) // what is no number is 0
 	by, ctx := caller(c), c.R.Context()
 	if c.Repository.Kind == meta.KindProxy {
-		ask := url.Values{"text": {values.Get("text")}, "size": {strconv.Itoa(page.Limit)}, "from": {strconv.Itoa(from)}}
-		found, err := p.proxies.Fetch(ctx, by, c.Repository, upstream.Want{Path: "-/v1/search?" + ask.Encode(), Accept: fullType})
+		release, err := p.catalog.Reserve(ctx, maxFound)
 		if err != nil {
 			return err
 		}
-		return upstream.Serve(c, p.proxies, found, protocol.Content{MediaType: fullType, Cache: protocol.Revalidate, Public: public(c)})
+		defer release()
+		ask := url.Values{"text": {values.Get("text")}, "size": {strconv.Itoa(page.Limit)}, "from": {strconv.Itoa(from)}}
+		body, err := p.proxies.Relay(ctx, c.Repository, upstream.Relayed{Method: http.MethodGet, Path: "-/v1/search?" + ask.Encode(), Accept: fullType, MaxBytes: maxFound})
+		if err != nil {
+			return err
+		}
+		// It is the upstream's of this moment, whatever is known here.
+		c.AsOf(meta.AsOf{Mode: meta.ModeStrong})
+		return protocol.ServeBytes(c.W, c.R, body, protocol.Content{MediaType: fullType, Cache: protocol.NoStore})
 	}
 	repos, asOf, err := p.catalog.Members(ctx, by, c.Repo)
 	if err != nil {
