@@ -303,8 +303,8 @@ var matrixFormats = map[string]string{
 	"pip":   "pypi",
 	"twine": "pypi",
 	"mvn":   "maven",
-	"cargo": "generic",
-	"go":    "generic",
+	"cargo": "cargo",
+	"go":    "go",
 }
 
 // Users are named for their client: failed logins are limited by account.
@@ -566,31 +566,22 @@ func useTwine(ctx context.Context, t *testing.T, s *secured, home, token string)
 	return out, err
 }
 
-// useCargo fetches from a sparse index that asks for the token, which cargo sends bare.
+// useCargo publishes and fetches; it sends the token as it is.
 func useCargo(ctx context.Context, t *testing.T, s *secured, home, token string) (string, error) {
-	base := "/generic/acme/cargo/"
-	crate := tgz(t, map[string]string{
-		"demo-1.0.0/Cargo.toml": "[package]\nname = \"demo\"\nversion = \"1.0.0\"\nedition = \"2021\"\n", "demo-1.0.0/src/lib.rs": "",
-	})
-	sum := sha256.Sum256(crate)
-	s.put(t, base+"index/config.json", fmt.Appendf(nil, `{"dl":"https://%s%scrates/{crate}-{version}.crate","auth-required":true}`, s.addr, base))
-	s.put(t, base+"index/de/mo/demo", fmt.Appendf(nil, `{"name":"demo","vers":"1.0.0","deps":[],"cksum":"%x","features":{},"yanked":false}`+"\n", sum))
-	s.put(t, base+"crates/demo-1.0.0.crate", crate)
-	write(t, filepath.Join(home, "config.toml"), fmt.Sprintf("[registries.shoal]\nindex = \"sparse+https://%s%sindex/\"\n[registry]\nglobal-credential-providers = [\"cargo:token\"]\n[http]\ncainfo = %q\n[net]\nretry = 0\n", s.addr, base, s.root))
+	write(t, filepath.Join(home, "config.toml"), fmt.Sprintf("[registries.shoal]\nindex = \"sparse+https://%s/cargo/acme/cargo/\"\n[registry]\nglobal-credential-providers = [\"cargo:token\"]\n[http]\ncainfo = %q\n[net]\nretry = 0\n", s.addr, s.root))
+	write(t, filepath.Join(home, "demo", "Cargo.toml"), crateManifest("demo", "1.0.0"))
+	write(t, filepath.Join(home, "demo", "src", "lib.rs"), "")
 	write(t, filepath.Join(home, "p", "Cargo.toml"), "[package]\nname = \"p\"\nversion = \"0.1.0\"\nedition = \"2021\"\n[dependencies]\ndemo = { version = \"1\", registry = \"shoal\" }\n")
 	write(t, filepath.Join(home, "p", "src", "lib.rs"), "")
 	return all(ctx, []string{"CARGO_HOME=" + home, "CARGO_REGISTRIES_SHOAL_TOKEN=" + token},
+		[]string{"cargo", "publish", "--registry", "shoal", "--allow-dirty", "--no-verify", "--manifest-path", filepath.Join(home, "demo", "Cargo.toml")},
 		[]string{"cargo", "fetch", "--manifest-path", filepath.Join(home, "p", "Cargo.toml")})
 }
 
-// useGo downloads a module from a GOPROXY layout; the token is in .netrc.
+// useGo downloads a module; the token is in .netrc, and sent over TLS only.
 func useGo(ctx context.Context, t *testing.T, s *secured, home, token string) (string, error) {
-	base, module := "/generic/acme/go/", "example.com/demo"
-	mod := "module " + module + "\n\ngo 1.21\n"
-	s.put(t, base+module+"/@v/list", []byte("v1.0.0\n"))
-	s.put(t, base+module+"/@v/v1.0.0.info", []byte(`{"Version":"v1.0.0","Time":"2026-01-01T00:00:00Z"}`))
-	s.put(t, base+module+"/@v/v1.0.0.mod", []byte(mod))
-	s.put(t, base+module+"/@v/v1.0.0.zip", zipped(t, map[string]string{module + "@v1.0.0/go.mod": mod, module + "@v1.0.0/demo.go": "package demo\n"}))
+	base, module := "/go/acme/go/", "example.com/demo"
+	s.put(t, base+module+"/@v/v1.0.0.zip", uploadGo(t, module, "1.0.0", 1).body)
 	host, _, _ := net.SplitHostPort(s.addr)
 	write(t, filepath.Join(home, ".netrc"), fmt.Sprintf("machine %s login go password %s\nmachine %s login go password %s\n", s.addr, token, host, token))
 	return all(ctx, []string{"HOME=" + home, "GOPATH=" + home, "GOMODCACHE=" + filepath.Join(home, "mod"), "GOCACHE=" + filepath.Join(home, "cache"), "GOENV=off", "GOFLAGS=-modcacherw",
