@@ -17,6 +17,9 @@ var ErrBroken = fmt.Errorf("the body broke off: %w", meta.ErrInvalid)
 // away from a disk that fails.
 func Body(r *http.Request) io.Reader { return body{r.Body} }
 
+// Part is Body for a part of a form.
+func Part(r io.Reader) io.Reader { return body{r} }
+
 type body struct{ io.Reader }
 
 func (b body) Read(p []byte) (int, error) {

@@ -134,7 +134,7 @@ func (p *Protocol) receive(ctx context.Context, by catalog.Caller, repo meta.Rep
 }
 
 func broken(err error) error {
-	return fmt.Errorf("the upload broke off: %w: %w", meta.ErrInvalid, err)
+	return fmt.Errorf("%w: %w", protocol.ErrBroken, err)
 }
 
 func (p *Protocol) chart(ctx context.Context, by catalog.Caller, repo meta.RepoRef, r *received, from io.Reader) error {
@@ -146,7 +146,7 @@ func (p *Protocol) chart(ctx context.Context, by catalog.Caller, repo meta.RepoR
 		return err
 	}
 	r.upload = up
-	if _, err := up.Append(ctx, body{from}); err != nil {
+	if _, err := up.Append(ctx, protocol.Part(from)); err != nil {
 		return err
 	}
 	r.stored, err = up.Store(ctx, "")
@@ -165,18 +165,6 @@ func (r *received) prov(part *multipart.Part) (err error) {
 		return fmt.Errorf("the provenance is over %d bytes: %w", maxProvenance, meta.ErrInvalid)
 	}
 	return nil
-}
-
-// body tells a request that breaks off from a disk that does.
-type body struct{ io.Reader }
-
-// Read implements io.Reader.
-func (b body) Read(p []byte) (int, error) {
-	n, err := b.Reader.Read(p)
-	if err != nil && err != io.EOF {
-		err = broken(err)
-	}
-	return n, err
 }
 
 // checkProvenance says whether a provenance file is signed text that names the chart with

@@ -203,7 +203,7 @@ func (f form) read(name string, r io.Reader, left int64) (used int64, err error)
 
 // broken tells a form that breaks off, or is none, from a disk that fails.
 func broken(err error) error {
-	return fmt.Errorf("the form broke off: %w: %w", meta.ErrInvalid, err)
+	return fmt.Errorf("%w: %w", protocol.ErrBroken, err)
 }
 
 // content stores the part that is the file.
@@ -226,7 +226,7 @@ func (p *Protocol) content(ctx context.Context, by catalog.Caller, repo meta.Rep
 	if r.blake2, err = blake2b.New256(nil); err != nil {
 		return fmt.Errorf("blake2: %w", err)
 	}
-	_, err = up.Append(ctx, io.TeeReader(body{part}, io.MultiWriter(r.md5, r.blake2)))
+	_, err = up.Append(ctx, io.TeeReader(protocol.Part(part), io.MultiWriter(r.md5, r.blake2)))
 	return err
 }
 
@@ -237,18 +237,6 @@ func fileName(part *multipart.Part) string {
 		return ""
 	}
 	return params["filename"]
-}
-
-// body tells a request that breaks off from a disk that does.
-type body struct{ io.Reader }
-
-// Read implements io.Reader.
-func (b body) Read(p []byte) (int, error) {
-	n, err := b.Reader.Read(p)
-	if err != nil && err != io.EOF {
-		err = broken(err)
-	}
-	return n, err
 }
 
 func sha256Of(sum string) (digest.Digest, error) {
