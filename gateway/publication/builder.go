@@ -37,7 +37,12 @@ type Config struct {
 	// Open opens what was sealed to this server.
 	Open func(sealed []byte) ([]byte, error)
 	// Dir is where documents are spooled while they are written; it exists.
-	Dir     string
+	Dir string
+	// Every is how long after a build the next one of a repository begins at the earliest;
+	// 0 is a second.
+	Every   time.Duration
+	// KeyBits is the length of the RSA keys that are made; 0 is 3072.
+	KeyBits int
 	Metrics prometheus.Registerer // nil registers nothing
 	Log     *slog.Logger
 }
@@ -76,6 +81,12 @@ func New(cfg Config) (*Builder, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
+	if cfg.Every == 0 {
+		cfg.Every = buildEvery
+	}
+	if cfg.KeyBits == 0 {
+		cfg.KeyBits = 3072
+	}
 	b := &Builder{
 		cfg: cfg, formats: map[string]Format{}, waiting: map[meta.RepoRef][]chan struct{}{}, groups: map[meta.RepoRef][]meta.RepoRef{},
 		tasks: map[meta.RepoRef]*task{}, signers: map[meta.RepoRef]*Signer{}, wake: make(chan struct{}, 1),
@@ -85,6 +96,9 @@ func New(cfg Config) (*Builder, error) {
 	}
 	return b, b.metrics.register(cfg.Metrics)
 }
+
+// settle is how long a change waits for others.
+func (b *Builder) settle() time.Duration { return min(settle, b.cfg.Every/4) }
 
 func (b *Builder) rules(format string) uint32 {
 	if f := b.formats[format]; f != nil {
@@ -158,7 +172,7 @@ func (b *Builder) look(repo meta.RepoRef, d time.Duration) {
 	case t.running:
 		t.again = true
 	default:
-		if earliest := t.last.Add(buildEvery); at.Before(earliest) {
+		if earliest := t.last.Add(b.cfg.Every); at.Before(earliest) {
 			at = earliest
 		}
 		if t.at.IsZero() || at.Before(t.at) {
@@ -313,7 +327,7 @@ func (b *Builder) know(r *meta.Repository) {
 		b.groups[m] = append(b.groups[m], r.Ref)
 	}
 	b.mu.Unlock()
-	b.look(r.Ref, settle)
+	b.look(r.Ref, b.settle())
 }
 
 func (b *Builder) observe(ctx context.Context, c feed.Change) {
@@ -343,7 +357,7 @@ func (b *Builder) observe(ctx context.Context, c feed.Change) {
 		}
 		b.mu.Unlock()
 		for _, r := range all {
-			b.look(r, settle)
+			b.look(r, b.settle())
 		}
 	}
 }
@@ -354,7 +368,7 @@ func (b *Builder) touched(repo meta.RepoRef) {
 	known := b.tasks[repo] != nil
 	b.mu.Unlock()
 	if known {
-		b.look(repo, settle)
+		b.look(repo, b.settle())
 	}
 	b.lookGroups(repo)
 }
@@ -364,7 +378,7 @@ func (b *Builder) lookGroups(member meta.RepoRef) {
 	groups := slices.Clone(b.groups[member])
 	b.mu.Unlock()
 	for _, g := range groups {
-		b.look(g, settle)
+		b.look(g, b.settle())
 	}
 }
 
@@ -393,7 +407,7 @@ func (b *Builder) work(ctx context.Context, repo meta.RepoRef) {
 		t.last = began
 	}
 	if t.again && later == 0 {
-		later = max(time.Until(began.Add(buildEvery)), settle)
+		later = max(time.Until(began.Add(b.cfg.Every)), b.settle())
 	}
 	if later > 0 {
 		t.at = time.Now().Add(later)
@@ -550,7 +564,7 @@ func (b *Builder) origin() state.Origin {
 func (b *Builder) open(ctx context.Context, repo meta.RepoRef, format Format, servers []meta.Node) (*meta.Sets, error) {
 	cmd := state.OpenSets{Repo: repo}
 	if format.Signed() {
-		key, err := newKey(repo, servers, time.Now())
+		key, err := newKey(repo, servers, time.Now(), b.cfg.KeyBits)
 		if err != nil {
 			return nil, err
 		}

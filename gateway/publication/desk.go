@@ -40,11 +40,11 @@ func public(c *protocol.Call) bool {
 const youth = 30 * time.Second
 
 // young looks something up; what is not there yet in a repository that was only just made
-// is waited for a little.
-func young[A any](c *protocol.Call, look func(context.Context, catalog.Caller) (A, meta.AsOf, error)) (A, meta.AsOf, error) {
+// is waited for a little, unless its documents are built.
+func young[A any](c *protocol.Call, built func(context.Context, catalog.Caller) bool, look func(context.Context, catalog.Caller) (A, meta.AsOf, error)) (A, meta.AsOf, error) {
 	ctx, by := c.R.Context(), Caller(c)
 	a, asOf, err := look(ctx, by)
-	if !errors.Is(err, meta.ErrNotFound) || c.Repository == nil || time.Since(c.Repository.Created.Std()).Abs() > youth {
+	if !errors.Is(err, meta.ErrNotFound) || c.Repository == nil || time.Since(c.Repository.Created.Std()).Abs() > youth || built(ctx, by) {
 		return a, asOf, err
 	}
 	waiting, cancel := context.WithTimeout(ctx, AwaitMost)
@@ -63,11 +63,20 @@ func young[A any](c *protocol.Call, look func(context.Context, catalog.Caller) (
 	}
 }
 
+// built reports whether the documents of a repository were built before.
+func (d *Desk) built(repo meta.RepoRef) func(context.Context, catalog.Caller) bool {
+	return func(ctx context.Context, by catalog.Caller) bool {
+		by.Absent = nil
+		s, _, err := d.Catalog.Sets(ctx, by, repo)
+		return err == nil && s.Built > 0
+	}
+}
+
 // Document answers with the file of that path in the set that is in place.
 //
 // Errors: meta.ErrNotFound.
 func (d *Desk) Document(c *protocol.Call, set, path string) error {
-	p, asOf, err := young(c, func(ctx context.Context, by catalog.Caller) (meta.Publication, meta.AsOf, error) {
+	p, asOf, err := young(c, d.built(c.Repo), func(ctx context.Context, by catalog.Caller) (meta.Publication, meta.AsOf, error) {
 		return d.Catalog.Publication(ctx, by, c.Repo, set)
 	})
 	if err != nil {
@@ -157,7 +166,7 @@ func (d *Desk) File(c *protocol.Call, pkg, version, path string) error {
 //
 // Errors: meta.ErrNotFound while there is none.
 func (d *Desk) Key(c *protocol.Call) error {
-	s, asOf, err := young(c, func(ctx context.Context, by catalog.Caller) (meta.Sets, meta.AsOf, error) {
+	s, asOf, err := young(c, d.built(c.Repo), func(ctx context.Context, by catalog.Caller) (meta.Sets, meta.AsOf, error) {
 		return d.Catalog.Sets(ctx, by, c.Repo)
 	})
 	if err != nil {

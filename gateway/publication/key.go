@@ -29,12 +29,13 @@ type Signer struct {
 // signConfig is how documents are signed: RSA, which every apt and rpm in use verifies,
 // over SHA-512.
 func signConfig() *packet.Config {
-	return &packet.Config{Algorithm: packet.PubKeyAlgoRSA, RSABits: 3072, DefaultHash: crypto.SHA512}
+	return &packet.Config{Algorithm: packet.PubKeyAlgoRSA, DefaultHash: crypto.SHA512}
 }
 
 // newKey makes the key of a repository and seals it to servers.
-func newKey(repo meta.RepoRef, servers []meta.Node, now time.Time) (*meta.SigningKey, error) {
+func newKey(repo meta.RepoRef, servers []meta.Node, now time.Time, bits int) (*meta.SigningKey, error) {
 	config := signConfig()
+	config.RSABits = bits
 	// A little earlier, so that a client whose clock is behind takes it.
 	config.Time = func() time.Time { return now.Add(-time.Hour) }
 	entity, err := openpgp.NewEntity("shoal repository "+repo.String(), "", "", config)

@@ -10,18 +10,24 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"iter"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/shoal-registry/shoal/raftmeta"
+	"github.com/shoal-registry/shoal/raftmeta/feed"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/raftmeta/state"
+	"github.com/shoal-registry/shoal/verify/trust"
 )
 
 // Metadata is a state machine that is its own log. It implements raftmeta.Asker
-// and raftmeta.Doer. Fault, when set, is asked before each question and command.
+// raftmeta.Doer and raftmeta.Watcher. Fault, when set, is asked before each question and command.
 type Metadata struct {
+	// Key is the server's: what is sealed to it opens with this.
+	Key *trust.Key
+
 	machine *state.Machine
 
 	mu    sync.Mutex // orders commands
@@ -37,8 +43,9 @@ type Metadata struct {
 type Fault func(mode meta.Mode) error
 
 var (
-	_ raftmeta.Asker = (*Metadata)(nil)
-	_ raftmeta.Doer  = (*Metadata)(nil)
+	_ raftmeta.Asker   = (*Metadata)(nil)
+	_ raftmeta.Doer    = (*Metadata)(nil)
+	_ raftmeta.Watcher = (*Metadata)(nil)
 )
 
 // NewMetadata opens metadata in a directory of the test and bootstraps a cluster
@@ -54,11 +61,15 @@ func NewMetadata(t testing.TB, server meta.NodeID, region meta.RegionName, admin
 			t.Error(err)
 		}
 	})
-	m := &Metadata{machine: machine, asked: map[meta.Mode]int{}}
+	key, err := trust.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &Metadata{Key: key, machine: machine, asked: map[meta.Mode]int{}}
 	_, err = m.Do(t.Context(), state.Origin{}, state.Bootstrap{
 		Cluster: meta.Cluster{ID: "test", Epoch: 1, Level: state.Level, AdminToken: adminToken},
 		Node: meta.Node{
-			ID: server, Role: meta.RoleServer, Region: region, Gateway: "127.0.0.1:5000",
+			ID: server, Role: meta.RoleServer, Region: region, Gateway: "127.0.0.1:5000", Seal: key.Recipient(),
 			Swarm: []string{"/ip4/127.0.0.1/tcp/7070"}, Raft: []string{"/ip4/127.0.0.1/tcp/7071"},
 		},
 		Region: meta.Region{Name: region, Primary: true},
@@ -130,4 +141,9 @@ func (m *Metadata) Answer(ctx context.Context, f meta.Freshness, q raftmeta.Requ
 	}
 	asOf := meta.AsOf{Epoch: 1, Index: v.Index(), Mode: f.Mode}
 	return asOf, errors.Join(q.Run(v), v.Close())
+}
+
+// Watch implements raftmeta.Watcher.
+func (m *Metadata) Watch(ctx context.Context, after uint64) iter.Seq2[feed.Change, error] {
+	return feed.Follow(ctx, m.machine, after)
 }

@@ -15,10 +15,14 @@ type place struct{ Dist, Component string }
 var placeName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+~-]{0,63}$`)
 
 func (p place) check() error {
-	for what, s := range map[string]string{"distribution": p.Dist, "component": p.Component} {
-		if !placeName.MatchString(s) || s == "by-hash" {
-			return fmt.Errorf("%s %.80q: put to pool/<distribution>/<component>/<file>.deb, or say ?dist=stable&component=main: %w", what, s, meta.ErrInvalid)
-		}
+	fail := func(what, s string) error {
+		return fmt.Errorf("%s %.80q: put to pool/<distribution>/<component>/<file>.deb, or say ?dist=stable&component=main: %w", what, s, meta.ErrInvalid)
+	}
+	if !placeName.MatchString(p.Dist) || p.Dist == "by-hash" {
+		return fail("distribution", p.Dist)
+	}
+	if !placeName.MatchString(p.Component) || p.Component == "by-hash" {
+		return fail("component", p.Component)
 	}
 	return nil
 }
