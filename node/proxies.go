@@ -94,12 +94,12 @@ func (p upstreamPeers) For(key string) []meta.NodeID {
 }
 
 // Ask implements upstream.Peers.
-func (p upstreamPeers) Ask(ctx context.Context, server meta.NodeID, q upstream.Question) (*upstream.Found, error) {
+func (p upstreamPeers) Ask(ctx context.Context, server meta.NodeID, q upstream.Question, told func(upstream.Progress)) (*upstream.Found, error) {
 	known, ok := p.node.swarmHost.Node(server)
 	if !ok {
 		return nil, fmt.Errorf("%w: %s has left", upstream.ErrUnreachable, server)
 	}
-	return upstream.AskServer(ctx, p.client, "https://"+known.Gateway, q)
+	return upstream.AskServer(ctx, p.client, "https://"+known.Gateway, q, told)
 }
 
 // sealed opens secrets that are sealed to this server.

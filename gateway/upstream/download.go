@@ -55,7 +55,7 @@ func newClient(rules outbound.Rules) *http.Client {
 }
 
 // get is a flight: it looks again at what is known, and asks the upstream.
-func (e *Engine) get(ctx context.Context, repo *meta.Repository, w *Want, key flightKey) (*Found, error) {
+func (e *Engine) get(ctx context.Context, repo *meta.Repository, w *Want, key flightKey, into *arrival) (*Found, error) {
 	e.metrics.flying.Inc()
 	defer e.metrics.flying.Dec()
 	known, asOf, err := e.known(ctx, catalog.Caller{Who: e.principal()}, repo.Ref, w)
@@ -87,8 +87,8 @@ func (e *Engine) get(ctx context.Context, repo *meta.Repository, w *Want, key fl
 		return nil, fmt.Errorf("wait for a place to download: %w", context.Cause(ctx))
 	}
 	defer e.slots.Release(1)
-	d := &download{engine: e, repo: repo, want: w, key: key, known: known, target: target, own: own, by: catalog.Caller{Who: e.principal()}}
-	defer d.close()
+	d := &download{engine: e, repo: repo, want: w, key: key, known: known, target: target, own: own, by: catalog.Caller{Who: e.principal()}, into: into}
+	defer d.finish()
 	if own && repo.Upstream.Credential != "" && e.cfg.Secrets != nil {
 		if d.credential, err = e.cfg.Secrets(ctx, repo); err != nil {
 			return nil, fmt.Errorf("credentials for the upstream of %s: %w", repo.Ref, err)
@@ -134,9 +134,19 @@ type download struct {
 
 	upload    *catalog.Upload
 	sums      *sums
-	validator string // strong ETag of the bytes in upload
-	total     int64  // of all, -1 when unknown
+	into      *arrival   // nil when nobody reads while it arrives
+	cut       *segmenter // of it
+	validator string     // strong ETag of the bytes in upload
+	total     int64      // of all, -1 when unknown
 	head      meta.Fetched
+}
+
+// finish ends what the download has begun.
+func (d *download) finish() {
+	d.close()
+	if d.cut != nil {
+		d.cut.end()
+	}
 }
 
 func (d *download) close() {
@@ -361,6 +371,12 @@ func (d *download) receive(ctx context.Context, response *http.Response) (*Found
 		return nil, err
 	}
 	d.sums = newSums(d.want.Sums)
+	switch {
+	case d.cut != nil:
+		d.cut.off = true // it had other bytes, perhaps
+	case d.into != nil && (d.total < 0 || d.total >= minArriving):
+		d.cut = d.engine.segment(ctx, d.repo.Ref, d.head, d.total, d.into)
+	}
 	return d.copy(ctx, response.Body)
 }
 
@@ -402,6 +418,9 @@ func (b *body) Read(p []byte) (int, error) {
 	}
 	b.left -= int64(n)
 	_, _ = b.download.sums.Write(p[:n])
+	if cut := b.download.cut; cut != nil {
+		_, _ = cut.Write(p[:n])
+	}
 	b.download.engine.metrics.bytes.Add(float64(n))
 	if err != nil && err != io.EOF {
 		err = &bodyError{err}

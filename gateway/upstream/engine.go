@@ -62,11 +62,12 @@ type Peers interface {
 	// For lists them in the order in which they are asked for a key: the one that answers
 	// for it first. This node is among them when it is one of them.
 	For(key string) []meta.NodeID
-	// Ask has a server get what is wanted.
+	// Ask has a server get what is wanted. When the question is for a stream, told hears
+	// what has come of a file so far, before the answer.
 	//
 	// Errors: an error that is ErrUnreachable when another one may be asked; else what the
 	// server says.
-	Ask(ctx context.Context, server meta.NodeID, q Question) (*Found, error)
+	Ask(ctx context.Context, server meta.NodeID, q Question, told func(Progress)) (*Found, error)
 }
 
 // Question is what one node asks another.
@@ -76,6 +77,8 @@ type Question struct {
 	// Group, when set, is the group of Repo's tenant that takes the package from Repo when
 	// it is there.
 	Group string `cbor:"3,keyasint,omitempty"`
+	// Stream asks to be told of a large file while it arrives.
+	Stream bool `cbor:"4,keyasint,omitempty"`
 }
 
 // ErrUnreachable says that a server could not be asked, so that another one may be. It is
@@ -166,7 +169,9 @@ func (e *Engine) Close() error {
 // is kept; *IntegrityError, or an error that is protocol.ErrUpstream, when its answer
 // cannot be used; meta.ErrTooLarge.
 func (e *Engine) Fetch(ctx context.Context, by catalog.Caller, repo *meta.Repository, w Want) (*Found, error) {
-	return e.fetch(ctx, by, repo, &w, e.ask)
+	return e.fetch(ctx, by, repo, &w, func(ctx context.Context, repo *meta.Repository, w *Want) (*Found, error) {
+		return e.ask(ctx, repo, w, nil)
+	})
 }
 
 // fetch is Fetch, which gets what is not known, or not for sure, by get.
@@ -240,17 +245,17 @@ func absent(repo meta.RepoRef, w *Want) error {
 }
 
 // ask has the server get what is wanted that answers for it, or the next when that one
-// is away.
-func (e *Engine) ask(ctx context.Context, repo *meta.Repository, w *Want) (*Found, error) {
+// is away. watch, when not nil, is told of what arrives.
+func (e *Engine) ask(ctx context.Context, repo *meta.Repository, w *Want, watch func(*arrival)) (*Found, error) {
 	if e.cfg.Peers == nil {
-		return e.own(ctx, repo, w)
+		return e.own(ctx, repo, w, watch)
 	}
 	last := fmt.Errorf("no server of the region asks upstreams: %w", &meta.UnavailableError{Reason: "no_server", RetryAfter: 2 * time.Second})
 	for _, server := range e.cfg.Peers.For(repo.Ref.String() + "/" + w.Path) {
 		if server == e.cfg.Self {
-			return e.own(ctx, repo, w)
+			return e.own(ctx, repo, w, watch)
 		}
-		f, err := e.cfg.Peers.Ask(ctx, server, Question{Repo: repo.Ref, Want: *w})
+		f, err := e.cfg.Peers.Ask(ctx, server, Question{Repo: repo.Ref, Want: *w, Stream: watch != nil}, told(watch))
 		if !errors.Is(err, ErrUnreachable) || ctx.Err() != nil {
 			return f, err
 		}

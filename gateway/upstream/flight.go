@@ -33,20 +33,25 @@ func keyOf(repo meta.RepoRef, w *Want) flightKey {
 type flight struct {
 	done    chan struct{}
 	cancel  context.CancelFunc
-	waiters int // under the engine's mu
+	waiters int      // under the engine's mu
+	arrival *arrival // nil unless the first to board reads while it arrives
 	found   *Found
 	err     error
 }
 
-// own gets what is wanted, together with all others that want it.
-func (e *Engine) own(ctx context.Context, repo *meta.Repository, w *Want) (*Found, error) {
+// own gets what is wanted, together with all others that want it. watch, when not nil, is
+// told of what arrives.
+func (e *Engine) own(ctx context.Context, repo *meta.Repository, w *Want, watch func(*arrival)) (*Found, error) {
 	key := keyOf(repo.Ref, w)
 	for {
-		f, joined := e.board(key, repo, w)
+		f, joined := e.board(key, repo, w, watch != nil)
 		if joined {
 			e.metrics.answers.WithLabelValues("coalesced").Inc()
 		} else {
 			e.metrics.answers.WithLabelValues("fetched").Inc()
+		}
+		if watch != nil && f.arrival != nil {
+			watch(f.arrival)
 		}
 		select {
 		case <-f.done:
@@ -66,7 +71,7 @@ func (e *Engine) own(ctx context.Context, repo *meta.Repository, w *Want) (*Foun
 	}
 }
 
-func (e *Engine) board(key flightKey, repo *meta.Repository, w *Want) (f *flight, joined bool) {
+func (e *Engine) board(key flightKey, repo *meta.Repository, w *Want, streams bool) (f *flight, joined bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if f := e.flights[key]; f != nil {
@@ -75,11 +80,14 @@ func (e *Engine) board(key flightKey, repo *meta.Repository, w *Want) (f *flight
 	}
 	ctx, cancel := context.WithCancel(e.base)
 	f = &flight{done: make(chan struct{}), cancel: cancel, waiters: 1}
+	if streams && w.Kind == File {
+		f.arrival = newArrival()
+	}
 	e.flights[key] = f
 	r, want := *repo, *w
 	e.running.Go(func() {
 		defer cancel()
-		f.found, f.err = e.get(ctx, &r, &want, key)
+		f.found, f.err = e.get(ctx, &r, &want, key, f.arrival)
 		e.mu.Lock()
 		delete(e.flights, key)
 		e.mu.Unlock()

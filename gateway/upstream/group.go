@@ -93,7 +93,7 @@ func (e *Engine) remember(ctx context.Context, group meta.RepoRef, source *meta.
 	}
 	var last error = ErrUnreachable
 	for _, server := range e.cfg.Peers.For(group.String() + "/" + pkg) {
-		f, err := e.cfg.Peers.Ask(ctx, server, Question{Repo: source.Ref, Want: *w, Group: group.Name})
+		f, err := e.cfg.Peers.Ask(ctx, server, Question{Repo: source.Ref, Want: *w, Group: group.Name}, nil)
 		if err == nil {
 			return f.Source, nil
 		}

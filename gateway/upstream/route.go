@@ -39,6 +39,8 @@ type frame struct {
 	Retry    time.Duration `cbor:"4,keyasint,omitempty"`
 	// Blocked is the rule that keeps the package out.
 	Blocked *BlockedError `cbor:"5,keyasint,omitempty"`
+	// Progress is what is new of a file that arrives, to who asked for a stream.
+	Progress *Progress `cbor:"6,keyasint,omitempty"`
 }
 
 // Handler answers the questions of nodes. may says whether a node may have what a
@@ -59,29 +61,52 @@ func (e *Engine) Handler(may func(node meta.NodeID, repo *meta.Repository) bool)
 			err   error
 		}
 		done := make(chan result, 1)
+		var watch func(*arrival)
+		arrivals := make(chan *arrival, 1) // this server's own is one
+		if q.Stream {
+			watch = func(a *arrival) {
+				select {
+				case arrivals <- a:
+				default:
+				}
+			}
+		}
 		go func() { // It ends with the call, as its context does.
-			f, err := e.answer(ctx, c.Who.Node, &q, may)
+			f, err := e.answer(ctx, c.Who.Node, &q, may, watch)
 			done <- result{f, err}
 		}()
 		c.W.Header().Set("Content-Type", "application/octet-stream")
 		tick := time.NewTicker(frameEvery)
 		defer tick.Stop()
 		control := http.NewResponseController(c.W)
+		var from *arrival
+		var changed <-chan struct{}
+		var segments int // told
 		for {
+			var next frame
 			select {
 			case r := <-done:
 				return writeFrame(c.W, frameOf(r.found, r.err))
 			case <-tick.C:
-				if err := errors.Join(writeFrame(c.W, frame{}), control.Flush()); err != nil {
-					<-done
-					return err
+			case from = <-arrivals:
+			case <-changed:
+			}
+			if from != nil {
+				var p Progress
+				if p, changed = from.after(segments); len(p.Segments) > 0 {
+					segments += len(p.Segments)
+					next.Progress = &p
 				}
+			}
+			if err := errors.Join(writeFrame(c.W, next), control.Flush()); err != nil {
+				<-done
+				return err
 			}
 		}
 	}
 }
 
-func (e *Engine) answer(ctx context.Context, node meta.NodeID, q *Question, may func(meta.NodeID, *meta.Repository) bool) (*Found, error) {
+func (e *Engine) answer(ctx context.Context, node meta.NodeID, q *Question, may func(meta.NodeID, *meta.Repository) bool, watch func(*arrival)) (*Found, error) {
 	by := catalog.Caller{Who: e.principal()}
 	repo, _, err := e.cfg.Catalog.Repository(ctx, by, q.Repo)
 	if err != nil {
@@ -90,7 +115,9 @@ func (e *Engine) answer(ctx context.Context, node meta.NodeID, q *Question, may 
 	if !may(node, &repo) {
 		return nil, fmt.Errorf("repository %s: %w", q.Repo, meta.ErrNotFound)
 	}
-	f, err := e.fetch(ctx, by, &repo, &q.Want, e.own)
+	f, err := e.fetch(ctx, by, &repo, &q.Want, func(ctx context.Context, repo *meta.Repository, w *Want) (*Found, error) {
+		return e.own(ctx, repo, w, watch)
+	})
 	if err != nil || q.Group == "" {
 		return f, err
 	}
@@ -178,7 +205,7 @@ func (f *frame) err() error {
 // AskServer asks a server at url, `https://host:port`, over a client of this node.
 //
 // Errors: as Peers.Ask has them.
-func AskServer(ctx context.Context, client *http.Client, url string, q Question) (*Found, error) {
+func AskServer(ctx context.Context, client *http.Client, url string, q Question, told func(Progress)) (*Found, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	quiet := time.AfterFunc(silence, cancel)
@@ -204,6 +231,9 @@ func AskServer(ctx context.Context, client *http.Client, url string, q Question)
 			return f.Found, nil
 		case f.Err != nil:
 			return nil, f.err()
+		}
+		if f.Progress != nil && told != nil {
+			told(*f.Progress)
 		}
 		quiet.Reset(silence)
 	}
