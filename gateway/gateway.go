@@ -145,6 +145,7 @@ type Config struct {
 type Gateway struct {
 	Config
 	router   *protocol.Router
+	aimers   []protocol.Aimer
 	long     map[string]bool // names of routes whose requests end with the drain
 	cross    *http.CrossOriginProtection
 	metrics  *metrics
@@ -187,6 +188,11 @@ func build(c Config) (*Gateway, error) {
 	}
 	g.watcher.calls, g.peers = map[*watched]struct{}{}, newPeers()
 	g.draining, g.drain = context.WithCancel(context.Background())
+	for _, p := range c.Protocols {
+		if a, ok := p.(protocol.Aimer); ok {
+			g.aimers = append(g.aimers, a)
+		}
+	}
 	table := append([]protocol.Protocol{&tokens{g}}, c.Protocols...)
 	if len(c.Mounts) > 0 {
 		table = append(table, mounted(c.Mounts))

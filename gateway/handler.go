@@ -115,6 +115,9 @@ func (g *Gateway) answer(e *exchange) error {
 	if err := g.cross.Check(e.r); err != nil {
 		return fmt.Errorf("%w: %w", err, meta.ErrDenied)
 	}
+	if err := g.aim(e); err != nil {
+		return err
+	}
 	match := g.router.Match(e.r.Method, e.r.URL)
 	e.protocol = match.Protocol
 	if match.Err != nil {
@@ -195,6 +198,27 @@ func (g *Gateway) answer(e *exchange) error {
 		return g.challenge(e, call, match.Route, nil) // the route judged what the body names
 	}
 	return err
+}
+
+// aim gives a request the path that it means. What is forwarded has it already.
+func (g *Gateway) aim(e *exchange) error {
+	for _, a := range g.aimers {
+		path, err := a.Aim(e.r, func() (meta.Principal, error) { return g.Gate.Authenticate(e.r, e.loopback) })
+		if err != nil {
+			return err
+		}
+		if path == "" {
+			continue
+		}
+		u := *e.r.URL
+		if u.Path, err = url.PathUnescape(path); err != nil {
+			return fmt.Errorf("path %q: %w", path, meta.ErrInvalid)
+		}
+		u.RawPath = path
+		e.r.URL = &u
+		return nil
+	}
+	return nil
 }
 
 // admit authenticates and authorises, and fills in the call's Who and Repository.

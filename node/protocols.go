@@ -26,7 +26,7 @@ import (
 // is for those that have proxies, sets for those that have publications, nil on an agent.
 func protocols(names *catalog.Catalog, pages *rendered.Cache, proxies *upstream.Engine, sets *publication.Builder) []protocol.Protocol {
 	return []protocol.Protocol{
-		oci.New(names),
+		oci.New(names, proxies),
 		generic.New(names),
 		pypi.New(names, pages, proxies),
 		helm.New(names, pages, proxies),

@@ -7,6 +7,7 @@ import (
 	"github.com/shoal-registry/shoal/raftmeta"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/raftmeta/state"
+	"github.com/shoal-registry/shoal/verify/digest"
 )
 
 // What proxy repositories have of their upstreams. The proxy engine (gateway/upstream)
@@ -55,4 +56,34 @@ func (c *Catalog) KeepFetched(ctx context.Context, by Caller, f meta.Fetched, s 
 	by.After, by.Asked, by.Absent = receipt.Token, meta.Freshness{}, nil
 	a, _, err := c.Fetched(ctx, by, f.Repo, f.Path, f.Accept)
 	return a, meta.AsOf{Epoch: receipt.Token.Epoch, Index: receipt.Token.Index, Mode: meta.ModeStrong}, err
+}
+
+// KnownBlob is Blob for who can get it elsewhere: that it is not there is not confirmed,
+// and one of which no server has a sound copy is as good as absent.
+func (c *Catalog) KnownBlob(ctx context.Context, by Caller, repo meta.RepoRef, d digest.Digest) (state.BlobAnswer, meta.AsOf, error) {
+	b, asOf, err := askOnce(ctx, c, by, meta.Local, state.GetBlob{Repo: repo, Digest: d})
+	if err == nil {
+		err = c.sendable(ctx, by, b.Blob)
+	}
+	if err != nil {
+		return b, asOf, about(err, "blob %s of %s", d, repo)
+	}
+	if b.Quarantine != nil {
+		return b, asOf, &meta.QuarantinedError{What: "blob " + string(d) + " of " + repo.String(), Quarantine: *b.Quarantine}
+	}
+	if c.cfg.Asked != nil {
+		c.cfg.Asked(b.Blob, repo, d)
+	}
+	return b, asOf, nil
+}
+
+// Readable reports whether who may read r.
+func (c *Catalog) Readable(who meta.Principal, r *meta.Repository) bool {
+	return c.cfg.May(who, meta.ActionPull, r)
+}
+
+// AllRepositories lists the repositories of all tenants, whoever may read them: what of
+// them a caller is told is for who asks to see to.
+func (c *Catalog) AllRepositories(ctx context.Context, page Page) ([]meta.Repository, meta.AsOf, error) {
+	return list(ctx, c, Caller{}, "all repositories", state.ListRepositories{Page: page})
 }

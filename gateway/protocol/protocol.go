@@ -35,6 +35,14 @@ type Protocol interface {
 	Challenge(w http.ResponseWriter, r *http.Request, s Scope)
 }
 
+// Aimer is a protocol whose clients may mean another path than they send.
+type Aimer interface {
+	// Aim returns the escaped path that a request means, "" for the one that it has. who
+	// finds out who calls, as the gate does; its error is no reason to refuse the request,
+	// which the gate judges. It is called for every request, before it is matched.
+	Aim(r *http.Request, who func() (meta.Principal, error)) (string, error)
+}
+
 // Place is where a route can be served.
 type Place uint8
 

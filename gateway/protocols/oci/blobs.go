@@ -28,6 +28,9 @@ func (p *Protocol) getBlob(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
+	if c.proxied() {
+		return p.proxyBlob(ctx, c, d)
+	}
 	look := p.catalog.Blob
 	if c.R.Method == http.MethodHead {
 		look = p.catalog.Offer // who asks may leave out the upload

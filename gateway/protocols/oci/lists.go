@@ -22,6 +22,9 @@ func (p *Protocol) listTags(ctx context.Context, c *call) error {
 	if err != nil {
 		return coded(err, meta.ErrInvalid, codeUnsupported, nil)
 	}
+	if c.proxied() {
+		return p.proxyTags(ctx, c, page)
+	}
 	var tags []meta.Alias
 	asOf := meta.AsOf{}
 	if page.Limit > 0 {

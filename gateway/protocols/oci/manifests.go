@@ -50,6 +50,9 @@ func (p *Protocol) getManifest(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
+	if c.proxied() {
+		return p.proxyManifest(ctx, c, ref)
+	}
 	v, asOf, err := p.find(ctx, c, ref)
 	if err != nil {
 		return err

@@ -25,6 +25,7 @@ import (
 	"github.com/shoal-registry/shoal/gateway/access"
 	"github.com/shoal-registry/shoal/gateway/catalog"
 	"github.com/shoal-registry/shoal/gateway/protocol"
+	"github.com/shoal-registry/shoal/gateway/upstream"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 )
 
@@ -39,12 +40,16 @@ const MaxManifestBytes = 4 << 20
 // concurrent use.
 type Protocol struct {
 	catalog *catalog.Catalog
+	proxies *upstream.Engine
+	mirrors *mirrors
 }
 
 var _ protocol.Protocol = (*Protocol)(nil)
 
-// New returns the protocol over c.
-func New(c *catalog.Catalog) *Protocol { return &Protocol{catalog: c} }
+// New returns the protocol over c; proxies may be nil where there are none.
+func New(c *catalog.Catalog, proxies *upstream.Engine) *Protocol {
+	return &Protocol{catalog: c, proxies: proxies, mirrors: newMirrors()}
+}
 
 // Format implements protocol.Protocol.
 func (p *Protocol) Format() string { return Format }
@@ -111,7 +116,7 @@ func (p *Protocol) serve(pc *protocol.Call, action access.Action, serve func(con
 	if r := pc.Repository; r != nil && r.Format != Format && action != access.Push {
 		return nameUnknown(c.name)
 	}
-	return serve(pc.R.Context(), c)
+	return p.routed(pc.R.Context(), c, action, serve)
 }
 
 // The header by which old clients know a registry. Values are shared by all

@@ -40,7 +40,7 @@ type registry struct {
 }
 
 func start(t testing.TB, o catalogtest.Options) *registry {
-	s := catalogtest.New(t, o, func(c *catalog.Catalog) []protocol.Protocol { return []protocol.Protocol{oci.New(c)} })
+	s := catalogtest.New(t, o, func(c *catalog.Catalog) []protocol.Protocol { return []protocol.Protocol{oci.New(c, nil)} })
 	return &registry{Stack: s, t: t, name: "acme/app/api"}
 }
 

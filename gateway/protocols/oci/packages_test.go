@@ -19,7 +19,7 @@ import (
 )
 
 func TestParseReference(t *testing.T) {
-	p := oci.New(nil)
+	p := oci.New(nil, nil)
 	d := string(digest.FromBytes([]byte("x")))
 	for text, want := range map[string]protocol.Reference{
 		"":                   {Package: "_", Alias: "latest"},
@@ -43,7 +43,7 @@ func TestParseReference(t *testing.T) {
 // A closure is what a client of the platform pulls, and no more.
 func TestClosure(t *testing.T) {
 	r := start(t, catalogtest.Options{})
-	p := oci.New(r.Catalog)
+	p := oci.New(r.Catalog, nil)
 	push := func(seed string) image {
 		i := makeImage(t, seed, 2, godigest.SHA256, nil)
 		r.pushBlobs(i)

@@ -56,6 +56,9 @@ func (p *Protocol) listReferrers(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
+	if c.proxied() {
+		return p.proxyReferrers(ctx, c, subject)
+	}
 	query := c.R.URL.Query()
 	artifactType, last := query.Get("artifactType"), query.Get("last")
 	found, asOf, err := p.catalog.Attachments(ctx, c.by, c.pkg, subject, artifactType, catalog.Page{After: last, Limit: maxReferrers})

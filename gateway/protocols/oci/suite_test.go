@@ -23,7 +23,7 @@ func TestProtocol(t *testing.T) {
 	upload := r.expect(r.do("POST", "blobs/uploads/", nil), 202).Header.Get("Location")
 	const name = "/v2/acme/app/api"
 	protocoltest.Run(t, protocoltest.Case{
-		Protocol: oci.New(r.Catalog), Metadata: access.Records{Asker: r.Metadata},
+		Protocol: oci.New(r.Catalog, nil), Metadata: access.Records{Asker: r.Metadata},
 		Repo: meta.RepoRef{Tenant: "acme", Name: "app"}, Absent: meta.RepoRef{Tenant: "acme", Name: "apq"},
 		Reads: []protocoltest.Request{
 			{Method: "GET", Path: name + "/manifests/1.0"},
