@@ -262,7 +262,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 	api, err := n.api(records, admin.Config{
 		Reported: func() []client.ReportedPeer { return reported(registrar) },
 		Doer:     records, Rates: n.quota.Rates, Quorum: quorum{records}, Nearest: n.second(distance), Packages: packages(speaks), Waves: progress,
-		Logins:  n.logins,
+		Logins: n.logins, Promoter: names,
 		Backups: backups{records: records, blobs: kept, admission: admission}, Succession: admission,
 	})
 	if err != nil {

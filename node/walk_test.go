@@ -90,6 +90,7 @@ var walkOpen = map[string]string{
 	"admin_elevation_decide":   "who may approve is the elevation's policy (state.DecideElevation)",
 	"admin_usage_get":          "observe, or manage of the tenant",
 	"admin_usage_repositories": "observe, or manage of the tenant",
+	"admin_promote":            "the caller must be allowed to promote to the repository that it names, and to read what it promotes",
 	"admin_wave_create":        "the caller must be allowed to push to all that the wave names",
 	"admin_wave_cancel":        "the caller must be allowed to push to all that the wave names",
 	"admin_wave_list":          "waves of which the caller may read something",

@@ -45,7 +45,7 @@ Try it:
 	root.AddCommand(
 		newDev(), newServer(), newAgent(),
 		newUser(), newRobot(), newRole(), newBinding(), newCan(),
-		newToken(), newTenant(), newRepo(), newWave(), newReplication(), newRegion(), newNode(), newRevoke(), newCluster(), newTrust(), newLimit(), newCache(), newScrub(), newGC(), newAudit(), newUsage(),
+		newToken(), newTenant(), newRepo(), newPromote(), newWave(), newReplication(), newRegion(), newNode(), newRevoke(), newCluster(), newTrust(), newLimit(), newCache(), newScrub(), newGC(), newAudit(), newUsage(),
 		newBackup(), newRecover(),
 		newIncident(), newBreakGlass(),
 		newStatus(), newTop(), newDoctor(), newRejoin(), newConfig(), newLogin(), newLogout(), newWhoami(), newOIDC(), newVersion(),

@@ -60,6 +60,8 @@ type Config struct {
 	Packages map[string]protocol.Packages
 	// Logins is nil on agents, which send such calls on.
 	Logins Logins
+	// Promoter is nil on agents, which send such calls on.
+	Promoter Promoter
 	// Waves is nil on agents, which send such questions on.
 	Waves Waves
 	// Reported lists the peers of this server's region that sent wrong chunks; nil on
@@ -144,6 +146,9 @@ func (a *API) Routes() []protocol.Route {
 		read("alias_history", pkg+"/aliases/{alias}/history", access.List, a.aliasHistory),
 		write("package_label", http.MethodPut, pkg+"/labels", access.Curate, a.setLabels),
 		write("version_label", http.MethodPut, pkg+"/versions/{version}/labels", access.Curate, a.setLabels),
+
+		// Who may promote is a matter of where from and where to.
+		write("promote", http.MethodPost, base+"promotions", access.Login, a.promote),
 
 		// Who may plan and cancel a wave is a matter of what it names.
 		write("wave_create", http.MethodPost, base+"waves", access.Login, a.createWave),
