@@ -101,9 +101,10 @@ func (p *Protocol) hostedRevisions(ctx context.Context, by catalog.Caller, c con
 	return hex.EncodeToString(sum.Sum(nil)), nil
 }
 
-// after is by for what must not be older than the contents.
+// after is by for what must not be older than the contents, read from what this node
+// knows, since an answer of another one might be.
 func (c contents) after(by catalog.Caller) catalog.Caller {
-	by.After, by.Absent = meta.Token{Epoch: c.asOf.Epoch, Index: c.asOf.Index}, nil
+	by.Asked, by.After, by.Absent = meta.Local, meta.Token{Epoch: c.asOf.Epoch, Index: c.asOf.Index}, nil
 	return by
 }
 

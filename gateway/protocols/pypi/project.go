@@ -60,36 +60,52 @@ func (p *Protocol) project(c *protocol.Call) error {
 		return p.proxied(c, &sources[0], name)
 	}
 	media, isJSON := negotiate(c)
-	var doc *rendered.Document
 	for range attempts {
 		revisions, asOf, err := p.revisions(ctx, by, sources, name)
 		if err != nil {
 			return err
 		}
-		c.AsOf(asOf)
-		// What is rendered is of that revision, or of a later one that is noticed.
-		after := by
-		after.After, after.Absent = meta.Token{Epoch: asOf.Epoch, Index: asOf.Index}, nil
 		key := rendered.Key{Repo: c.Repo, Package: name, Revision: revisions, Variant: variant(isJSON)}
-		doc, err = p.pages.Get(ctx, key, func(w io.Writer) error {
-			files := p.filesOf(ctx, after, sources, name)
-			if err := write(w, name, files, isJSON, true); err != nil {
+		doc, err := p.pages.Get(ctx, key, func(w io.Writer) error {
+			at := read(by, asOf)
+			if err := write(w, name, p.filesOf(ctx, at, sources, name), isJSON, true); err != nil {
 				return err
 			}
-			now, _, err := p.revisions(ctx, after, sources, name)
-			if err == nil && now != revisions {
+			// Revisions only grow: what was read up to the last page is of these ones, if
+			// they are the same there.
+			now, _, err := p.revisions(ctx, at.by, sources, name)
+			if err == nil && now != revisions || isAbsent(err) {
 				err = errMoved
 			}
 			return err
 		})
-		if err == nil {
-			return p.serve(c, doc, media)
-		}
-		if !errors.Is(err, errMoved) && !isAbsent(err) {
+		switch {
+		case errors.Is(err, errMoved):
+			continue
+		case err != nil:
 			return fmt.Errorf("page of %s: %w", name, err)
 		}
+		c.AsOf(asOf)
+		return p.serve(c, doc, media)
 	}
 	return fmt.Errorf("the files of %s change while its page is made: %w", name, &meta.UnavailableError{Reason: "changing"})
+}
+
+// reading reads many pages of one listing: none of them older than those before, and from
+// what this node knows, since an answer of another one might be.
+type reading struct{ by catalog.Caller }
+
+// read begins a reading at what an answer was of.
+func read(by catalog.Caller, asOf meta.AsOf) *reading {
+	by.Asked, by.After, by.Absent = meta.Local, meta.Token{Epoch: asOf.Epoch, Index: asOf.Index}, nil
+	return &reading{by}
+}
+
+// saw goes on from an answer.
+func (r *reading) saw(asOf meta.AsOf) {
+	if at := (meta.Token{Epoch: asOf.Epoch, Index: asOf.Index}); at.Epoch == r.by.After.Epoch && at.Index > r.by.After.Index {
+		r.by.After = at
+	}
 }
 
 // attempts bounds how often a page is begun anew because its package changed meanwhile.
@@ -143,12 +159,12 @@ const filePage = 500
 
 // filesOf walks the files of a project over several repositories in the order of versions
 // and names; a name that several have is the first one's.
-func (p *Protocol) filesOf(ctx context.Context, by catalog.Caller, sources []meta.Repository, name string) entries {
+func (p *Protocol) filesOf(ctx context.Context, at *reading, sources []meta.Repository, name string) entries {
 	return func(yield func(entry, error) bool) {
 		walks := make([]func() (state.PackageFile, error, bool), len(sources))
 		heads := make([]*state.PackageFile, len(sources))
 		for i := range sources {
-			next, stop := iter.Pull2(p.repositoryFiles(ctx, by, catalog.Package{Repo: sources[i].Ref, Name: name}))
+			next, stop := iter.Pull2(p.repositoryFiles(ctx, at, catalog.Package{Repo: sources[i].Ref, Name: name}))
 			defer stop()
 			walks[i] = next
 		}
@@ -187,10 +203,11 @@ func (p *Protocol) filesOf(ctx context.Context, by catalog.Caller, sources []met
 }
 
 // repositoryFiles walks the files of a project in one repository.
-func (p *Protocol) repositoryFiles(ctx context.Context, by catalog.Caller, pkg catalog.Package) iter.Seq2[state.PackageFile, error] {
+func (p *Protocol) repositoryFiles(ctx context.Context, at *reading, pkg catalog.Package) iter.Seq2[state.PackageFile, error] {
 	return func(yield func(state.PackageFile, error) bool) {
 		for after := ""; ; {
-			files, _, err := p.catalog.PackageFiles(ctx, by, pkg, catalog.Page{After: after, Limit: filePage})
+			files, asOf, err := p.catalog.PackageFiles(ctx, at.by, pkg, catalog.Page{After: after, Limit: filePage})
+			at.saw(asOf)
 			if isAbsent(err) {
 				return
 			}
@@ -248,8 +265,7 @@ func (p *Protocol) projects(c *protocol.Call) error {
 	// A listing is of an index of the metadata: nothing smaller changes with each project.
 	c.AsOf(asOf)
 	media, isJSON := negotiate(c)
-	after := by
-	after.After, after.Absent = meta.Token{Epoch: asOf.Epoch, Index: asOf.Index}, nil
+	after := read(by, asOf).by
 	key := rendered.Key{Repo: c.Repo, Revision: fmt.Sprintf("%d.%d", asOf.Epoch, asOf.Index), Variant: variant(isJSON)}
 	doc, err := p.pages.Get(ctx, key, func(w io.Writer) error {
 		if isJSON {
