@@ -16,6 +16,7 @@ import (
 	"github.com/shoal-registry/shoal/gateway/access"
 	"github.com/shoal-registry/shoal/gateway/catalog"
 	"github.com/shoal-registry/shoal/gateway/outbound"
+	"github.com/shoal-registry/shoal/gateway/protocol"
 	"github.com/shoal-registry/shoal/gateway/upstream"
 	"github.com/shoal-registry/shoal/raftmeta"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
@@ -216,4 +217,18 @@ func (s sealer) complete(ctx context.Context, servers []meta.Node, r meta.Sealed
 		s.log.Info("a secret was sealed to a server that lacked it", "repository", r.Repo.String(), "secret", r.Name, "server", n.ID)
 	}
 	return nil
+}
+
+// setMirrors tells the protocols which proxies stand for other registries.
+func (n *Node) setMirrors(speaks []protocol.Protocol) {
+	for _, p := range speaks {
+		m, ok := p.(interface {
+			Mirror(host string, proxy meta.RepoRef)
+		})
+		for host, proxy := range n.cfg.Mirrors {
+			if ok {
+				m.Mirror(host, proxy)
+			}
+		}
+	}
 }

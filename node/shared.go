@@ -103,6 +103,7 @@ func (n *Node) api(m raftmeta.Asker, c admin.Config) (*admin.API, error) {
 }
 
 func (n *Node) openGateway(gate *access.Gate, speaks []protocol.Protocol, mounts []gateway.Mount, wrote func(meta.Token), writable func() error) error {
+	n.setMirrors(speaks)
 	forward, err := n.forwarder()
 	if err != nil {
 		return err

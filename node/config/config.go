@@ -53,6 +53,8 @@ type Config struct {
 	// OutgoingAllow are networks, with commas between, that requests to addresses
 	// which people name may reach although they are reserved.
 	OutgoingAllow Prefixes
+	// Mirrors are the proxies that calls for other registries (?ns=) mean.
+	Mirrors Mirrors
 
 	Bootstrap bool
 	Join      string
@@ -354,6 +356,7 @@ var Settings = []Setting{
 	text("tls-key", "", "PEM file of its key", func(c *Config) *string { return &c.TLSKey }),
 	boolean("loopback-tls", "refuse plain HTTP from this machine too", func(c *Config) *bool { return &c.LoopbackTLS }),
 	prefixes("outgoing-allow", "", "networks that fetches from addresses which people name (issuers, upstreams) may reach although they are loopback, private or otherwise reserved: 10.20.0.0/16,192.168.7.9/32", func(c *Config) *Prefixes { return &c.OutgoingAllow }),
+	mirrors("mirror", "proxy repositories that stand for other registries when a client takes this node for their mirror: docker.io=acme/hub,ghcr.io=acme/ghcr; others are found by their upstream, for who may read them", func(c *Config) *Mirrors { return &c.Mirrors }),
 	boolean("bootstrap", "begin a new cluster with this server", func(c *Config) *bool { return &c.Bootstrap }, meta.RoleServer),
 	text("join", "", "https://host:port of a server of the cluster to join", func(c *Config) *string { return &c.Join }),
 	secret(text("token", "", "join token, from `shoal token join`", func(c *Config) *Secret { return &c.Token })),
