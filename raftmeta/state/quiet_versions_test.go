@@ -1,6 +1,7 @@
 package state
 
 import (
+	"errors"
 	"slices"
 	"testing"
 	"time"
@@ -36,7 +37,7 @@ func levelSixQuiet(l *logWriter) {
 	l.add("", CloseVersion{Repo: appRef, Package: "org:demo", Version: "1.0", Quiet: quiet})
 	l.add("", from(arriving("1.0", "demo.jar.asc", "signature")))
 	forever := from(arriving("4.0", "demo.jar", "jar"))
-	forever.Version.Quiet = 31 * 24 * time.Hour
+	forever.Version.Quiet = MaxQuiet
 	l.add("", forever)
 }
 
@@ -66,6 +67,11 @@ func TestQuietVersions(t *testing.T) {
 	}
 	b.must(arriving("1.0", "demo.jar", "jar"))
 	b.must(arriving("2.0", "demo.jar", "jar"))
+	long := arriving("5.0", "demo.jar", "jar")
+	long.Version.Quiet = MaxQuiet + 1
+	if err := long.Check(); !errors.Is(err, meta.ErrInvalid) {
+		t.Errorf("more than %s: %v", MaxQuiet, err)
+	}
 	never := arriving("3.0", "demo.jar", "jar")
 	never.Version.Quiet = 0
 	b.must(never)
