@@ -89,6 +89,7 @@ func start(t *testing.T) fixture {
 		Self: meta.Node{ID: self, Role: meta.RoleServer, Region: "eu"}, Version: "v0", Metadata: m, Doer: m, Quorum: votes,
 		Formats: []string{"oci", "generic"}, Packages: map[string]protocol.Packages{"oci": images{}}, Waves: known,
 		Backups:  frozenBackups{},
+		Promoter: promoter(t, m),
 		Reported: func() []client.ReportedPeer { return []client.ReportedPeer{{ID: "liar", By: 2, KeptAway: true}} },
 		Nearest: func(_ context.Context, home meta.RegionName) meta.RegionName {
 			if home == "eu" {

@@ -139,7 +139,8 @@ func readable(v any) string {
 	if v == nil {
 		return "none"
 	}
-	return reflect.TypeOf(v).Name() + strings.TrimPrefix(fmt.Sprintf("%+v", v), reflect.TypeOf(v).String())
+	text := reflect.TypeOf(v).Name() + strings.TrimPrefix(fmt.Sprintf("%+v", v), reflect.TypeOf(v).String())
+	return strings.ReplaceAll(text, "\n", `\n`) // it is a comment on one line
 }
 
 // levelOne is a log with every command of level 1, done and refused.
