@@ -76,7 +76,7 @@ func (e *Engine) get(ctx context.Context, repo *meta.Repository, w *Want, key fl
 		}
 		e.absences.Remove(key)
 	}
-	target, own, err := address(repo.Upstream.URL, w.Path)
+	target, own, err := address(baseURL(repo), w.Path)
 	if err != nil {
 		return nil, err
 	}
