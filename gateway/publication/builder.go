@@ -40,7 +40,7 @@ type Config struct {
 	Dir string
 	// Every is how long after a build the next one of a repository begins at the earliest;
 	// 0 is a second.
-	Every   time.Duration
+	Every time.Duration
 	// KeyBits is the length of the RSA keys that are made; 0 is 3072.
 	KeyBits int
 	Metrics prometheus.Registerer // nil registers nothing
