@@ -65,15 +65,18 @@ func (p *Protocol) proxied(c *protocol.Call, repo *meta.Repository, t *target) e
 		}
 		want.Sums = sums
 	}
+	if !t.metadata() {
+		return upstream.ServeFile(c, p.upstream, by, repo, want, content)
+	}
 	found, err := p.upstream.Fetch(ctx, by, repo, want)
-	if t.metadata() && errors.Is(err, meta.ErrDenied) {
+	if errors.Is(err, meta.ErrDenied) {
 		// To a client that asks several repositories a refusal is the end, an absence not.
 		return fmt.Errorf("%w: %w", meta.ErrNotFound, err)
 	}
 	if err != nil {
 		return err
 	}
-	if t.sum != "" && t.metadata() {
+	if t.sum != "" {
 		// The upstream's own would be of another moment than the document that is served.
 		return p.sumOf(c, found, t.sum, content)
 	}
@@ -98,11 +101,11 @@ func (p *Protocol) promised(c *protocol.Call, repo *meta.Repository, of upstream
 		want := of
 		want.Path, want.MaxBytes = of.Path+"."+algorithm, maxSumBytes
 		found, err := p.upstream.Fetch(c.R.Context(), caller(c), repo, want)
-		if errors.Is(err, meta.ErrNotFound) || errors.Is(err, meta.ErrTooLarge) {
-			continue
+		if errors.Is(err, meta.ErrUnavailable) {
+			return nil, err
 		}
 		if err != nil {
-			return nil, err
+			continue // absent, refused as some stores refuse what is absent, a page of HTML
 		}
 		body, err := p.upstream.Document(c.R.Context(), found, maxSumBytes)
 		if err != nil {
