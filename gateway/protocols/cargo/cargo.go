@@ -75,6 +75,8 @@ func (p *Protocol) Routes() []protocol.Route {
 		write("publish", http.MethodPut, crates+"/new", p.publish),
 		write("yank", http.MethodDelete, crates+"/{crate}/{version}/yank", p.yank),
 		write("unyank", http.MethodPut, crates+"/{crate}/{version}/unyank", p.unyank),
+		write("owners_add", http.MethodPut, crates+"/{crate}/owners", setOwners),
+		write("owners_remove", http.MethodDelete, crates+"/{crate}/owners", setOwners),
 		// Where cargo sends people who need a token; it says nothing of the repository.
 		{Name: "cargo_me", Method: http.MethodGet, Pattern: "/cargo/{owner}/{name}/me", Action: access.Public, Place: protocol.Anywhere, Serve: me},
 	}

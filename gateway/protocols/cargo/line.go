@@ -109,7 +109,11 @@ func orEmpty(s []string) []string {
 //
 // Errors: meta.ErrInvalid when it is over maxLineBytes.
 func (l line) encode() ([]byte, error) {
-	b, err := json.Marshal(l)
+	var out bytes.Buffer
+	e := json.NewEncoder(&out)
+	e.SetEscapeHTML(false) // requirements are full of < and >
+	err := e.Encode(l)
+	b := bytes.TrimSuffix(out.Bytes(), []byte("\n"))
 	if err == nil && len(b) > maxLineBytes {
 		err = fmt.Errorf("the index line of %s %s has %d bytes, at most %d: %w", l.Name, l.Vers, len(b), maxLineBytes, meta.ErrInvalid)
 	}

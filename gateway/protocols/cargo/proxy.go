@@ -30,10 +30,10 @@ func wantIndex(name string) upstream.Want {
 
 // entry is what is read of an upstream's line; the rest of it passes as it is.
 type entry struct {
-	Name    string    `json:"name"`
-	Vers    string    `json:"vers"`
-	Cksum   string    `json:"cksum"`
-	PubTime time.Time `json:"pubtime"`
+	Name    string `json:"name"`
+	Vers    string `json:"vers"`
+	Cksum   string `json:"cksum"`
+	PubTime string `json:"pubtime"`
 }
 
 func minAge(repo *meta.Repository) time.Duration {
@@ -46,7 +46,11 @@ func minAge(repo *meta.Repository) time.Duration {
 // young says that a version is younger than the proxy's rule wants; one without a time is
 // not.
 func (e *entry) young(age time.Duration) bool {
-	return age > 0 && !e.PubTime.IsZero() && time.Since(e.PubTime) < age
+	if age == 0 {
+		return false
+	}
+	since, err := time.Parse(time.RFC3339, e.PubTime)
+	return err == nil && time.Since(since) < age
 }
 
 // fetchIndex passes on the lines of a crate, without those of versions that are too young.
@@ -119,7 +123,7 @@ func (p *Protocol) fetchCrate(c *protocol.Call, repo *meta.Repository, name, ver
 	}
 	if e.young(minAge(repo)) {
 		return fmt.Errorf("crate %s %s was published on %s, and proxy repository %s has a minimum release age of %s: take an earlier version, or wait: %w",
-			name, version, e.PubTime.UTC().Format(time.RFC3339), repo.Ref, minAge(repo), meta.ErrDenied)
+			name, version, e.PubTime, repo.Ref, minAge(repo), meta.ErrDenied)
 	}
 	sum, err := digest.Parse("sha256:" + e.Cksum)
 	if err != nil {

@@ -252,6 +252,11 @@ func (p *Protocol) owners(c *protocol.Call) error {
 	return serveJSON(c, map[string]any{"users": users})
 }
 
+// setOwners refuses: the right to publish is of a repository, not of a crate.
+func setOwners(c *protocol.Call) error {
+	return fmt.Errorf("who may publish crates of %s its roles say, give one with `shoal binding add`: %w", c.Repo, meta.ErrInvalid)
+}
+
 func serveJSON(c *protocol.Call, v any) error {
 	b, err := json.Marshal(v)
 	if err != nil {

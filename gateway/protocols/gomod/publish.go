@@ -12,6 +12,7 @@ import (
 	"golang.org/x/mod/module"
 	modzip "golang.org/x/mod/zip"
 
+	"github.com/shoal-registry/shoal/gateway/access"
 	"github.com/shoal-registry/shoal/gateway/catalog"
 	"github.com/shoal-registry/shoal/gateway/protocol"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
@@ -220,7 +221,14 @@ func (p *Protocol) delete(c *protocol.Call) error {
 	if err != nil {
 		return absent(err)
 	}
-	token, err := p.catalog.DeleteVersion(c.R.Context(), caller(c), catalog.Package{Repo: c.Repo, Name: path}, version)
+	if c.Repository == nil {
+		return fmt.Errorf("repository %s: %w", c.Repo, meta.ErrNotFound)
+	}
+	repo, err := p.catalog.ForChange(c.R.Context(), caller(c), *c.Repository, Format, access.Delete)
+	if err != nil {
+		return err
+	}
+	token, err := p.catalog.DeleteVersion(c.R.Context(), caller(c), catalog.Package{Repo: repo.Ref, Name: path}, version)
 	if err != nil {
 		return err
 	}
