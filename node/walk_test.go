@@ -64,6 +64,7 @@ var walkOpen = map[string]string{
 	"admin_login":    "the user's password, slowed by source and account (gateway/login)",
 	"npm_login":      "the user's password, slowed by source and account (gateway/login)",
 	"token_exchange": "the issuer's signature and the tenant's rules (gateway/federation)",
+	"cargo_me":       "says how to make a token, the same everywhere (gateway/protocols/cargo)",
 	"nuget_index":    "says where the endpoints are, of repositories that are there or not (gateway/protocols/nuget)",
 
 	// For whoever has valid credentials: of himself, or of what he may see.
