@@ -333,7 +333,11 @@ func gocmd(p Place) Plan {
 
 func cargo(p Place) Plan {
 	section := "registries." + p.Name
-	plan := Plan{Edits: []Edit{{Path: p.home(".cargo", "config.toml"), Apply: inSection(section, [2]string{"index", fmt.Sprintf("%q", "sparse+"+p.url("cargo")+"/")})}}}
+	settings := [][2]string{{"index", fmt.Sprintf("%q", "sparse+"+p.url("cargo")+"/")}}
+	if p.Token != "" {
+		settings = append(settings, [2]string{"credential-provider", `"cargo:token"`})
+	}
+	plan := Plan{Edits: []Edit{{Path: p.home(".cargo", "config.toml"), Apply: inSection(section, settings...)}}}
 	plan.Edits = append(plan.Edits, p.secretly(Edit{Path: p.home(".cargo", "credentials.toml"), Apply: inSection(section, [2]string{"token", fmt.Sprintf("%q", p.Token.Reveal())})})...)
 	plan.Notes = []string{"cargo add CRATE --registry " + p.Name + ", cargo publish --registry " + p.Name}
 	return plan

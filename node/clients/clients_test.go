@@ -131,7 +131,7 @@ func TestKeeps(t *testing.T) {
 		"docker": {"docker", "config.json", `{"credsStore":"x","auths":{"other":{"auth":"y"}},"n":1.50}`,
 			"{\n\t\"auths\": {\n\t\t\"127.0.0.1:5000\": {\n\t\t\t\"auth\": \"" + place(t, "http://x").basic() + "\"\n\t\t},\n\t\t\"other\": {\n\t\t\t\"auth\": \"y\"\n\t\t}\n\t},\n\t\"credsStore\": \"x\",\n\t\"n\": 1.50\n}\n"},
 		"cargo": {"cargo", "config.toml", "# mine\n[build]\njobs = 2\n",
-			"# mine\n[build]\njobs = 2\n\n[registries.shoal]\nindex = \"sparse+http://127.0.0.1:5000/cargo/acme/repo/\"\n"},
+			"# mine\n[build]\njobs = 2\n\n[registries.shoal]\nindex = \"sparse+http://127.0.0.1:5000/cargo/acme/repo/\"\ncredential-provider = \"cargo:token\"\n"},
 		"go": {"go", "env", "GOFLAGS=-v\nGOPROXY=direct\n", "GOFLAGS=-v\nGOPROXY=http://127.0.0.1:5000/go/acme/repo\n"},
 		"maven": {"maven", "settings.xml", "<settings>\n  <!-- mine -->\n  <servers>\n    <server><id>other</id></server>\n    <server>\n <id> shoal </id><password>old</password></server>\n  </servers>\n</settings>\n",
 			"<settings>\n  <!-- mine -->\n  <servers>\n    <server><id>other</id></server>\n    <server><id>shoal</id><username>shoal</username><password>" + token + "</password></server>\n  </servers>\n  <mirrors>\n    <mirror><id>shoal</id><mirrorOf>*</mirrorOf><url>http://127.0.0.1:5000/maven/acme/repo</url></mirror>\n  </mirrors>\n</settings>\n"},
