@@ -27,7 +27,7 @@ import (
 func protocols(names *catalog.Catalog, pages *rendered.Cache, proxies *upstream.Engine, sets *publication.Builder) []protocol.Protocol {
 	return []protocol.Protocol{
 		oci.New(names, proxies),
-		generic.New(names),
+		generic.New(names, proxies),
 		pypi.New(names, pages, proxies),
 		helm.New(names, pages, proxies),
 		apt.New(names, proxies, sets),

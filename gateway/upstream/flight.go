@@ -80,7 +80,7 @@ func (e *Engine) board(key flightKey, repo *meta.Repository, w *Want, streams bo
 	}
 	ctx, cancel := context.WithCancel(e.base)
 	f = &flight{done: make(chan struct{}), cancel: cancel, waiters: 1}
-	if streams && w.Kind == File {
+	if streams {
 		f.arrival = newArrival()
 	}
 	e.flights[key] = f

@@ -32,6 +32,7 @@ import (
 	"github.com/shoal-registry/shoal/gateway/access"
 	"github.com/shoal-registry/shoal/gateway/catalog"
 	"github.com/shoal-registry/shoal/gateway/protocol"
+	"github.com/shoal-registry/shoal/gateway/upstream"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/verify/digest"
 )
@@ -45,12 +46,15 @@ const current = "current"
 // Protocol is the generic protocol over a catalog. It is safe for concurrent use.
 type Protocol struct {
 	catalog *catalog.Catalog
+	proxies *upstream.Engine
 }
 
 var _ protocol.Protocol = (*Protocol)(nil)
 
-// New returns the protocol over c.
-func New(c *catalog.Catalog) *Protocol { return &Protocol{catalog: c} }
+// New returns the protocol over c; proxies gets what upstreams have.
+func New(c *catalog.Catalog, proxies *upstream.Engine) *Protocol {
+	return &Protocol{catalog: c, proxies: proxies}
+}
 
 // Format implements protocol.Protocol.
 func (p *Protocol) Format() string { return Format }
@@ -99,6 +103,24 @@ func (p *Protocol) get(c *protocol.Call) error {
 		// A path that nothing can be put under is not there.
 		return fmt.Errorf("%w: %w", meta.ErrNotFound, err)
 	}
+	sources, err := p.sources(c, pkg.Name)
+	if err != nil {
+		return err
+	}
+	for i := range sources {
+		if sources[i].Kind == meta.KindProxy {
+			return p.proxied(c, &sources[i], pkg.Name)
+		}
+		pkg.Repo = sources[i].Ref
+		if err = p.hosted(c, pkg); !errors.Is(err, meta.ErrNotFound) {
+			return err
+		}
+	}
+	return err
+}
+
+// hosted answers with what is published under a path.
+func (p *Protocol) hosted(c *protocol.Call, pkg catalog.Package) error {
 	query := c.R.URL.Query()
 	if query.Has("history") {
 		return p.history(c, pkg)
@@ -106,10 +128,8 @@ func (p *Protocol) get(c *protocol.Call) error {
 	ctx, by := c.R.Context(), caller(c)
 	var v meta.Version
 	var asOf meta.AsOf
-	content := protocol.Content{
-		Cache:  protocol.Revalidate,
-		Public: c.Repository != nil && c.Repository.Visibility == meta.VisibilityPublic,
-	}
+	var err error
+	content := protocol.Content{Cache: protocol.Revalidate, Public: public(c)}
 	if want := query.Get("version"); want != "" {
 		content.Cache = protocol.Immutable
 		v, asOf, err = p.catalog.Version(ctx, by, pkg, want)
@@ -122,15 +142,14 @@ func (p *Protocol) get(c *protocol.Call) error {
 	if err != nil {
 		return err
 	}
-	b, _, err := p.catalog.Blob(ctx, by, c.Repo, v.Digest)
+	b, _, err := p.catalog.Blob(ctx, by, pkg.Repo, v.Digest)
 	if err != nil {
 		return err
 	}
 	c.AsOf(asOf)
 	h := c.W.Header()
 	setChecksums(h, v.Digest)
-	// What people uploaded is shown to people; it must not act as this origin.
-	h.Set("Content-Security-Policy", "sandbox; default-src 'none'")
+	guard(c)
 	content.Size, content.MediaType, content.ETag = v.Size, v.MediaType, protocol.ETag(v.Digest)
 	content.Open = func(ctx context.Context) (io.ReadSeekCloser, error) { return p.catalog.Open(ctx, b.Blob) }
 	return protocol.Serve(c.W, c.R, content)
@@ -154,16 +173,18 @@ func (p *Protocol) put(c *protocol.Call) error {
 		return err
 	}
 	ctx, by := c.R.Context(), caller(c)
-	if _, err := p.catalog.ForPush(ctx, by, c.Repo, Format, c.Repository); err != nil {
+	target, err := p.target(c, meta.ActionPush)
+	if err != nil {
 		return err
 	}
+	pkg.Repo = target.Ref
 	// Conditions are judged before the body is asked for, and hold when it has come:
 	// the publish is refused if the path changed in between.
 	base, err := p.base(ctx, by, pkg, c.R)
 	if err != nil {
 		return err
 	}
-	up, err := p.catalog.Begin(ctx, by, c.Repo, sums.sha512 != "")
+	up, err := p.catalog.Begin(ctx, by, target.Ref, sums.sha512 != "")
 	if err != nil {
 		return err
 	}
@@ -172,14 +193,14 @@ func (p *Protocol) put(c *protocol.Call) error {
 	if err != nil {
 		return err
 	}
-	return p.publish(c, pkg, base, content)
+	return p.publish(c, target, pkg, base, content)
 }
 
-// publish makes stored content what a path serves, and answers.
-func (p *Protocol) publish(c *protocol.Call, pkg catalog.Package, base *uint64, content catalog.Stored) error {
+// publish makes stored content what a path of the target serves, and answers.
+func (p *Protocol) publish(c *protocol.Call, target meta.Repository, pkg catalog.Package, base *uint64, content catalog.Stored) error {
 	ctx, by := c.R.Context(), caller(c)
 	mediaType := mediaTypeOf(c.R.Header.Get("Content-Type"))
-	published, err := p.catalog.Publish(ctx, by, c.Repo, catalog.Draft{
+	published, err := p.catalog.Publish(ctx, by, target.Ref, catalog.Draft{
 		Version: meta.Version{Package: pkg.Name, MediaType: mediaType, State: meta.StateClosed},
 		Content: []catalog.StoredFile{{Path: path.Base(pkg.Name), MediaType: mediaType, Stored: content}},
 		Aliases: []string{current},
@@ -188,8 +209,8 @@ func (p *Protocol) publish(c *protocol.Call, pkg catalog.Package, base *uint64, 
 	switch {
 	case base != nil && errors.Is(err, meta.ErrConflict):
 		return fmt.Errorf("%s changed meanwhile: %w", pkg, protocol.ErrPrecondition)
-	case errors.Is(err, meta.ErrExists) && c.Repository != nil && c.Repository.Immutable:
-		return fmt.Errorf("%s has, or had, other bytes and %s is immutable: put the new ones under another path: %w", pkg.Name, c.Repo, meta.ErrExists)
+	case errors.Is(err, meta.ErrExists) && target.Immutable:
+		return fmt.Errorf("%s has, or had, other bytes and %s is immutable: put the new ones under another path: %w", pkg.Name, target.Ref, meta.ErrExists)
 	case err != nil:
 		return err
 	}
@@ -257,6 +278,11 @@ func (p *Protocol) delete(c *protocol.Call) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", meta.ErrNotFound, err)
 	}
+	target, err := p.target(c, meta.ActionDelete)
+	if err != nil {
+		return err
+	}
+	pkg.Repo = target.Ref
 	ctx, by := c.R.Context(), caller(c)
 	version := c.R.URL.Query().Get("version")
 	if version == "" {

@@ -32,7 +32,7 @@ type files struct {
 }
 
 func start(t testing.TB, o catalogtest.Options) *files {
-	return &files{catalogtest.New(t, o, func(c *catalog.Catalog) []protocol.Protocol { return []protocol.Protocol{generic.New(c)} }), t}
+	return &files{catalogtest.New(t, o, func(c *catalog.Catalog) []protocol.Protocol { return []protocol.Protocol{generic.New(c, nil)} }), t}
 }
 
 type answer struct {

@@ -53,7 +53,17 @@ func (p *Protocol) list(c *protocol.Call, dir string) error {
 		}
 	}
 	l := listing{Path: dir, Entries: []entry{}}
-	asOf, more, err := p.entries(c.R.Context(), caller(c), c.Repo, page, &l)
+	accept := protocol.ParseAccept(c.R.Header).Best("application/json", "text/html")
+	all := []meta.Repository{record(c)}
+	switch all[0].Kind {
+	case meta.KindProxy:
+		return p.proxiedListing(c, &all[0], dir, accept)
+	case meta.KindGroup:
+		if all, _, err = p.catalog.Members(c.R.Context(), caller(c), c.Repo); err != nil {
+			return err
+		}
+	}
+	asOf, more, err := p.merged(c.R.Context(), caller(c), all, page, &l)
 	if err != nil {
 		return err
 	}
@@ -67,9 +77,8 @@ func (p *Protocol) list(c *protocol.Call, dir string) error {
 	}
 	h := c.W.Header()
 	h.Set("Vary", "Accept")
-	public := c.Repository != nil && c.Repository.Visibility == meta.VisibilityPublic
-	if protocol.ParseAccept(c.R.Header).Best("application/json", "text/html") != "text/html" {
-		return writeJSON(c, l, public)
+	if accept != "text/html" {
+		return writeJSON(c, l, public(c))
 	}
 	var b strings.Builder
 	if err := listingPage.Execute(&b, l); err != nil {
@@ -77,7 +86,7 @@ func (p *Protocol) list(c *protocol.Call, dir string) error {
 	}
 	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
 	return protocol.ServeBytes(c.W, c.R, []byte(b.String()), protocol.Content{
-		MediaType: "text/html; charset=utf-8", Cache: protocol.Revalidate, Public: public,
+		MediaType: "text/html; charset=utf-8", Cache: protocol.Revalidate, Public: public(c),
 	})
 }
 

@@ -12,7 +12,7 @@ import (
 )
 
 func TestParseReference(t *testing.T) {
-	p := generic.New(nil)
+	p := generic.New(nil, nil)
 	d := string(digest.FromBytes([]byte("x")))
 	for text, want := range map[string]protocol.Reference{
 		"/a/b:1.bin":      {Package: "a/b:1.bin", Alias: "current"},
@@ -36,12 +36,12 @@ func TestClosure(t *testing.T) {
 	f.do("PUT", "a.bin", "content")
 	repo := meta.RepoRef{Tenant: "acme", Name: "files"}
 	v := meta.Version{Repo: repo, Package: "a.bin", Digest: digest.FromBytes([]byte("content"))}
-	blobs, err := generic.New(f.Catalog).Closure(t.Context(), meta.Principal{}, v, "linux/amd64")
+	blobs, err := generic.New(f.Catalog, nil).Closure(t.Context(), meta.Principal{}, v, "linux/amd64")
 	if err != nil || len(blobs) != 1 || blobs[0].Digest != v.Digest {
 		t.Errorf("%+v, %v", blobs, err)
 	}
 	v.Digest = digest.FromBytes([]byte("other"))
-	if _, err := generic.New(f.Catalog).Closure(t.Context(), meta.Principal{}, v, ""); !errors.Is(err, meta.ErrNotFound) {
+	if _, err := generic.New(f.Catalog, nil).Closure(t.Context(), meta.Principal{}, v, ""); !errors.Is(err, meta.ErrNotFound) {
 		t.Errorf("what is not there: %v", err)
 	}
 }

@@ -21,7 +21,7 @@ func TestProtocol(t *testing.T) {
 	version := "?version=" + string(digest.FromBytes([]byte("content")))
 	const session = "server~session~sum" // of the gateway of the suite
 	protocoltest.Run(t, protocoltest.Case{
-		Protocol: generic.New(f.Catalog), Metadata: access.Records{Asker: f.Metadata},
+		Protocol: generic.New(f.Catalog, nil), Metadata: access.Records{Asker: f.Metadata},
 		Repo: meta.RepoRef{Tenant: "acme", Name: "files"}, Absent: meta.RepoRef{Tenant: "acme", Name: "filex"},
 		Reads: []protocoltest.Request{
 			{Method: "GET", Path: name + "/dir/a.txt"},

@@ -43,7 +43,8 @@ func (p *Protocol) beginUpload(c *protocol.Call) error {
 	if _, err := file(c); err != nil {
 		return err
 	}
-	if _, err := p.catalog.ForPush(c.R.Context(), caller(c), c.Repo, Format, c.Repository); err != nil {
+	target, err := p.target(c, meta.ActionPush)
+	if err != nil {
 		return err
 	}
 	withSHA512 := false
@@ -54,7 +55,7 @@ func (p *Protocol) beginUpload(c *protocol.Call) error {
 	default:
 		return fmt.Errorf("digest-algorithm %q: use sha256 or sha512: %w", algorithm, meta.ErrInvalid)
 	}
-	up, err := p.catalog.Begin(c.R.Context(), caller(c), c.Repo, withSHA512)
+	up, err := p.catalog.Begin(c.R.Context(), caller(c), target.Ref, withSHA512)
 	if err != nil {
 		return err
 	}
@@ -90,14 +91,19 @@ func progress(c *protocol.Call, up *catalog.Upload, status int) {
 	c.W.WriteHeader(status)
 }
 
-// resume opens the session of the path. Its id is of the principal and the repository
-// that it was begun for.
-func (p *Protocol) resume(c *protocol.Call) (*catalog.Upload, error) {
-	return p.catalog.Resume(c.R.Context(), caller(c), c.Repo, c.Params.Get(protocol.UploadParam))
+// resume opens the session of the path, and says what it goes into. Its id is of the
+// principal and the repository that it was begun for.
+func (p *Protocol) resume(c *protocol.Call) (*catalog.Upload, meta.Repository, error) {
+	target, err := p.target(c, meta.ActionPush)
+	if err != nil {
+		return nil, target, err
+	}
+	up, err := p.catalog.Resume(c.R.Context(), caller(c), target.Ref, c.Params.Get(protocol.UploadParam))
+	return up, target, err
 }
 
 func (p *Protocol) uploadStatus(c *protocol.Call) error {
-	up, err := p.resume(c)
+	up, _, err := p.resume(c)
 	if err != nil {
 		return err
 	}
@@ -107,7 +113,7 @@ func (p *Protocol) uploadStatus(c *protocol.Call) error {
 }
 
 func (p *Protocol) cancelUpload(c *protocol.Call) error {
-	up, err := p.resume(c)
+	up, _, err := p.resume(c)
 	if err != nil {
 		return err
 	}
@@ -120,7 +126,7 @@ func (p *Protocol) cancelUpload(c *protocol.Call) error {
 }
 
 func (p *Protocol) appendUpload(c *protocol.Call) error {
-	up, err := p.resume(c)
+	up, _, err := p.resume(c)
 	if err != nil {
 		return err
 	}
@@ -174,11 +180,12 @@ func (p *Protocol) commitUpload(c *protocol.Call) error {
 		return fmt.Errorf("a session ends with ?digest=, sha256 or sha512 of the whole file: %w: %w", meta.ErrInvalid, err)
 	}
 	ctx, by := c.R.Context(), caller(c)
-	up, err := p.resume(c)
+	up, target, err := p.resume(c)
 	if err != nil {
 		return err
 	}
 	defer up.Close()
+	pkg.Repo = target.Ref
 	base, err := p.base(ctx, by, pkg, c.R)
 	if err != nil {
 		return err
@@ -193,5 +200,5 @@ func (p *Protocol) commitUpload(c *protocol.Call) error {
 	if err != nil {
 		return err
 	}
-	return p.publish(c, pkg, base, content)
+	return p.publish(c, target, pkg, base, content)
 }
