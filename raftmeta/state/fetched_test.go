@@ -42,7 +42,7 @@ func levelSixFetched(l *logWriter) {
 	l.add("", fetchedNothing("early"))
 	l.add("", CreateRepository{Repository: repo})
 	from := func(c RecordFetched) RecordFetched {
-		c.Blob.Server = "eu-9"
+		c.Blob.Server = "eu-8"
 		return c
 	}
 	l.add("", from(fetchedBytes("left-pad", "one")))
@@ -60,8 +60,8 @@ func levelSixFetched(l *logWriter) {
 	l.add("", wrong)
 	l.add("", RemoveRepository{Ref: proxyRef})
 	l.add("", ForgetFetched{Repo: proxyRef, Limit: 1, Path: "another"})
-	l.add("", PutSealed{Sealed: meta.Sealed{Repo: proxyRef, Name: meta.SealedUpstream, Public: []byte("ada"), Seals: map[meta.NodeID][]byte{"eu-9": []byte("sealed")}}})
-	l.add("", PutSealed{Base: new(uint64), Sealed: meta.Sealed{Repo: proxyRef, Name: meta.SealedUpstream, Seals: map[meta.NodeID][]byte{"eu-9": []byte("other")}}})
+	l.add("", PutSealed{Sealed: meta.Sealed{Repo: proxyRef, Name: meta.SealedUpstream, Public: []byte("ada"), Seals: map[meta.NodeID][]byte{"eu-8": []byte("sealed")}}})
+	l.add("", PutSealed{Base: new(uint64), Sealed: meta.Sealed{Repo: proxyRef, Name: meta.SealedUpstream, Seals: map[meta.NodeID][]byte{"eu-8": []byte("other")}}})
 	l.add("", PutSealed{Sealed: meta.Sealed{Repo: proxyRef, Name: "key", Seals: map[meta.NodeID][]byte{"nobody": []byte("sealed")}}})
 	l.add("", SealSecret{Repo: proxyRef, Name: meta.SealedUpstream, Version: 1, Node: "eu-8", Seal: []byte("sealed too")})
 	l.add("", SealSecret{Repo: proxyRef, Name: meta.SealedUpstream, Version: 2, Node: "eu-8", Seal: []byte("sealed too")})
