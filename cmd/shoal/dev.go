@@ -14,7 +14,7 @@ import (
 
 func newDev() *cobra.Command {
 	opts := local.Options{}
-	var logLevel string
+	var logLevel, outgoing string
 	cmd := &cobra.Command{
 		Use:   "dev",
 		Short: "Run a whole cluster in this process, on loopback",
@@ -34,7 +34,11 @@ tenant and repository: it is for trying and testing, on loopback.`,
 				opts.Dir = filepath.Join(dir, "dev")
 			}
 			opts.Log = newLogger(cmd.ErrOrStderr(), logLevel, "text")
-			opts.Configure = func(c *config.Config) { c.Version = versionText() }
+			allow, err := config.ParsePrefixes(outgoing)
+			if err != nil {
+				return fmt.Errorf("--outgoing-allow: %w", err)
+			}
+			opts.Configure = func(c *config.Config) { c.Version, c.OutgoingAllow = versionText(), allow }
 			cluster, err := local.Open(opts)
 			if err != nil {
 				return err
@@ -48,6 +52,7 @@ tenant and repository: it is for trying and testing, on loopback.`,
 	f.StringVar(&opts.Gateway, "gateway", "127.0.0.1:5000", "address of the first gateway; port 0 chooses free ports and keeps them")
 	f.IntVar(&opts.Regions, "regions", 1, "servers, one a region")
 	f.IntVar(&opts.Agents, "agents", 0, "agents, spread over the regions")
+	f.StringVar(&outgoing, "outgoing-allow", "", "reserved networks that proxies may reach, like 127.0.0.0/8 for an upstream on this machine")
 	f.StringVar(&logLevel, "log-level", "warn", "debug, info, warn or error")
 	return cmd
 }
