@@ -1,0 +1,98 @@
+package local_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/shoal-registry/shoal/gateway/admin/client"
+	"github.com/shoal-registry/shoal/node/config"
+	"github.com/shoal-registry/shoal/node/local"
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+)
+
+// 500 clients of three agents want a large file that a proxy does not have yet: the
+// upstream is asked once, all have its beginning before it has sent its end, and the
+// agents take it from one another as well.
+func TestManyFirstPullsOfAProxyAreOneRequest(t *testing.T) {
+	const pulls, half = 500, 5 << 20
+	content := make([]byte, 2*half)
+	rand.Read(content)
+	want := sha256.Sum256(content)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	var asked, begun atomic.Int64
+	all := make(chan struct{}) // of the clients have bytes
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		w.Header().Set("Content-Length", strconv.Itoa(len(content)))
+		_, _ = w.Write(content[:half])
+		_ = http.NewResponseController(w).Flush()
+		select {
+		case <-all:
+		case <-ctx.Done():
+		}
+		_, _ = w.Write(content[half:])
+	}))
+	defer upstream.Close()
+	cluster, _ := start(t, local.Options{Dir: t.TempDir(), Regions: 1, Agents: 3, Configure: func(cfg *config.Config) {
+		cfg.OutgoingAllow = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+	}})
+	d := cluster.Description()
+	c := &client.Client{Base: "http://" + d.Servers[0].Gateway, Token: d.AdminToken, HTTP: http.DefaultClient}
+	if _, err := c.CreateRepository(t.Context(), client.NewRepository{
+		Ref: meta.RepoRef{Tenant: "acme", Name: "cache"}, Format: "generic", Kind: meta.KindProxy, Home: "r1", CreateTenant: true,
+		Upstream: &meta.Upstream{URL: upstream.URL},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	transport := &http.Transport{MaxIdleConnsPerHost: 10, MaxConnsPerHost: 200}
+	defer transport.CloseIdleConnections()
+	var group sync.WaitGroup
+	for i := range pulls {
+		group.Go(func() {
+			r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+d.Agents[i%3].Gateway+"/generic/acme/cache/large.bin", nil)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			res, err := transport.RoundTrip(r)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer res.Body.Close()
+			if res.StatusCode != http.StatusOK {
+				said, _ := io.ReadAll(res.Body)
+				t.Errorf("pull %d: %s %s", i, res.Status, said)
+				return
+			}
+			h := sha256.New()
+			if _, err := io.CopyN(h, res.Body, 1<<20); err != nil {
+				t.Errorf("pull %d: %v", i, err)
+				return
+			}
+			if begun.Add(1) == pulls {
+				close(all)
+			}
+			if _, err := io.Copy(h, res.Body); err != nil || !bytes.Equal(h.Sum(nil), want[:]) {
+				t.Errorf("pull %d: %v, or other bytes", i, err)
+			}
+		})
+	}
+	group.Wait()
+	if n := asked.Load(); n != 1 {
+		t.Errorf("the upstream was asked %d times", n)
+	}
+	out := view(t, d.Servers[0]).Totals.Out.Region
+	t.Logf("%d clients of 3 agents: the upstream sent one copy, the server %.2f", pulls, float64(out)/float64(len(content)))
+}
