@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/verify/digest"
@@ -12,12 +13,16 @@ import (
 // FuzzDecode feeds bytes as a log entry: they decode or are refused, and what
 // decodes applies without harm to a machine.
 func FuzzDecode(f *testing.F) {
-	for _, e := range levelTwo() {
+	young := &logWriter{now: time.Unix(1_800_000_000, 0)}
+	levelSixPackages(young)
+	levelSixPromotions(young)
+	for _, e := range append(levelTwo(), young.entries...) {
 		f.Add(e.Command)
 	}
 	f.Add([]byte{1, 0xff, 0xff, flagIgnorable, 1, 0xa0})
 	f.Add([]byte{})
 	b := newBench(f)
+	b.must(SetLevel{Level: Level})
 	b.must(image("m1"))
 	f.Fuzz(func(t *testing.T, command []byte) {
 		o, c, err := Decode(command)
