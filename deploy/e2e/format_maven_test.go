@@ -75,21 +75,27 @@ func uploadMaven(_ *testing.T, pkg, version string, seed uint64) request {
 	}
 }
 
-// useMaven deploys a parent, as mvn does with credentials from the first request on, and
-// resolves it from an empty local repository, which asks without them first.
+// useMaven deploys a parent, as a release and as a snapshot, with credentials from the first
+// request on, and resolves both from empty local repositories, which asks without them
+// first.
 func useMaven(ctx context.Context, t *testing.T, s *secured, home, token string) (string, error) {
 	repository := "https://" + s.addr + "/maven/acme/mvn"
-	parent, child := filepath.Join(home, "parent.xml"), filepath.Join(home, "pom.xml")
-	write(t, parent, "<project><modelVersion>4.0.0</modelVersion><groupId>org.example</groupId><artifactId>parent</artifactId><version>1.0</version><packaging>pom</packaging></project>")
-	write(t, child, "<project><modelVersion>4.0.0</modelVersion><parent><groupId>org.example</groupId><artifactId>parent</artifactId><version>1.0</version><relativePath/></parent>"+
-		"<artifactId>child</artifactId><packaging>pom</packaging></project>")
 	store := filepath.Join(home, "trust.p12")
-	mvn := func(of string, args ...string) []string {
-		line := mavenCommand(t, filepath.Join(home, of), repository, token, args...)
-		return append([]string{"mvn", "-Djavax.net.ssl.trustStore=" + store, "-Djavax.net.ssl.trustStorePassword=changeit"}, line...)
+	lines := [][]string{
+		{"keytool", "-importcert", "-noprompt", "-alias", "shoal", "-file", s.root, "-keystore", store, "-storepass", "changeit", "-storetype", "PKCS12"},
 	}
-	return all(ctx, mavenEnv,
-		[]string{"keytool", "-importcert", "-noprompt", "-alias", "shoal", "-file", s.root, "-keystore", store, "-storepass", "changeit", "-storetype", "PKCS12"},
-		mvn("deploys", "deploy:deploy-file", "-DrepositoryId=shoal", "-Durl="+repository, "-Dfile="+parent, "-DpomFile="+parent),
-		mvn("reads", "-f", child, "validate"))
+	for _, version := range []string{"1.0", "1.1-SNAPSHOT"} {
+		parent, child := filepath.Join(home, version, "parent.xml"), filepath.Join(home, version, "pom.xml")
+		write(t, parent, "<project><modelVersion>4.0.0</modelVersion><groupId>org.example</groupId><artifactId>parent</artifactId><version>"+version+"</version><packaging>pom</packaging></project>")
+		write(t, child, "<project><modelVersion>4.0.0</modelVersion><parent><groupId>org.example</groupId><artifactId>parent</artifactId><version>"+version+"</version><relativePath/></parent>"+
+			"<artifactId>child</artifactId><packaging>pom</packaging></project>")
+		mvn := func(of string, args ...string) []string {
+			line := mavenCommand(t, filepath.Join(home, version, of), repository, token, args...)
+			return append([]string{"mvn", "-Djavax.net.ssl.trustStore=" + store, "-Djavax.net.ssl.trustStorePassword=changeit"}, line...)
+		}
+		lines = append(lines,
+			mvn("deploys", "deploy:deploy-file", "-DrepositoryId=shoal", "-Durl="+repository, "-Dfile="+parent, "-DpomFile="+parent),
+			mvn("reads", "-f", child, "validate"))
+	}
+	return all(ctx, mavenEnv, lines...)
 }

@@ -106,9 +106,11 @@ func refusal(err error, t *target) error {
 }
 
 // room refuses, before the body is asked for, what Publish would refuse behind it: a
-// file that a closed version does not have, and one of another size than it has.
+// file that a closed version does not have, and one of another size than it has. What is
+// known here is enough: Publish judges.
 func (p *Protocol) room(ctx context.Context, c *protocol.Call, pkg catalog.Package, t *target) error {
 	by := caller(c)
+	by.Asked = meta.Local
 	v, _, err := p.catalog.Version(ctx, by, pkg, t.gav.version)
 	if errors.Is(err, meta.ErrNotFound) {
 		return nil
