@@ -50,7 +50,7 @@ func (n *Node) makeDesk(records *raftmeta.Store) error {
 	return nil
 }
 
-// npmLogin lets npm log in, before there are packages for it.
+// npmLogin lets npm, pnpm and yarn log in.
 func (n *Node) npmLogin(gate *access.Gate) protocol.Protocol {
 	p := &npmlogin.Protocol{Handler: npmlogin.Handler{Gate: gate, Metadata: n.metadata}}
 	if n.logins != nil {

@@ -4,9 +4,9 @@
 // found, on which they ask for name and password.
 //
 // A password gives a session; a token of this registry, shown as the password, is
-// checked and given back, so that a robot logs in by the same verb. Start at Routes,
-// which package npm mounts below each of its repositories; Protocol mounts the same until
-// there is one.
+// checked and given back, so that a robot logs in by the same verb. Start at Routes. Protocol
+// mounts them below each repository of package npm, as a protocol of its own: who somebody
+// is does not depend on the repository, which need not be there.
 //
 // The package starts no goroutines.
 package npmlogin
