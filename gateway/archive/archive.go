@@ -38,7 +38,7 @@ type Limits struct {
 }
 
 // Standard suits packages of programs: large, but made of files.
-var Standard = Limits{Entries: 100_000, DirectoryBytes: 16 << 20, PlainBytes: 64 << 30, Ratio: 200, FreeBytes: 256 << 20}
+var Standard = Limits{Entries: 100_000, DirectoryBytes: 16 << 20, PlainBytes: 16 << 30, Ratio: 200, FreeBytes: 256 << 20}
 
 func refuse(format string, args ...any) error {
 	return fmt.Errorf("archive: %s: %w", fmt.Sprintf(format, args...), meta.ErrInvalid)
@@ -101,10 +101,14 @@ func (r *readerAt) ReadAt(p []byte, off int64) (int, error) {
 //
 // Errors: meta.ErrInvalid; of r.
 func Zip(r io.ReaderAt, size int64, l Limits) (*zip.Reader, error) {
-	if err := checkEnd(r, size, l); err != nil {
+	list, err := DirectoryBytes(r, size, l)
+	if err != nil {
 		return nil, err
 	}
-	z, err := zip.NewReader(r, size)
+	// The list is read for as long as it goes on, whatever its end says of it.
+	b := &budget{r: r, left: list + endReads}
+	z, err := zip.NewReader(b, size)
+	b.left = -1
 	if errors.Is(err, zip.ErrFormat) || errors.Is(err, zip.ErrInsecurePath) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return nil, refuse("it is not a whole zip")
 	}
@@ -134,6 +138,26 @@ func Zip(r io.ReaderAt, size int64, l Limits) (*zip.Reader, error) {
 	return z, nil
 }
 
+// endReads is what is read of a zip besides its list of entries, to find that.
+const endReads = 256 << 10
+
+// budget ends what reads more than it may; below 0 there is no bound.
+type budget struct {
+	r    io.ReaderAt
+	left int64
+}
+
+// ReadAt implements io.ReaderAt.
+func (b *budget) ReadAt(p []byte, off int64) (int, error) {
+	if b.left >= 0 {
+		if int64(len(p)) > b.left {
+			return 0, refuse("its directory is longer than it says")
+		}
+		b.left -= int64(len(p))
+	}
+	return b.r.ReadAt(p, off)
+}
+
 // The records at the end of a zip.
 const (
 	endMagic, endBytes         = 0x06054b50, 22
@@ -142,13 +166,16 @@ const (
 	maxComment                 = 1<<16 - 1
 )
 
-// checkEnd judges what the end of a zip says of its directory, before memory is set
-// aside for it.
-func checkEnd(r io.ReaderAt, size int64, l Limits) error {
+// DirectoryBytes judges what the end of a zip says of its list of entries, before memory
+// is set aside for it, and returns how long that is. Zip does so by itself; who wants to
+// reserve the memory asks first.
+//
+// Errors: meta.ErrInvalid; of r.
+func DirectoryBytes(r io.ReaderAt, size int64, l Limits) (int64, error) {
 	tail := make([]byte, min(size, endBytes+maxComment+locatorBytes))
 	from := size - int64(len(tail))
 	if n, err := r.ReadAt(tail, from); n < len(tail) {
-		return fmt.Errorf("read the end of a zip: %w", err)
+		return 0, fmt.Errorf("read the end of a zip: %w", err)
 	}
 	at := -1
 	for i := len(tail) - endBytes; i >= 0; i-- {
@@ -158,7 +185,7 @@ func checkEnd(r io.ReaderAt, size int64, l Limits) error {
 		}
 	}
 	if at < 0 {
-		return refuse("it is not a zip")
+		return 0, refuse("it is not a zip")
 	}
 	records := uint64(binary.LittleEndian.Uint16(tail[at+10:]))
 	bytes := uint64(binary.LittleEndian.Uint32(tail[at+12:]))
@@ -168,21 +195,21 @@ func checkEnd(r io.ReaderAt, size int64, l Limits) error {
 			place := binary.LittleEndian.Uint64(tail[at-locatorBytes+8:])
 			end := make([]byte, end64Bytes)
 			if size < end64Bytes || place > uint64(size-end64Bytes) {
-				return refuse("its end lies outside")
+				return 0, refuse("its end lies outside")
 			}
 			if n, err := r.ReadAt(end, int64(place)); n < len(end) {
-				return fmt.Errorf("read the end of a zip: %w", err)
+				return 0, fmt.Errorf("read the end of a zip: %w", err)
 			}
 			if binary.LittleEndian.Uint32(end) != end64Magic {
-				return refuse("its end is not where it says")
+				return 0, refuse("its end is not where it says")
 			}
 			records, bytes = binary.LittleEndian.Uint64(end[32:]), binary.LittleEndian.Uint64(end[40:])
 		}
 	}
 	if records > uint64(l.Entries) || bytes > uint64(l.DirectoryBytes) {
-		return refuse("a directory of %d entries in %d bytes is over the limits of %d and %d", records, bytes, l.Entries, l.DirectoryBytes)
+		return 0, refuse("a directory of %d entries in %d bytes is over the limits of %d and %d", records, bytes, l.Entries, l.DirectoryBytes)
 	}
-	return nil
+	return int64(bytes), nil
 }
 
 // Read returns a file of a zip, of at most maxBytes, its checksum checked.

@@ -101,6 +101,23 @@ func TestZipRefused(t *testing.T) {
 	}
 }
 
+// The list of entries is not read further than its end says it is.
+func TestZipUnderstates(t *testing.T) {
+	var files []string
+	for i := range 2000 {
+		files = append(files, strings.Repeat("n", 200+i), "")
+	}
+	b := zipOf(t, files...)
+	end := len(b) - 22
+	binary.LittleEndian.PutUint16(b[end+8:], 0)
+	binary.LittleEndian.PutUint16(b[end+10:], 0)
+	binary.LittleEndian.PutUint32(b[end+12:], 46)
+	_, err := archive.Zip(archive.ReaderAt(bytes.NewReader(b)), int64(len(b)), archive.Standard)
+	if !errors.Is(err, meta.ErrInvalid) || !strings.Contains(err.Error(), "longer than it says") {
+		t.Error(err)
+	}
+}
+
 // A zip that says it has 2^62 entries in its zip64 end must not be believed.
 func TestZip64Claims(t *testing.T) {
 	end64 := make([]byte, 56)

@@ -142,33 +142,68 @@ func (p *Protocol) file(c *protocol.Call) error {
 		}
 	}
 	for _, at := range coordinates(stem) {
-		owned, err := p.owned(ctx, by, hosted, at.name)
+		owned, from, err := p.source(ctx, by, c.Repo, at.name)
 		if err != nil {
 			return err
 		}
-		// A name that is owned here never comes from upstream; else the first proxy whose
-		// index has the name answers.
+		// A name that is owned here never comes from upstream.
 		if owned || len(proxies) == 0 {
-			if err = p.stored(c, hosted, at, name); err == nil || !isAbsent(err) {
-				return err
-			}
-			missing = err
+			err = p.stored(c, hosted, at, name)
+		} else {
+			err = p.foreignFile(c, proxies, at, from, name)
+		}
+		if err == nil || !isAbsent(err) {
+			return err
+		}
+		missing = err
+	}
+	return missing
+}
+
+// source says who answers for a name: hosted repositories that own it, or the proxy from
+// which it was taken before, "" when it was from none.
+func (p *Protocol) source(ctx context.Context, by catalog.Caller, repo meta.RepoRef, name string) (owned bool, from string, err error) {
+	a, _, err := p.catalog.Sources(ctx, by, repo, name)
+	return len(a.Owners) > 0, a.Remembered, err
+}
+
+// foreignFile answers a file of the proxy that a chart was taken from before, else of the
+// first whose index has its name, which is remembered. A proxy that cannot be asked is not
+// passed over: the name might be another's in the next.
+func (p *Protocol) foreignFile(c *protocol.Call, proxies []meta.Repository, at coordinate, from, name string) error {
+	ctx, by := c.R.Context(), caller(c)
+	missing := fmt.Errorf("chart %.200q of %s: %w", name, c.Repo, meta.ErrNotFound)
+	for i := range proxies {
+		if from != "" && from != proxies[i].Ref.Name {
 			continue
 		}
-		for i := range proxies {
-			f, err := p.foreignOf(ctx, by, proxies[i])
-			if err == nil {
-				var found bool
-				if found, err = p.fetched(c, &f, at, name); found && err == nil {
-					return nil
-				} else if found && isAbsent(err) {
-					break
-				}
-			}
-			if err != nil && !isAbsent(err) {
-				return err
+		f, err := p.foreignOf(ctx, by, proxies[i])
+		if isAbsent(err) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		of, found, err := p.find(ctx, &f, at)
+		if err != nil {
+			return err
+		}
+		if !found {
+			continue
+		}
+		if len(proxies) > 1 && from == "" {
+			held, err := p.engine.Remember(ctx, c.Repo, &proxies[i], at.name, wantIndex())
+			switch {
+			case errors.Is(err, meta.ErrConflict):
+				return fmt.Errorf("chart %s of %s is published here just now: %w", at.name, c.Repo, &meta.UnavailableError{Reason: "busy"})
+			case err == nil && held != proxies[i].Ref.Name:
+				return p.foreignFile(c, proxies, at, held, name)
 			}
 		}
+		if of.Name == "" {
+			return missing
+		}
+		return p.fetched(c, &f, of, name)
 	}
 	return missing
 }

@@ -481,6 +481,15 @@ func TestGroup(t *testing.T) {
 	if a := x.expect(x.do("GET", "all/charts/redis-1.0.0.tgz", nil), 200); a.body != "redis" {
 		t.Error(a.body)
 	}
+	// What came from one upstream stays that one's, when another has the name too.
+	r.Put("repo/index.yaml", []byte("apiVersion: v1\nentries:\n  redis:\n  - name: redis\n    version: 9.0.0\n    urls: [evil.tgz]\n  new:\n  - name: new\n    version: 1.0.0\n    urls: [evil.tgz]\n"))
+	x.Later(24 * time.Hour)
+	if all := x.index("all"); len(all["redis"]) != 1 || all["redis"][0].Version != "1.0.0" || len(all["new"]) != 1 {
+		t.Errorf("%+v", all)
+	}
+	x.expect(x.do("GET", "all/charts/redis-9.0.0.tgz", nil), 404)
+	x.expect(x.do("GET", "all/charts/redis-1.0.0.tgz", nil), 200)
+	x.expect(x.do("GET", "all/api/charts/redis/9.0.0", nil), 404)
 	// Also when the last version is gone the name stays ours.
 	x.expect(x.do("DELETE", "all/api/charts/app/1.0.0", nil), 200)
 	if all := x.index("all"); len(all["app"]) != 0 {

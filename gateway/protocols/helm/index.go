@@ -33,6 +33,7 @@ type charts = iter.Seq2[chart, error]
 
 // contents are what the charts of a repository come from.
 type contents struct {
+	repo    meta.RepoRef
 	hosted  []meta.Repository
 	proxies []foreign
 	// revision names all that they are a function of, revisions what of it is hosted.
@@ -52,8 +53,8 @@ type foreign struct {
 // ageStep is how exactly a minimum release age is kept: indexes are made once for each.
 const ageStep = time.Minute
 
-// contentsOf looks up what a repository's charts come from. A group goes on without a
-// proxy whose upstream cannot be asked and whose index is not known.
+// contentsOf looks up what a repository's charts come from. A proxy that cannot be asked is
+// not passed over: a name in the next might be its own.
 func (p *Protocol) contentsOf(ctx context.Context, by catalog.Caller, repo *meta.Repository, ref meta.RepoRef) (c contents, err error) {
 	if repo == nil {
 		return c, fmt.Errorf("repository %s: %w", ref, meta.ErrNotFound)
@@ -62,7 +63,7 @@ func (p *Protocol) contentsOf(ctx context.Context, by catalog.Caller, repo *meta
 	if err != nil {
 		return c, err
 	}
-	c.asOf = asOf
+	c.repo, c.asOf = ref, asOf
 	sum := sha256.New()
 	for _, m := range members {
 		if m.Kind == meta.KindHosted {
@@ -70,7 +71,7 @@ func (p *Protocol) contentsOf(ctx context.Context, by catalog.Caller, repo *meta
 			continue
 		}
 		f, err := p.foreignOf(ctx, by, m)
-		if err != nil && repo.Kind == meta.KindGroup && (isAbsent(err) || errors.Is(err, meta.ErrUnavailable)) {
+		if repo.Kind == meta.KindGroup && isAbsent(err) { // it has no index
 			fmt.Fprintf(sum, "without %s\n", m.Ref)
 			continue
 		}
@@ -146,6 +147,14 @@ func (p *Protocol) walk(ctx context.Context, f *foreign, want func(string) bool,
 
 func every(string) bool { return true }
 
+// named takes one name, and notes that it is there.
+func named(name string, found *bool) func(string) bool {
+	return func(n string) bool {
+		*found = *found || n == name
+		return n == name
+	}
+}
+
 // all walks the charts: the hosted ones, and of the upstreams those whose names no hosted
 // repository owns and no earlier upstream has.
 func (p *Protocol) all(ctx context.Context, by catalog.Caller, c contents) charts {
@@ -171,8 +180,8 @@ func (p *Protocol) all(ctx context.Context, by catalog.Caller, c contents) chart
 				if taken[name] || failed != nil {
 					return false
 				}
-				owned, err := p.owned(ctx, by, c.hosted, name)
-				if failed = err; err != nil || owned {
+				owned, from, err := p.source(ctx, by, c.repo, name)
+				if failed = err; err != nil || owned || from != "" && from != c.proxies[i].repo.Ref.Name {
 					return false
 				}
 				mine[name] = true
@@ -193,20 +202,6 @@ func (p *Protocol) all(ctx context.Context, by catalog.Caller, c contents) chart
 			}
 		}
 	}
-}
-
-// owned says whether a hosted repository owns a name, also of a chart that was deleted.
-func (p *Protocol) owned(ctx context.Context, by catalog.Caller, hosted []meta.Repository, name string) (bool, error) {
-	for i := range hosted {
-		a, _, err := p.catalog.Sources(ctx, by, hosted[i].Ref, name)
-		if err != nil {
-			return false, err
-		}
-		if len(a.Owners) > 0 {
-			return true, nil
-		}
-	}
-	return false, nil
 }
 
 // here is a chart with the address that we serve it at.
@@ -382,19 +377,21 @@ func writeList(w io.Writer, all charts) error {
 
 // chartsOf walks the versions of one chart, from who answers for its name.
 func (p *Protocol) chartsOf(ctx context.Context, by catalog.Caller, of contents, name string) charts {
-	only := of
-	if owned, err := p.owned(ctx, of.after(by), of.hosted, name); err != nil || owned {
-		if err != nil {
-			return func(yield func(chart, error) bool) { yield(chart{}, err) }
-		}
+	owned, from, err := p.source(ctx, of.after(by), of.repo, name)
+	switch {
+	case err != nil:
+		return func(yield func(chart, error) bool) { yield(chart{}, err) }
+	case owned || len(of.proxies) == 0:
 		return p.hostedCharts(ctx, of.after(by), of.hosted, name)
 	}
-	only.hosted = nil
 	return func(yield func(chart, error) bool) {
-		for i := range only.proxies {
+		for i := range of.proxies {
+			f := &of.proxies[i]
+			if from != "" && from != f.repo.Ref.Name {
+				continue
+			}
 			found, more := false, true
-			err := p.walk(ctx, &only.proxies[i], func(n string) bool { return n == name }, func(ch chart) bool {
-				found = true
+			err := p.walk(ctx, f, named(name, &found), func(ch chart) bool {
 				more = yield(ch.here(), nil)
 				return more
 			})
@@ -476,39 +473,36 @@ func (p *Protocol) some(c *protocol.Call, name string, write func(io.Writer, cha
 	})
 }
 
+// find looks a chart up in an upstream's index; found says that its name is there, also
+// when the version, and so the chart, is not.
+func (p *Protocol) find(ctx context.Context, f *foreign, at coordinate) (of chart, found bool, err error) {
+	err = p.walk(ctx, f, named(at.name, &found), func(ch chart) bool {
+		if ch.Version == at.version {
+			of = ch
+		}
+		return of.Name == ""
+	})
+	return of, found, err
+}
+
 // fetched answers a chart of an upstream, or its provenance. The index says where it is
 // and what its bytes are: a chart that it does not show is not served.
-func (p *Protocol) fetched(c *protocol.Call, f *foreign, at coordinate, file string) (found bool, err error) {
+func (p *Protocol) fetched(c *protocol.Call, f *foreign, of chart, file string) error {
 	ctx := c.R.Context()
-	var of chart
-	err = p.walk(ctx, f, func(name string) bool { return name == at.name }, func(ch chart) bool {
-		found = true
-		if ch.Version != at.version {
-			return true
-		}
-		of = ch
-		return false
-	})
-	if err != nil || !found {
-		return found, err
-	}
 	missing := fmt.Errorf("chart %.200q at %s: %w", file, f.repo.Ref, meta.ErrNotFound)
-	if of.Name == "" {
-		return true, missing
-	}
 	base, err := url.Parse(strings.TrimSuffix(f.repo.Upstream.URL, "/") + "/")
 	if err != nil {
-		return true, fmt.Errorf("the upstream's URL of %s: %w: %w", f.repo.Ref, meta.ErrInvalid, err)
+		return fmt.Errorf("the upstream's URL of %s: %w: %w", f.repo.Ref, meta.ErrInvalid, err)
 	}
 	link, err := url.Parse(of.URLs[0])
 	if err != nil {
-		return true, fmt.Errorf("address of %s: %w: %w", file, protocol.ErrUpstream, err)
+		return fmt.Errorf("address of %s: %w: %w", file, protocol.ErrUpstream, err)
 	}
 	link = base.ResolveReference(link)
 	if link.Scheme != "http" && link.Scheme != "https" || link.User != nil || link.Host == "" {
-		return true, missing // charts of an OCI registry are not fetched here
+		return missing // charts of an OCI registry are not fetched here
 	}
-	want := upstream.Want{Kind: upstream.File, Package: at.name, Version: at.version}
+	want := upstream.Want{Kind: upstream.File, Package: of.Name, Version: of.Version}
 	content := protocol.Content{MediaType: mediaChart, Cache: protocol.Immutable, Public: public(c)}
 	if strings.HasSuffix(file, provenanceSuffix) {
 		link.Path, link.RawPath = link.Path+provenanceSuffix, link.EscapedPath()+provenanceSuffix
@@ -520,8 +514,8 @@ func (p *Protocol) fetched(c *protocol.Call, f *foreign, at coordinate, file str
 	want.Path = link.String()
 	got, err := p.engine.Fetch(ctx, caller(c), &f.repo, want)
 	if err != nil {
-		return true, err
+		return err
 	}
 	c.W.Header().Set("Content-Security-Policy", "sandbox; default-src 'none'")
-	return true, upstream.Serve(c, p.engine, got, content)
+	return upstream.Serve(c, p.engine, got, content)
 }

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/crypto/blake2b"
 
+	"github.com/shoal-registry/shoal/gateway/archive"
 	"github.com/shoal-registry/shoal/gateway/catalog"
 	"github.com/shoal-registry/shoal/gateway/protocol"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
@@ -294,23 +295,30 @@ type summary struct {
 	Metadata string `json:"metadata,omitempty"`
 }
 
-// inspectBytes is the memory that looking into an archive may take.
-const inspectBytes = 48 << 20
-
 // inspect opens what came, and returns what the index says of it.
 func (p *Protocol) inspect(ctx context.Context, r *received, f filename) (summary, []byte, error) {
 	size := r.stored.Blob.PlainBytes
-	// The list of a zip's entries is at most as long as the zip.
-	release, err := p.catalog.Reserve(ctx, min(inspectBytes, 3*size+maxMetadata))
-	if err != nil {
-		return summary{}, nil, err
-	}
-	defer release()
 	content, err := p.catalog.Open(ctx, r.stored.Blob)
 	if err != nil {
 		return summary{}, nil, err
 	}
 	defer content.Close()
+	memory := int64(maxMetadata)
+	if !strings.HasSuffix(r.name, ".gz") {
+		list, err := archive.DirectoryBytes(archive.ReaderAt(content), size, archive.Standard)
+		if err != nil {
+			return summary{}, nil, fmt.Errorf("%s: %w", r.name, err)
+		}
+		memory += 3 * list
+	}
+	release, err := p.catalog.Reserve(ctx, memory)
+	if err != nil {
+		return summary{}, nil, err
+	}
+	defer release()
+	if _, err := content.Seek(0, io.SeekStart); err != nil {
+		return summary{}, nil, fmt.Errorf("%s: %w", r.name, err)
+	}
 	c, metadata, err := inspect(content, size, f, r.name)
 	if err != nil {
 		return summary{}, nil, err
