@@ -446,6 +446,9 @@ func TestMarks(t *testing.T) {
 	if len(p.Versions) != 2 || p.Versions["1.1.0"].Name == "" || p.Versions["1.3.0-beta"].Name == "" || p.Tags["latest"] != "1.1.0" {
 		t.Errorf("%+v", p)
 	}
+	if one := r.expect(r.do("GET", "demo/latest", nil), 200); !strings.Contains(one.body, `"version":"1.1.0"`) {
+		t.Errorf("latest without a tag is %s", one.body)
+	}
 	r.expect(r.do("GET", "demo/-/demo-1.2.0.tgz", nil), 200)
 	if a := r.expect(r.do("GET", "demo/-/demo-1.0.0.tgz", nil), 403); !strings.Contains(a.body, "stolen") {
 		t.Errorf("%s", a.body)

@@ -153,6 +153,9 @@ func (d *writer) end(rev, created, modified string) error {
 	return d.w.Flush()
 }
 
+// hidden reports whether nobody is to choose a version any more.
+func hidden(v *meta.Version) bool { return v.Marks.Yanked != nil || v.Marks.Unlisted != nil }
+
 // render writes the document of a hosted package.
 func (s *source) render(ctx context.Context, by catalog.Caller, w io.Writer, v view) error {
 	tags, _, err := s.tags(ctx, by)
@@ -168,7 +171,7 @@ func (s *source) render(ctx context.Context, by catalog.Caller, w io.Writer, v v
 		if err != nil {
 			return err
 		}
-		if one.State != meta.StateClosed || !v.all && (one.Marks.Yanked != nil || one.Marks.Unlisted != nil) {
+		if one.State != meta.StateClosed || !v.all && hidden(&one) {
 			continue
 		}
 		m, err := s.p.shown(ctx, by, s.name, v.base, &one)

@@ -73,7 +73,13 @@ func (p *Protocol) one(c *protocol.Call, t target) error {
 		if err != nil {
 			return err
 		}
-		if t.version = tags[t.version]; t.version == "" {
+		tag := t.version
+		if t.version = tags[tag]; t.version == "" && tag == latest {
+			if t.version, err = s.newest(ctx, by); err != nil {
+				return err
+			}
+		}
+		if t.version == "" {
 			return none
 		}
 	}
@@ -91,6 +97,20 @@ func (p *Protocol) one(c *protocol.Call, t target) error {
 	}
 	c.AsOf(asOf)
 	return protocol.ServeBytes(c.W, c.R, raw, protocol.Content{MediaType: fullType, Cache: protocol.Revalidate, Public: public(c)})
+}
+
+// newest returns the version that is latest where no tag says so: the package came by
+// promotion, or lost it. It is "" when there is none to be had.
+func (s *source) newest(ctx context.Context, by catalog.Caller) (version string, _ error) {
+	for v, err := range s.p.catalog.VersionsOf(ctx, by, s.hosted, keyOf(s.name)) {
+		if err != nil {
+			return "", err
+		}
+		if v.State == meta.StateClosed && !hidden(&v) && higher(v.Name, version) {
+			version = v.Name
+		}
+	}
+	return version, nil
 }
 
 // version finds a version of a hosted package in the first repository that has it.
