@@ -307,7 +307,8 @@ func (d *download) try(ctx context.Context) (*Found, error) {
 func (d *download) unanswered(err error) error {
 	var refused *outbound.RefusedError
 	if errors.As(err, &refused) {
-		return fmt.Errorf("upstream of %s: %w: %w", d.repo.Ref, protocol.ErrUpstream, refused)
+		// Not a failure that passes: clients would only try again.
+		return fmt.Errorf("upstream of %s: %w", d.repo.Ref, refused)
 	}
 	if u, ok := errors.AsType[*url.Error](err); ok {
 		err = u.Err

@@ -384,12 +384,12 @@ func TestRules(t *testing.T) {
 func TestWhatIsDialled(t *testing.T) {
 	p := start(t)
 	for _, url := range []string{"http://169.254.169.254/latest", "http://10.0.0.1/x", "http://[fd00::1]/x"} {
-		p.refuse(upstream.Want{Path: url}, protocol.ErrUpstream)
+		p.refuse(upstream.Want{Path: url}, meta.ErrDenied)
 	}
 	p.Handle(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, "http://169.254.169.254/latest/meta-data", http.StatusFound)
 	}))
-	err := p.refuse(upstream.Want{Path: "redirect"}, protocol.ErrUpstream)
+	err := p.refuse(upstream.Want{Path: "redirect"}, meta.ErrDenied)
 	if !strings.Contains(err.Error(), "--outgoing-allow") {
 		t.Errorf("%v does not say what to do", err)
 	}
