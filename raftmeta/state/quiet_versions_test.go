@@ -22,7 +22,7 @@ func arriving(version, path, content string) Publish {
 
 func levelSixQuiet(l *logWriter) {
 	from := func(p Publish) Publish {
-		p.Blobs[0].Server = "eu-9"
+		p.Blobs[0].Server = "eu-8"
 		return p
 	}
 	l.add("", from(arriving("1.0", "demo.jar", "jar")))
