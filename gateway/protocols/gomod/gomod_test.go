@@ -256,12 +256,6 @@ func TestRefused(t *testing.T) {
 	m := start(t, catalogtest.Options{Content: catalogtest.NewMemory()})
 	const p, v = "example.com/lib", "v1.0.0"
 	mod := file{"go.mod", "module " + p + "\n"}
-	many := func(n int) (files []file) {
-		for i := range n {
-			files = append(files, file{fmt.Sprintf("f%d", i), ""})
-		}
-		return files
-	}
 	for name, c := range map[string]struct {
 		path, version, body string
 		want                int
@@ -283,7 +277,6 @@ func TestRefused(t *testing.T) {
 		"case":                  {p, v, zipped(t, p, v, mod, file{"a.go", ""}, file{"A.go", ""}), 400},
 		"twice":                 {p, v, zipped(t, p, v, mod, file{"a.go", ""}, file{"a.go", ""}), 400},
 		"a directory":           {p, v, zipped(t, p, v, mod, file{"dir/", ""}), 400},
-		"many files":            {p, v, zipped(t, p, v, append(many(100_001), mod)...), 400},
 		"a large go.mod":        {p, v, zipped(t, p, v, file{"go.mod", "module " + p + "\n//" + strings.Repeat("x", modzip.MaxGoMod)}), 400},
 		"part of a version":     {p, "v1.0", lib(t, p, "v1.0", "x"), 400},
 		"no version":            {p, "main", lib(t, p, "main", "x"), 400},
