@@ -22,13 +22,15 @@ func (p *Protocol) proxy(c *protocol.Call, name string) error {
 	if err != nil {
 		return err
 	}
-	found, err := p.engine.Fetch(c.R.Context(), publication.Caller(c), c.Repository, want)
-	if err != nil {
-		return err
-	}
+	by := publication.Caller(c)
 	content := protocol.Content{Cache: protocol.Revalidate, Public: c.Repository.Visibility == meta.VisibilityPublic}
 	if want.Kind == upstream.File {
 		content.Cache = protocol.Immutable
+		return upstream.ServeFile(c, p.engine, by, c.Repository, want, content)
+	}
+	found, err := p.engine.Fetch(c.R.Context(), by, c.Repository, want)
+	if err != nil {
+		return err
 	}
 	return upstream.Serve(c, p.engine, found, content)
 }
