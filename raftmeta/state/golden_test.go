@@ -28,6 +28,7 @@ var scenarios = map[string]func(*testing.T) []Entry{
 	"level3": levelThree,
 	"level4": levelFour,
 	"level5": levelFive,
+	"level6": levelSix,
 }
 
 // TestGolden replays logs that earlier builds wrote. Results and the state must
