@@ -189,6 +189,9 @@ func (q GetSealed) Answer(v *View) (a meta.Sealed, _ error) {
 	return a, err
 }
 
+func (GetSealed) serversOnly()  {}
+func (ListSealed) serversOnly() {}
+
 // ListSealed lists the secrets behind After, at most 100; with Lacks only those that are
 // not sealed to that server yet.
 type ListSealed struct {
