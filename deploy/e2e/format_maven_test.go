@@ -16,6 +16,7 @@ func init() {
 		reference: func(pkg, version string) string { return "/org.example.e2e:" + pkg + ":" + version },
 		says:      []string{"409"},
 	})
+	configurations["maven"] = configured{"maven", getMaven}
 }
 
 // mavenOffline is Debian's repository of plugins: nothing is asked of the network.
@@ -98,4 +99,16 @@ func useMaven(ctx context.Context, t *testing.T, s *secured, home, token string)
 			mvn("reads", "-f", child, "validate"))
 	}
 	return all(ctx, mavenEnv, lines...)
+}
+
+// getMaven has mvn find its settings in home. Its plugins come from Debian's repository,
+// which takes the place of Central by name; any other repository is what was set up.
+func getMaven(ctx context.Context, t *testing.T, home, pkg string) (string, string, error) {
+	plugins, site := filepath.Join(home, "plugins.xml"), filepath.Join(home, "site")
+	write(t, plugins, `<settings><profiles><profile><id>any</id><repositories><repository><id>any</id><url>http://any.invalid</url></repository></repositories></profile></profiles>
+<activeProfiles><activeProfile>any</activeProfile></activeProfiles>
+<mirrors><mirror><id>debian</id><mirrorOf>central</mirrorOf><url>file://`+mavenOffline+`</url></mirror></mirrors></settings>`)
+	out, err := command(ctx, []string{"MAVEN_OPTS=-Xmx256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Duser.home=" + home}, "mvn", "-B", "-gs", plugins, "dependency:copy",
+		"-Dartifact=org.example.e2e:"+pkg+":1.0.0:bin", "-DoutputDirectory="+site)
+	return site, out, err
 }
