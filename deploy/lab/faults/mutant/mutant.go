@@ -156,7 +156,14 @@ func (f forgetfulFile) Sync() error {
 			Name: "publish-in-two-entries",
 			What: "a version is published first, and its aliases are set by further entries",
 			Edits: []Edit{
-				{publishFile, "\t\treturn c.do(ctx, by, stepPublish, state.Publish{Version: v, Files: files, Blobs: blobs, Aliases: d.Aliases, Base: d.Base})\n", `		receipt, err := c.do(ctx, by, stepPublish, state.Publish{Version: v, Files: files, Blobs: blobs, Base: d.Base})
+				{publishFile, `		return c.do(ctx, by, stepPublish, state.Publish{
+			Version: v, Files: files, Blobs: blobs, Aliases: d.Aliases, Base: d.Base,
+			Spelling: d.Spelling, NewSpelling: d.Spelling != "" && d.NewSpelling,
+		})
+`, `		receipt, err := c.do(ctx, by, stepPublish, state.Publish{
+			Version: v, Files: files, Blobs: blobs, Base: d.Base,
+			Spelling: d.Spelling, NewSpelling: d.Spelling != "" && d.NewSpelling,
+		})
 		for i, alias := range d.Aliases {
 			if err != nil {
 				break
