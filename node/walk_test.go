@@ -102,6 +102,7 @@ var walkOpen = map[string]string{
 	"oci_catalog":               "the repositories that the caller may list",
 	"admin_tenant_list":         "the tenants that the caller sees",
 	"admin_repository_list":     "the repositories that the caller may list",
+	"admin_search":              "what is in repositories that the caller may list",
 	"admin_repository_create":   "manage of the tenant in the body",
 	"admin_binding_add":         "manage of the tenant in the body, admin for the cluster's",
 	"admin_binding_remove":      "manage of the binding's tenant",

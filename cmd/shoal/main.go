@@ -48,7 +48,7 @@ Try it:
 		newToken(), newTenant(), newRepo(), newPromote(), newWave(), newReplication(), newRegion(), newNode(), newRevoke(), newCluster(), newTrust(), newLimit(), newCache(), newScrub(), newGC(), newAudit(), newUsage(),
 		newBackup(), newRecover(),
 		newIncident(), newBreakGlass(),
-		newStatus(), newTop(), newDoctor(), newRejoin(), newConfig(), newLogin(), newLogout(), newWhoami(), newOIDC(), newVersion(), newSetup(),
+		newStatus(), newTop(), newDoctor(), newRejoin(), newConfig(), newLogin(), newLogout(), newWhoami(), newOIDC(), newVersion(), newSetup(), newSearch(),
 	)
 	return root
 }

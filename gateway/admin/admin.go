@@ -129,6 +129,7 @@ func (a *API) Routes() []protocol.Route {
 		write("tenant_create", http.MethodPost, base+"tenants", access.Operate, a.createTenant),
 
 		read("repository_list", base+"repositories", access.List, a.repositories),
+		{Name: "admin_search", Method: http.MethodGet, Pattern: base + "search", Action: access.List, Place: protocol.AnyServer, Serve: a.search},
 		write("repository_create", http.MethodPost, base+"repositories", access.Manage, a.createRepository),
 		read("repository_get", repo, access.Pull, a.repository),
 		write("repository_set", http.MethodPatch, repo, access.Manage, a.setRepository),

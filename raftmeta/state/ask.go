@@ -61,7 +61,7 @@ var Questions = table(
 	question[GetUsage, TenantUsage], question[ListUsage, []TenantUsage], question[ListRepositoryUsage, []RepositoryUsage], question[Uncounted, []meta.TenantName],
 	question[GetFetched, FetchedAnswer], question[ListFetched, []meta.Fetched], question[GetSealed, meta.Sealed], question[ListSealed, []meta.Sealed],
 	question[GetBlob, BlobAnswer], question[FindLink, meta.RepoRef],
-	question[GetSources, SourcesAnswer], question[Members, []meta.Repository], question[ListPackageFiles, []PackageFile],
+	question[GetSources, SourcesAnswer], question[Members, []meta.Repository], question[ListPackageFiles, []PackageFile], question[Search, SearchAnswer],
 	question[GetNode, meta.Node], question[ListNodes, []meta.Node], question[ListRegions, []meta.Region],
 	question[GetJoinToken, meta.JoinToken],
 	question[ListJoinTokens, []meta.JoinToken], question[GetTrust, meta.Trust], question[ListHolders, []RootHolder],

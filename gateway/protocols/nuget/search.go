@@ -127,7 +127,7 @@ func (p *Protocol) match(c *protocol.Call, a *asked) ([]found, error) {
 				}
 				hits = append(hits, f)
 			}
-			if len(packages) < scanPage {
+			if len(packages) == 0 {
 				break
 			}
 		}
