@@ -108,16 +108,16 @@ func TestClaims(t *testing.T) {
 	} else if _, err := f.names(); !errors.Is(err, meta.ErrInvalid) {
 		t.Errorf("a path as a name: %v", err)
 	}
-	many := hello()
-	many.Files = map[string][]byte{}
-	folder := "/" + strings.Repeat("long/", 400)
-	for i := range 60_000 {
-		many.Files[folder+strings.Repeat("x", 1+i%9)+string(rune('a'+i%26))+strings.Repeat("y", i/1000)+strings.Repeat("z", i%7)] = nil
-	}
-	if f, err := read(many.Bytes()); err != nil {
-		t.Error(err)
-	} else if _, err := f.files(); err != nil && !errors.Is(err, meta.ErrInvalid) {
-		t.Errorf("a long file list: %v", err)
+	// One long folder under many names.
+	const count, folder = 2000, 100_000
+	store := make([]byte, 4*count) // all in the first folder
+	names := strings.Repeat("x\x00", count)
+	store = append(append(store, names...), "/"+strings.Repeat("y", folder)+"\x00"...)
+	many := &file{header: header{store: store, tags: map[uint32]entry{
+		tagDirIndexes: {typeInt32, 0, count}, tagBaseNames: {typeArray, 4 * count, count}, tagDirNames: {typeArray, uint32(4*count + len(names)), 1},
+	}}}
+	if files, err := many.files(); !errors.Is(err, meta.ErrInvalid) {
+		t.Errorf("%d files of %d bytes each: %v", len(files), folder, err)
 	}
 }
 
