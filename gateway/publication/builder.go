@@ -448,10 +448,10 @@ func (b *Builder) attend(ctx context.Context, ref meta.RepoRef) (later time.Dura
 		return wait, nil
 	}
 	if sets == nil {
-		if sets, err = b.open(ctx, ref, format, servers); err != nil {
+		if _, err = b.open(ctx, ref, format, servers); err != nil {
 			return 0, err
 		}
-		if sets, changed, members, at, err = b.stand(ctx, &repo); err != nil {
+		if sets, _, members, at, err = b.stand(ctx, &repo); err != nil {
 			return 0, err
 		}
 	}

@@ -2,7 +2,6 @@ package apt
 
 import (
 	"archive/tar"
-	"bufio"
 	"bytes"
 	"compress/gzip"
 	"errors"
@@ -281,47 +280,4 @@ func (c control) plainVersion() string {
 // fileName is the name that the package's file has in a pool.
 func (c control) fileName() string {
 	return c.Package + "_" + c.plainVersion() + "_" + c.Architecture + ".deb"
-}
-
-// stanzas yields the paragraphs of a Packages file, each with its fields as they are
-// spelled, lower-case names first; a paragraph is at most maxControl bytes.
-func stanzas(r io.Reader, each func(fields map[string]string) error) error {
-	lines := bufio.NewReaderSize(r, 64<<10)
-	fields, bytesRead := map[string]string{}, 0
-	flush := func() error {
-		if len(fields) == 0 {
-			return nil
-		}
-		err := each(fields)
-		fields, bytesRead = map[string]string{}, 0
-		return err
-	}
-	for {
-		line, err := lines.ReadSlice('\n')
-		for errors.Is(err, bufio.ErrBufferFull) { // the rest of a long line says nothing to us
-			bytesRead += len(line)
-			_, err = lines.ReadSlice('\n')
-			line = nil
-		}
-		if err != nil && !errors.Is(err, io.EOF) {
-			return err
-		}
-		if bytesRead += len(line); bytesRead > maxControl {
-			return refuse("a paragraph of more than %d bytes", maxControl)
-		}
-		text := strings.TrimRight(string(line), "\r\n")
-		if text == "" && len(line) > 0 {
-			if err := flush(); err != nil {
-				return err
-			}
-		} else if name, value, ok := strings.Cut(text, ":"); ok && text[0] != ' ' && text[0] != '\t' {
-			switch name = strings.ToLower(name); name {
-			case "package", "version", "architecture", "filename", "size", "sha256":
-				fields[name] = strings.TrimSpace(value)
-			}
-		}
-		if err != nil {
-			return flush()
-		}
-	}
 }

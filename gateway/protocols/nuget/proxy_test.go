@@ -89,7 +89,6 @@ func TestProxy(t *testing.T) {
 // gallery lays out documents as nuget.org has them.
 type gallery struct {
 	*upstreamtest.Registry
-	leaves map[string][]any // by hive page
 }
 
 func newGallery(t *testing.T) *gallery {
