@@ -152,7 +152,6 @@ func TestConversation(t *testing.T) {
 
 func TestPublishAndRead(t *testing.T) {
 	c := start(t, catalogtest.Options{})
-	body := crate(t, "Fancy_Demo", "1.2.0", "x")
 	meta1 := `{"name":"Fancy_Demo","vers":"1.2.0","deps":[
 		{"name":"serde","version_req":"^1.0","features":["derive"],"optional":true,"default_features":false,"target":null,"kind":"normal","registry":"https://example.com/index","explicit_name_in_toml":null},
 		{"name":"winapi","version_req":">=0.3, <0.5","features":[],"optional":false,"default_features":true,"target":"cfg(windows)","kind":"normal","registry":null,"explicit_name_in_toml":"win"},
@@ -175,8 +174,8 @@ path = "../local"
 version = ">=0.3,<0.5"
 package = "winapi"
 `
-	body = packed(t, "Fancy_Demo-1.2.0", file{"Cargo.toml", toml}, file{"src/lib.rs", ""})
-	sum = digest.FromBytes([]byte(body)).Encoded()
+	body := packed(t, "Fancy_Demo-1.2.0", file{"Cargo.toml", toml}, file{"src/lib.rs", ""})
+	sum := digest.FromBytes([]byte(body)).Encoded()
 	a := c.expect(c.do("PUT", "api/v1/crates/new", framed(meta1, body)), 200)
 	token := "Shoal-Token: " + a.Header.Get("Shoal-Token")
 	if !strings.Contains(a.body, `"warnings"`) {
