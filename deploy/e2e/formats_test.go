@@ -171,6 +171,7 @@ func TestFormats(t *testing.T) {
 			ready = append(ready, f)
 		})
 	}
+	t.Run("oci/race", c.raceForATag)
 	if t.Failed() {
 		return
 	}
@@ -278,6 +279,43 @@ func (c *formatted) race(t *testing.T, f format) {
 		t.Fatalf("%d of %d publishers of one version were acknowledged, %d failed oddly", won.Load(), publishers, odd.Load())
 	}
 	c.got(t, f, c.at(c.agents[1], f.name), pkg, "2.0.0", uint64(1000+<-winner))
+}
+
+// raceForATag has 100 publishers push different images under one tag of a repository
+// whose tags do not move, at three regions at once.
+func (c *formatted) raceForATag(t *testing.T) {
+	ctx := limit(t, 3*time.Minute)
+	c.createRepo(t, "tags", "--immutable")
+	const publishers = 100
+	images := make([]*image.Image, publishers)
+	for i := range images {
+		images[i] = makeImage(t, 1, 1000)
+	}
+	won := make(chan *image.Image, publishers)
+	start := make(chan struct{})
+	var all sync.WaitGroup
+	for i, img := range images {
+		registry := c.servers[i%3].registry(c.token)
+		all.Go(func() {
+			<-start
+			err := registry.Push(ctx, "acme/tags/app", "1", img)
+			if status := image.StatusOf(err); err != nil && (status < 400 || status >= 500) {
+				t.Errorf("publisher %d: %v", i, err)
+			}
+			if err == nil {
+				won <- img
+			}
+		})
+	}
+	close(start)
+	all.Wait()
+	if len(won) != 1 {
+		t.Fatalf("%d of %d publishers of one tag were acknowledged", len(won), publishers)
+	}
+	got, err := c.agents[1].registry(c.token).Pull(ctx, "acme/tags/app", "1")
+	if want := (<-won).Digest(); err != nil || image.DigestOf(got.Manifest) != want {
+		t.Errorf("the tag is %s, not %s: %v", image.DigestOf(got.Manifest), want, err)
+	}
 }
 
 // raw sends r to the repository.

@@ -35,6 +35,9 @@ const (
 	// Segments grow from the first, which is soon there, to the largest.
 	firstSegmentBytes = 1 << 20
 	maxSegmentBytes   = 64 << 20
+	// maxSegmentTime is when one ends in any case, so that readers of a slow upstream have
+	// something to read: pip gives up after 15 s without a byte.
+	maxSegmentTime = 2 * time.Second
 	// linger is how long segments stay when the file is there: readers in the middle of
 	// one finish it.
 	linger = time.Minute
@@ -42,7 +45,7 @@ const (
 	tailBytes = 64 << 10
 )
 
-// segmentBytes is the length of the i-th segment, from 0.
+// segmentBytes is the length of the i-th segment, from 0, if it comes in time.
 func segmentBytes(i int) int64 {
 	return min(int64(firstSegmentBytes)<<min(i, 16), maxSegmentBytes)
 }
@@ -162,29 +165,46 @@ func (s *segmenter) cut(ctx context.Context, r *bufio.Reader) error {
 		if held != nil {
 			s.into.add(Progress{Segments: []Segment{*held}})
 		}
-		size := segmentBytes(i)
-		if s.total >= 0 && at+size >= s.total {
-			return errEnough
-		}
-		blob, err := s.store(ctx, io.LimitReader(r, size), size)
+		p := &piece{r: r, left: segmentBytes(i), until: time.Now().Add(maxSegmentTime)}
+		blob, err := s.store(ctx, p, at)
 		if err != nil {
 			return err
 		}
 		held = &Segment{Offset: at, Blob: blob}
-		at += size
+		at += p.read
 	}
 }
 
-// store makes a segment visible to nodes. One that is cut short is none.
-func (s *segmenter) store(ctx context.Context, r io.Reader, size int64) (meta.Blob, error) {
+// piece reads as much as one segment has.
+type piece struct {
+	r     io.Reader
+	read  int64
+	left  int64
+	until time.Time
+	over  bool // the body is
+}
+
+// Read implements io.Reader.
+func (p *piece) Read(b []byte) (int, error) {
+	if p.left == 0 || p.read > 0 && time.Now().After(p.until) {
+		return 0, io.EOF
+	}
+	n, err := p.r.Read(b[:min(int64(len(b)), p.left)])
+	p.read, p.left = p.read+int64(n), p.left-int64(n)
+	p.over = err == io.EOF
+	return n, err
+}
+
+// store makes a segment visible to nodes, but for the last one, which nobody is told of.
+func (s *segmenter) store(ctx context.Context, p *piece, at int64) (meta.Blob, error) {
 	by := catalog.Caller{Who: s.engine.principal()}
 	u, err := s.engine.cfg.Catalog.Begin(ctx, by, s.repo, false)
 	if err != nil {
 		return meta.Blob{}, err
 	}
 	defer u.Close()
-	n, err := u.Append(ctx, r)
-	if err == nil && n < size {
+	_, err = u.Append(ctx, p)
+	if err == nil && (p.over || at+p.read == s.total) {
 		err = errEnough
 	}
 	if err != nil {
@@ -231,6 +251,8 @@ type Arriving struct {
 	// size, -1 when the upstream does not say.
 	Head  meta.Fetched
 	Total int64
+	// AsOf is what this node knew when the file was not known yet.
+	AsOf meta.AsOf
 
 	engine *Engine
 	ctx    context.Context
@@ -268,7 +290,8 @@ func (e *Engine) Stream(ctx context.Context, by catalog.Caller, repo *meta.Repos
 			var p Progress
 			if p, changed = from.after(0); len(p.Segments) > 0 {
 				e.metrics.answers.WithLabelValues("arriving").Inc()
-				return nil, &Arriving{Head: *p.Head, Total: p.Total, engine: e, ctx: ctx, cancel: cancel, from: from, result: result}, nil
+				_, asOf, _ := e.known(ctx, by, repo.Ref, &w) // why it is not known does not matter
+				return nil, &Arriving{Head: *p.Head, Total: p.Total, AsOf: asOf, engine: e, ctx: ctx, cancel: cancel, from: from, result: result}, nil
 			}
 		}
 		select {
@@ -408,6 +431,7 @@ func ServeFile(c *protocol.Call, e *Engine, by catalog.Caller, repo *meta.Reposi
 	if content.ETag == "" && w.Digest != "" && w.Digest.Algorithm() == "sha256" {
 		content.ETag = protocol.ETag(w.Digest)
 	}
+	c.AsOf(a.AsOf)
 	out := c.W.Header()
 	out.Set("Content-Type", cmp.Or(content.MediaType, a.Head.MediaType, "application/octet-stream"))
 	out.Set("Cache-Control", content.Cache.Header(content.Public))

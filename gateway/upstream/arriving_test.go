@@ -99,8 +99,9 @@ func TestReadersWhileAFileArrives(t *testing.T) {
 			if want := int64(len(h.first) + len(h.second)); sized && a.Total != want || !sized && a.Total != -1 {
 				t.Errorf("it says that it has %d bytes", a.Total)
 			}
-			// Segments of 1, 2 and 4 MiB are told when more has come, that of 8 is not whole.
-			half := &gate{at: 7 << 20, open: make(chan struct{})}
+			// Segments of 1, 2 and 4 MiB are told when more has come, or shorter ones on a slow
+			// machine; that of 8 is not whole.
+			half := &gate{at: 3 << 20, open: make(chan struct{})}
 			done := make(chan error, 1)
 			go func() { _, err := a.WriteTo(half); done <- err }()
 			<-half.open
@@ -138,7 +139,7 @@ func TestAFileThatArrivesIsWrong(t *testing.T) {
 	h := newHalves(t, 12<<20, 1<<20, true)
 	promised := digest.FromBytes([]byte("something else"))
 	p, a := arriving(t, h, upstream.Want{Digest: promised})
-	half := &gate{at: 7 << 20, open: make(chan struct{})}
+	half := &gate{at: 3 << 20, open: make(chan struct{})}
 	done := make(chan error, 1)
 	go func() { _, err := a.WriteTo(half); done <- err }()
 	<-half.open

@@ -133,13 +133,8 @@ func (p *Protocol) fetchCrate(c *protocol.Call, repo *meta.Repository, name, ver
 	if err != nil {
 		return err
 	}
-	f, err := p.upstream.Fetch(ctx, by, repo, upstream.Want{
-		Path: at, Kind: upstream.File, Package: normalize(name), Version: version, Digest: sum, MaxBytes: maxCrateBytes,
-	})
-	if err != nil {
-		return err
-	}
-	return upstream.Serve(c, p.upstream, f, protocol.Content{MediaType: crateType, Cache: protocol.Immutable, Public: public(c)})
+	w := upstream.Want{Path: at, Kind: upstream.File, Package: normalize(name), Version: version, Digest: sum, MaxBytes: maxCrateBytes}
+	return upstream.ServeFile(c, p.upstream, by, repo, w, protocol.Content{MediaType: crateType, Cache: protocol.Immutable, Public: public(c)})
 }
 
 // entryOf finds a version in the upstream's index.

@@ -93,15 +93,11 @@ func (p *Protocol) fetchFile(c *protocol.Call, repo *meta.Repository, m module.V
 	if err := p.checkAge(ctx, by, repo, m); err != nil {
 		return err
 	}
-	f, err := p.upstream.Fetch(ctx, by, repo, wantFile(m, ext))
-	if err != nil {
-		return err
-	}
 	content := protocol.Content{Public: public(c), MediaType: mediaTypes[ext], Cache: protocol.Immutable}
 	if !canonical(m.Version) {
 		content.Cache = protocol.Revalidate
 	}
-	return upstream.Serve(c, p.upstream, f, content)
+	return upstream.ServeFile(c, p.upstream, by, repo, wantFile(m, ext), content)
 }
 
 var mediaTypes = map[string]string{extInfo: jsonType, extMod: textType, extZip: zipType}

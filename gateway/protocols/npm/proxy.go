@@ -234,16 +234,12 @@ func (b ball) want(name, base string) upstream.Want {
 }
 
 func (s *source) upstreamTarball(c *protocol.Call, by catalog.Caller, version string) error {
-	ctx := c.R.Context()
-	b, err := s.ball(ctx, version)
+	b, err := s.ball(c.R.Context(), version)
 	if err != nil {
 		return err
 	}
-	found, err := s.p.proxies.Fetch(ctx, by, s.proxy, b.want(s.name, s.proxy.Upstream.URL))
-	if err != nil {
-		return err
-	}
-	return upstream.Serve(c, s.p.proxies, found, protocol.Content{MediaType: tarballType, Cache: protocol.Immutable, Public: public(c)})
+	return upstream.ServeFile(c, s.p.proxies, by, s.proxy, b.want(s.name, s.proxy.Upstream.URL),
+		protocol.Content{MediaType: tarballType, Cache: protocol.Immutable, Public: public(c)})
 }
 
 func (s *source) upstreamTags(ctx context.Context) (map[string]string, meta.AsOf, error) {

@@ -504,12 +504,8 @@ func (p *Protocol) proxiedFile(c *protocol.Call, member *meta.Repository, id, ke
 			}
 		}
 	}
-	f, err := p.proxies.Fetch(c.R.Context(), caller(c), member, w)
-	if err != nil {
-		return err
-	}
 	c.W.Header().Set("Content-Security-Policy", "sandbox; default-src 'none'")
-	return upstream.Serve(c, p.proxies, f, content)
+	return upstream.ServeFile(c, p.proxies, caller(c), member, w, content)
 }
 
 // sums returns the checksum of a package from its catalog entry: what the registration

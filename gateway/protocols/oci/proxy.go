@@ -234,6 +234,12 @@ func (p *Protocol) proxyBlob(ctx context.Context, c *call, d digest.Digest) erro
 	}
 	w := c.want(c.Repository, "blobs/"+string(d))
 	w.Kind, w.Digest = upstream.File, d
+	if c.R.Header.Get("Range") == "" {
+		if err := upstream.ServeFile(c.Call, p.proxies, c.by, c.Repository, w, content); err != nil {
+			return c.blobUnknown(err, d)
+		}
+		return nil
+	}
 	f, err := p.proxies.Fetch(ctx, c.by, c.Repository, w)
 	if err != nil {
 		return c.blobUnknown(err, d)

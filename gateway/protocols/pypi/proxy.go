@@ -139,13 +139,9 @@ func (p *Protocol) fetched(c *protocol.Call, repo *meta.Repository, name, file s
 	if sum != "" {
 		want.Digest = digest.Digest("sha256:" + sum)
 	}
-	found, err := p.engine.Fetch(ctx, by, repo, want)
-	if err != nil {
-		return err
-	}
 	content := protocol.Content{MediaType: "application/octet-stream", Cache: protocol.Immutable, Public: public(c)}
 	if isMetadata {
 		content.MediaType = "text/plain; charset=utf-8"
 	}
-	return upstream.Serve(c, p.engine, found, content)
+	return upstream.ServeFile(c, p.engine, by, repo, want, content)
 }
