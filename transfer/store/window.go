@@ -85,7 +85,12 @@ func (e *entry) openWindow(ctx context.Context, m *chunk.Map) error {
 		d.giveWindow(budget)
 		return err
 	}
+	// Handles from before the blob was removed look at it meanwhile.
+	e.mu.Lock()
+	e.bits.Lock()
 	e.window = &window{budget: budget, read: list.New(), places: map[int]*list.Element{}}
+	e.bits.Unlock()
+	e.mu.Unlock()
 	e.become(partial, m, f, chunk.NewBitmap(m.Len()), nil)
 	d.log.Debug("a blob passes through the cache", "root", e.root.String(), "stored_bytes", m.StoredBytes, "window_bytes", budget)
 	return nil
