@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"path"
 	"regexp"
 	"strings"
 
@@ -18,6 +19,9 @@ import (
 const (
 	maxChartYAML  = 256 << 10
 	maxProvenance = 1 << 20
+	// maxChartBytes bounds what a chart says once it is read: in YAML one text can stand
+	// for many.
+	maxChartBytes = 4 << 20
 )
 
 // chartLimits bound what a chart unpacks to: helm itself stops at 100 MiB.
@@ -91,12 +95,15 @@ func inspect(r io.Reader, size int64) (chart, error) {
 	var top string
 	var raw []byte
 	err := archive.TarGz(r, size, chartLimits, func(h *tar.Header, r io.Reader) error {
+		if strings.Contains(h.Name, `\`) {
+			return fmt.Errorf("the name %.80q has a backslash, which helm takes for a folder: %w", h.Name, meta.ErrInvalid)
+		}
 		dir, rest, ok := strings.Cut(strings.TrimPrefix(h.Name, "./"), "/")
 		if !ok || top != "" && dir != top {
 			return fmt.Errorf("a chart is one folder, %.80q is beside it: %w", h.Name, meta.ErrInvalid)
 		}
 		top = dir
-		if rest != "Chart.yaml" {
+		if path.Clean(rest) != "Chart.yaml" { // as helm reads names
 			return nil
 		}
 		if raw != nil || h.Size > maxChartYAML {
@@ -127,6 +134,9 @@ func parseChart(raw []byte) (chart, error) {
 	if err := yaml.Unmarshal(raw, &ch); err != nil {
 		return ch, fmt.Errorf("its Chart.yaml cannot be read: %v: %w", err, meta.ErrInvalid)
 	}
+	if ch.bytes() > maxChartBytes {
+		return ch, fmt.Errorf("its Chart.yaml says more than %d bytes, one text many times: %w", maxChartBytes, meta.ErrInvalid)
+	}
 	if ch.APIVersion == "" {
 		return ch, fmt.Errorf("its Chart.yaml has no apiVersion: %w", meta.ErrInvalid)
 	}
@@ -134,6 +144,30 @@ func parseChart(raw []byte) (chart, error) {
 		return ch, err
 	}
 	return ch, checkVersion(ch.Version)
+}
+
+// bytes is about what a chart takes when it is written out.
+func (ch *chart) bytes() (n int) {
+	add := func(texts ...string) {
+		for _, text := range texts {
+			n += len(text) + 8 // with its quotes, and the name of its field
+		}
+	}
+	add(ch.APIVersion, ch.Name, ch.Version, ch.KubeVersion, ch.Description, ch.Type, ch.AppVersion, ch.Home, ch.Icon, ch.Condition, ch.Tags, ch.Created, ch.Digest)
+	add(ch.Sources...)
+	add(ch.Keywords...)
+	add(ch.URLs...)
+	for _, m := range ch.Maintainers {
+		add(m.Name, m.Email, m.URL)
+	}
+	for _, d := range ch.Dependencies {
+		add(d.Name, d.Version, d.Repository, d.Condition, d.Alias)
+		add(d.Tags...)
+	}
+	for name, text := range ch.Annotations {
+		add(name, text)
+	}
+	return n
 }
 
 // summarize is the chart as its version keeps it: what is long goes first when it is more

@@ -266,7 +266,7 @@ func (l *lines) end() error {
 
 // settle checks a chart of an index, of the list under name; false for what is none.
 func (ch chart) settle(name string) (chart, bool) {
-	if ch.Name != name || len(ch.URLs) == 0 || checkName(ch.Name) != nil || checkVersion(ch.Version) != nil {
+	if ch.Name != name || len(ch.URLs) == 0 || ch.bytes() > maxChartBytes || checkName(ch.Name) != nil || checkVersion(ch.Version) != nil {
 		return ch, false
 	}
 	if ch.APIVersion == "" {

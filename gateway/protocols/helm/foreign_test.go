@@ -53,6 +53,19 @@ func FuzzChart(f *testing.F) {
 	})
 }
 
+// A chart that says one text many times, in a few bytes of YAML, is left out.
+func TestIndexAliases(t *testing.T) {
+	index := "entries:\n  a:\n  - name: a\n    version: 1.0.0\n    urls: [x]\n    sources:\n    - &s " + strings.Repeat("x", 50<<10) +
+		strings.Repeat("\n    - *s", 400) + "\n  - name: a\n    version: 2.0.0\n    urls: [x]\n    sources: [&s y, *s]\n"
+	var got []string
+	if err := readIndex(strings.NewReader(index), every, func(ch chart) bool {
+		got = append(got, ch.Version)
+		return true
+	}); err != nil || strings.Join(got, " ") != "2.0.0" {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
 func TestCoordinates(t *testing.T) {
 	for stem, want := range map[string]string{
 		"app-1.0.0": "app@1.0.0", "my-app-1.0.0-rc-1": "my-app@1.0.0-rc-1 my-app-1.0.0-rc@1", "app-2-1.0.0": "app@2-1.0.0 app-2@1.0.0", "app": "", "-1": "", "app-v1.2": "app@v1.2",

@@ -141,17 +141,29 @@ func (p *Protocol) file(c *protocol.Call) error {
 			proxies = append(proxies, m)
 		}
 	}
+	// What is owned here comes first, however a name upstream would make the same address.
+	type way struct {
+		coordinate
+		from string
+	}
+	var foreign []way
 	for _, at := range coordinates(stem) {
 		owned, from, err := p.source(ctx, by, c.Repo, at.name)
 		if err != nil {
 			return err
 		}
-		// A name that is owned here never comes from upstream.
-		if owned || len(proxies) == 0 {
-			err = p.stored(c, hosted, at, name)
-		} else {
-			err = p.foreignFile(c, proxies, at, from, name)
+		if !owned && len(proxies) > 0 {
+			foreign = append(foreign, way{at, from})
+			continue
 		}
+		// A name that is owned here never comes from upstream.
+		if err = p.stored(c, hosted, at, name); err == nil || !isAbsent(err) {
+			return err
+		}
+		missing = err
+	}
+	for _, w := range foreign {
+		err := p.foreignFile(c, proxies, w.coordinate, w.from, name)
 		if err == nil || !isAbsent(err) {
 			return err
 		}

@@ -29,6 +29,7 @@ import (
 	"github.com/shoal-registry/shoal/gateway/upstream"
 	"github.com/shoal-registry/shoal/gateway/upstream/upstreamtest"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/raftmeta/state"
 	"github.com/shoal-registry/shoal/verify/digest"
 )
 
@@ -291,6 +292,9 @@ func TestUploadRefused(t *testing.T) {
 		"bomb":           {tgzOf(t, "app/Chart.yaml", "apiVersion: v2\nname: app\nversion: 1.0.0\n", "app/x", strings.Repeat("\x00", 80<<20)), "bomb"},
 		"huge":           {yaml("apiVersion: v2\nname: app\nversion: 1.0.0\n#" + strings.Repeat("x", 300<<10)), "over"},
 		"aliases":        {yaml("apiVersion: v2\nname: app\nversion: 1.0.0\na: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\nkeywords: [*c,*c,*c,*c]\n"), "cannot be read"},
+		"many times":     {yaml("apiVersion: v2\nname: app\nversion: 1.0.0\nsources:\n- &a " + strings.Repeat("x", 50<<10) + strings.Repeat("\n- *a", 400) + "\n"), "more than"},
+		"two spellings":  {tgzOf(t, "app/Chart.yaml", "apiVersion: v2\nname: app\nversion: 1.0.0\n", "app/./Chart.yaml", "apiVersion: v2\nname: app\nversion: 9.0.0\n"), "twice"},
+		"backslash":      {tgzOf(t, "app/Chart.yaml", "apiVersion: v2\nname: app\nversion: 1.0.0\n", `app/x\Chart.yaml`, "apiVersion: v2\nname: app\nversion: 9.0.0\n"), "backslash"},
 		"large metadata": {yaml("apiVersion: v2\nname: app\nversion: 1.0.0\ndependencies:\n" + strings.Repeat("- name: abcdefghijklmnopqrstuvwxyz\n", 1000)), "dependencies"},
 	} {
 		if a := x.do("POST", "hl/api/charts", c.body); a.StatusCode != 400 || !strings.Contains(a.body, c.says) {
@@ -313,6 +317,54 @@ func TestUploadRefused(t *testing.T) {
 	// What is long and says little is left out of the index, the chart is taken.
 	x.expect(x.do("POST", "hl/api/charts", yaml("apiVersion: v2\nname: app\nversion: 2.0.0\ndescription: short\nannotations:\n  a: "+strings.Repeat("x", 50<<10)+"\n")), 201)
 	if all := x.index("hl"); len(all["app"]) != 2 || all["app"][1].Description != "short" {
+		t.Errorf("%+v", all)
+	}
+}
+
+// NAME-VERSION can be read in several ways where a version has a prerelease of its own: an
+// address never changes what it leads to, and one that is owned here leads nowhere else.
+func TestOneFileName(t *testing.T) {
+	r := upstreamtest.NewRegistry(t)
+	r.Put("index.yaml", []byte("apiVersion: v1\nentries:\n  app:\n  - name: app\n    version: 7-1.0.0\n    urls: [evil.tgz]\n  web:\n  - name: web\n    version: 8-1.0.0\n    urls: [web.tgz]\n"))
+	r.Put("evil.tgz", []byte("evil"))
+	r.Put("web.tgz", []byte("web"))
+	x := start(t, catalogtest.Options{})
+	x.Hosted(t, "acme/hl", helm.Format)
+	x.Proxy(t, "acme/hp", helm.Format, r.URL)
+	x.Group(t, "acme/all", helm.Format, "hl", "hl", "hp")
+	ours := chartOf(t, "app-7", "1.0.0", "ours")
+	x.expect(x.do("POST", "all/api/charts", ours), 201)
+	if a := x.expect(x.do("GET", "all/charts/app-7-1.0.0.tgz", nil), 200); a.body != string(ours) {
+		t.Errorf("the chart of another is given out: %.10q", a.body)
+	}
+	if a := x.expect(x.do("GET", "all/charts/web-8-1.0.0.tgz", nil), 200); a.body != "web" {
+		t.Errorf("%.10q", a.body)
+	}
+	if a := x.expect(x.do("POST", "hl/api/charts", chartOf(t, "app", "7-1.0.0", "other")), 409); !strings.Contains(a.body, "app-7-1.0.0.tgz") {
+		t.Error(a.body)
+	}
+	if a := x.expect(x.do("GET", "hl/charts/app-7-1.0.0.tgz", nil), 200); a.body != string(ours) {
+		t.Errorf("the file changed: %.10q", a.body)
+	}
+	x.expect(x.do("POST", "hl/api/charts", ours), 201)
+	x.expect(x.do("POST", "hl/api/charts", chartOf(t, "app", "7.1.0", "other")), 201)
+}
+
+// A rule that is made counts for an index that is there.
+func TestRuleChanges(t *testing.T) {
+	r := museumWith(t)
+	x := start(t, catalogtest.Options{})
+	x.Proxy(t, "acme/hp", helm.Format, r.URL+"/repo")
+	if all := x.index("hp"); len(all["app"]) != 1 {
+		t.Errorf("%+v", all)
+	}
+	block := []string{"app"}
+	if _, err := x.Metadata.Do(t.Context(), state.Origin{Principal: "user:admin"}, state.SetRepository{
+		Ref: meta.RepoRef{Tenant: "acme", Name: "hp"}, Upstream: &state.UpstreamChange{Block: &block},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if all := x.index("hp"); len(all["app"]) != 0 || len(all["nginx-stable"]) != 2 {
 		t.Errorf("%+v", all)
 	}
 }

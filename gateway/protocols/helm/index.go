@@ -79,7 +79,7 @@ func (p *Protocol) contentsOf(ctx context.Context, by catalog.Caller, repo *meta
 			return c, err
 		}
 		c.proxies = append(c.proxies, f)
-		fmt.Fprintf(sum, "%s %s %s\n", m.Ref, f.found.Record.Digest, f.before)
+		fmt.Fprintf(sum, "%s %s %s %q %q\n", m.Ref, f.found.Record.Digest, f.before, m.Upstream.Allow, m.Upstream.Block)
 	}
 	c.revisions, err = p.hostedRevisions(ctx, by, c)
 	fmt.Fprintf(sum, "%s", c.revisions)

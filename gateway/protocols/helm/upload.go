@@ -70,6 +70,9 @@ func (p *Protocol) take(c *protocol.Call) (meta.Token, error) {
 		return meta.Token{}, err
 	}
 	name := fileName(ch.Name, ch.Version)
+	if err := p.free(ctx, by, repo.Ref, ch, name); err != nil {
+		return meta.Token{}, err
+	}
 	draft := catalog.Draft{
 		Version: meta.Version{Package: ch.Name, Name: ch.Version, MediaType: mediaChart, State: meta.StateClosed, Summary: summary},
 		Content: []catalog.StoredFile{{Path: name, MediaType: mediaChart, Stored: r.stored}},
@@ -90,6 +93,27 @@ func (p *Protocol) take(c *protocol.Call) (meta.Token, error) {
 		return meta.Token{}, fmt.Errorf("%s already exists, or was deleted, and its version never takes other bytes: use a new one: %w", name, meta.ErrExists)
 	}
 	return published.Token, err
+}
+
+// free says whether the name of a chart's file is no other chart's: app-7 1.0.0 and app
+// 7-1.0.0 have one, whose bytes must not change.
+//
+// Errors: meta.ErrExists.
+func (p *Protocol) free(ctx context.Context, by catalog.Caller, repo meta.RepoRef, ch chart, name string) error {
+	by.Absent = nil
+	for _, at := range coordinates(strings.TrimSuffix(name, chartSuffix)) {
+		if at.name == ch.Name {
+			continue
+		}
+		_, _, err := p.catalog.Version(ctx, by, catalog.Package{Repo: repo, Name: at.name}, at.version)
+		if err == nil {
+			return fmt.Errorf("%s is the file of version %s of chart %s already: use another version: %w", name, at.version, at.name, meta.ErrExists)
+		}
+		if !isAbsent(err) {
+			return err
+		}
+	}
+	return nil
 }
 
 // receive reads the request and stores the chart, which nobody sees yet.
