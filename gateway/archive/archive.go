@@ -35,6 +35,8 @@ type Limits struct {
 	// Ratio bounds what it unpacks to as a multiple of its size, once that is over
 	// FreeBytes: small archives of zeros are common.
 	Ratio, FreeBytes int64
+	// NoLinks refuses links in a tar.gz.
+	NoLinks bool
 }
 
 // Standard suits packages of programs: large, but made of files.
@@ -269,6 +271,9 @@ func TarGz(source io.Reader, size int64, l Limits, visit func(h *tar.Header, r i
 		}
 		if err := checkEntry(h); err != nil {
 			return err
+		}
+		if l.NoLinks && (h.Typeflag == tar.TypeSymlink || h.Typeflag == tar.TypeLink) {
+			return refuse("the entry %.80q is a link", h.Name)
 		}
 		if h.Typeflag != tar.TypeReg {
 			continue

@@ -2,8 +2,11 @@ package cargo
 
 import (
 	"archive/tar"
+	"bytes"
+	"crypto/sha256"
 	"fmt"
 	"io"
+	"path"
 	"strings"
 
 	"github.com/BurntSushi/toml"
@@ -12,13 +15,15 @@ import (
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 )
 
-// limits of a crate: crates.io unpacks up to 512 MiB.
-var limits = archive.Limits{Entries: 100_000, PlainBytes: 4 << 30, Ratio: 200, FreeBytes: 256 << 20}
+// limits of a crate: crates.io unpacks up to 512 MiB, and takes no links either.
+var limits = archive.Limits{Entries: 100_000, PlainBytes: 4 << 30, Ratio: 200, FreeBytes: 256 << 20, NoLinks: true}
 
 // Bounds of a Cargo.toml.
 const (
 	maxManifestBytes = 1 << 20
-	maxDepth         = 1000
+	// maxNesting bounds the tables around a value: the parser keeps the whole name of each
+	// key and of each table around it, and calls itself for each array in an array.
+	maxNesting = 32
 )
 
 // manifest is what matters of the Cargo.toml that cargo writes into a crate: without what
@@ -89,25 +94,74 @@ func (m *manifest) groups() []group {
 //
 // Errors: meta.ErrInvalid.
 func parseManifest(b []byte) (*manifest, error) {
-	depth := 0
-	for _, c := range b {
-		switch c {
-		case '[', '{':
-			depth++
-		case ']', '}':
-			depth--
-		}
-		// The parser calls itself for each array in an array. Brackets in texts count too,
-		// of which no manifest leaves that many open.
-		if depth > maxDepth {
-			return nil, fmt.Errorf("the Cargo.toml in the crate has over %d open brackets: %w", maxDepth, meta.ErrInvalid)
-		}
+	if nesting(b) > maxNesting {
+		return nil, fmt.Errorf("the Cargo.toml in the crate has tables or arrays in over %d others: %w", maxNesting, meta.ErrInvalid)
 	}
 	m := &manifest{}
 	if _, err := toml.Decode(string(b), m); err != nil {
 		return nil, fmt.Errorf("the Cargo.toml in the crate: %.300v: %w", err, meta.ErrInvalid)
 	}
 	return m, nil
+}
+
+// nesting returns how many tables and arrays lie around a value at most: by its brackets,
+// and by the dots in a key, which cannot go on in the next line. A table's header counts for
+// itself. What is in texts and comments does not count.
+func nesting(b []byte) (most int) {
+	var open []int // the parts of the keys whose values the brackets are
+	around, parts := 0, 0
+	for i := 0; i < len(b); i++ {
+		switch b[i] {
+		case '"', '\'':
+			i = endOfText(b, i) - 1
+		case '#':
+			for i+1 < len(b) && b[i+1] != '\n' {
+				i++
+			}
+		case '.':
+			parts++
+		case '\n', ',':
+			parts = 0
+		case '[', '{':
+			open = append(open, parts+1)
+			around, parts = around+parts+1, 0
+		case ']', '}':
+			if last := len(open) - 1; last >= 0 {
+				around, open = around-open[last], open[:last]
+			}
+			parts = 0
+		}
+		most = max(most, around+parts)
+	}
+	return most
+}
+
+// endOfText returns where a text that begins at b[i] is over: behind its closing quotes, or
+// where a line ends for one that may not go on in the next (toml.io/en/v1.0.0#string).
+func endOfText(b []byte, i int) int {
+	quote := b[i]
+	long := bytes.HasPrefix(b[i:], []byte{quote, quote, quote})
+	if long {
+		i += 2
+	}
+	for i++; i < len(b); i++ {
+		switch {
+		case b[i] == '\\' && quote == '"':
+			i++
+		case b[i] == '\n' && !long:
+			return i
+		case b[i] == quote && !long:
+			return i + 1
+		case bytes.HasPrefix(b[i:], []byte{quote, quote, quote}):
+			i += 3
+			// Up to two quotes in front of the closing ones are the text's.
+			for n := 0; n < 2 && i < len(b) && b[i] == quote; n++ {
+				i++
+			}
+			return i
+		}
+	}
+	return len(b)
 }
 
 // checkCrate reads a crate, a .tar.gz of size bytes, to its end, and returns its manifest.
@@ -117,13 +171,17 @@ func parseManifest(b []byte) (*manifest, error) {
 func checkCrate(name, version string, r io.Reader, size int64) (*manifest, error) {
 	folder := name + "-" + version + "/"
 	var found *manifest
-	seen := map[string]bool{}
+	seen := map[[sha256.Size]byte]bool{} // of their names, which may be long
 	err := archive.TarGz(r, size, limits, func(h *tar.Header, r io.Reader) error {
 		if !strings.HasPrefix(h.Name, folder) {
 			return fmt.Errorf("the crate has %.200q, all its files lie below %s: %w", h.Name, folder, meta.ErrInvalid)
 		}
+		// Who unpacks it must find each file under the name that was looked at.
+		if path.Clean(h.Name) != h.Name || strings.ContainsRune(h.Name, '\\') || sparse(h) {
+			return fmt.Errorf("the crate has %.200q, which unpacks to another name: %w", h.Name, meta.ErrInvalid)
+		}
 		// On some systems names that differ by case are one file.
-		key := strings.ToLower(h.Name)
+		key := sha256.Sum256([]byte(strings.ToLower(h.Name)))
 		if seen[key] {
 			return fmt.Errorf("the crate has %.200q twice: %w", h.Name, meta.ErrInvalid)
 		}
@@ -148,4 +206,14 @@ func checkCrate(name, version string, r io.Reader, size int64) (*manifest, error
 		err = fmt.Errorf("the crate has no %sCargo.toml: %w", folder, meta.ErrInvalid)
 	}
 	return found, err
+}
+
+// sparse reports whether a file is one with holes, which some readers know by another name.
+func sparse(h *tar.Header) bool {
+	for key := range h.PAXRecords {
+		if strings.HasPrefix(key, "GNU.sparse.") {
+			return true
+		}
+	}
+	return false
 }

@@ -49,11 +49,15 @@ type metadataDep struct {
 }
 
 // readMetadata reads the first frame of a publish: its length in 32 bits, little end
-// first, and JSON.
+// first, and JSON. reserve takes a budget of memory for it first: of its length, as it is
+// held for as long as the crate behind it comes in.
 //
-// Errors: meta.ErrInvalid, meta.ErrTooLarge.
-func readMetadata(r io.Reader) (*metadata, error) {
+// Errors: meta.ErrInvalid, meta.ErrTooLarge; of reserve.
+func readMetadata(r io.Reader, reserve func(bytes int64) error) (*metadata, error) {
 	n, err := frame(r, "metadata", maxMetadataBytes)
+	if err == nil {
+		err = reserve(n)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -27,7 +27,7 @@ func FuzzPublish(f *testing.F) {
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, body []byte) {
 		r := bytes.NewReader(body)
-		m, err := readMetadata(r)
+		m, err := readMetadata(r, func(int64) error { return nil })
 		if err != nil {
 			if !known(err) {
 				t.Fatalf("refused as %v", err)

@@ -31,13 +31,16 @@ func (p *Protocol) publish(c *protocol.Call) error {
 	if err != nil {
 		return err
 	}
-	release, err := p.catalog.Reserve(ctx, maxMetadataBytes)
-	if err != nil {
-		return err
-	}
-	defer release()
+	release := func() {}
+	defer func() { release() }()
 	sent := body{c.R.Body}
-	m, err := readMetadata(sent)
+	m, err := readMetadata(sent, func(bytes int64) error {
+		r, err := p.catalog.Reserve(ctx, bytes)
+		if err == nil {
+			release = r
+		}
+		return err
+	})
 	if err != nil {
 		return err
 	}
