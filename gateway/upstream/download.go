@@ -45,7 +45,7 @@ func newClient(rules outbound.Rules) *http.Client {
 	client := outbound.Client(rules)
 	follow := client.CheckRedirect
 	client.CheckRedirect = func(r *http.Request, via []*http.Request) error {
-		if first := via[0].URL; r.URL.Host != first.Host || r.URL.Scheme != first.Scheme {
+		if !sameOrigin(r.URL, via[0].URL) {
 			// net/http would tell them to hosts below the first one.
 			r.Header.Del("Authorization")
 		}
@@ -114,8 +114,12 @@ func address(base, path string) (target *url.URL, own bool, err error) {
 	if target, err = url.Parse(path); err != nil {
 		return nil, false, fmt.Errorf("upstream path %.200q: %w", path, meta.ErrInvalid)
 	}
-	return target, target.Host == root.Host && target.Scheme == root.Scheme, nil
+	return target, sameOrigin(target, root), nil
 }
+
+// sameOrigin reports whether two addresses are on one host: a redirect may have led to
+// another one, which is told nothing.
+func sameOrigin(a, b *url.URL) bool { return a.Host == b.Host && a.Scheme == b.Scheme }
 
 // download gets one address, in several attempts when it must. What came of a body that
 // broke off is kept for the next one.
@@ -271,7 +275,7 @@ func (d *download) try(ctx context.Context) (*Found, error) {
 		d.close() // it is another by now: from the beginning
 		return nil, d.later("it has other bytes than a moment ago", 0, nil)
 	}
-	if response.StatusCode == http.StatusUnauthorized && !d.challenged {
+	if response.StatusCode == http.StatusUnauthorized && !d.challenged && sameOrigin(response.Request.URL, d.target) {
 		d.challenged, err = d.answerChallenge(ctx, response)
 		if err != nil {
 			return nil, err

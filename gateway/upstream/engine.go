@@ -215,6 +215,9 @@ func admits(repo *meta.Repository, w *Want) error {
 		// A path that no upstream can have is not there.
 		return fmt.Errorf("%w: %w", meta.ErrNotFound, err)
 	}
+	if err := w.check(); err != nil {
+		return err
+	}
 	if w.Package == "" {
 		return nil
 	}

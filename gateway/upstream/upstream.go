@@ -58,6 +58,26 @@ type Want struct {
 	TTL time.Duration `cbor:"9,keyasint,omitempty"`
 }
 
+// maxSums bounds the checksums of a Want.
+const maxSums = 16
+
+// check refuses what no protocol asks: a Want comes from other nodes, too.
+//
+// Errors: meta.ErrInvalid; protocol.ErrUpstream for a digest that is none, which an
+// upstream's document said.
+func (w *Want) check() error {
+	if w.Digest != "" {
+		if _, err := digest.Parse(string(w.Digest)); err != nil {
+			return fmt.Errorf("the promise of %.200q: %w: %w", w.Path, protocol.ErrUpstream, err)
+		}
+	}
+	if w.Kind > File || w.MaxBytes < 0 || w.TTL < 0 || len(w.Sums) > maxSums {
+		return fmt.Errorf("what is wanted of %.200q, kind %d, at most %d bytes for %s with %d checksums, makes no sense: %w",
+			w.Path, w.Kind, w.MaxBytes, w.TTL, len(w.Sums), meta.ErrInvalid)
+	}
+	return nil
+}
+
 // MaxDocumentBytes bounds a Document unless Want says otherwise: the packuments of npm
 // pass 10 MB.
 const MaxDocumentBytes = 64 << 20
