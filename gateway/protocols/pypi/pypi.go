@@ -92,11 +92,11 @@ func public(c *protocol.Call) bool {
 // redirect sends to an address relative to the request's.
 func redirect(to string) func(*protocol.Call) error {
 	return func(c *protocol.Call) error {
-		h := c.W.Header()
+		h, location := c.W.Header(), to
 		if query := c.R.URL.RawQuery; query != "" {
-			to += "?" + query
+			location += "?" + query
 		}
-		h.Set("Location", to)
+		h.Set("Location", location)
 		h.Set("Cache-Control", "no-store")
 		h.Set("Content-Length", "0")
 		c.W.WriteHeader(http.StatusMovedPermanently)

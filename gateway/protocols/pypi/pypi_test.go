@@ -286,6 +286,22 @@ func TestUploadAndPage(t *testing.T) {
 	}
 }
 
+// A redirect is of its own request: what others asked is not in it.
+func TestRedirects(t *testing.T) {
+	x := start(t, catalogtest.Options{})
+	x.expect(x.upload(demo(t, "1.0", "x = 1")), 200)
+	for range 2 {
+		for path, want := range map[string]string{
+			"py/simple": "simple/", "py/simple?a=1": "simple/?a=1", "py/simple?b=2": "simple/?b=2",
+			"py/simple/Demo.Pkg": "demo-pkg/", "py/simple/Demo.Pkg/?a=1": "../demo-pkg/?a=1",
+		} {
+			if a := x.expect(x.do("GET", path, nil), 301); a.Header.Get("Location") != want {
+				t.Errorf("%s leads to %s, want %s", path, a.Header.Get("Location"), want)
+			}
+		}
+	}
+}
+
 func TestDuplicates(t *testing.T) {
 	x := start(t, catalogtest.Options{})
 	f := demo(t, "1.0", "x = 1")
