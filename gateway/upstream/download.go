@@ -393,6 +393,7 @@ func (d *download) resume(ctx context.Context, response *http.Response) (*Found,
 		d.close()
 		return nil, d.later("it goes on somewhere else", 0, nil)
 	}
+	d.total = total
 	return d.copy(ctx, response.Body)
 }
 
@@ -459,6 +460,13 @@ func (d *download) copy(ctx context.Context, r io.Reader) (*Found, error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	if at := d.upload.Offset(); d.total >= 0 && at != d.total {
+		// A server may send less than the range that it was asked for (RFC 9110, 15.3.7).
+		if d.validator == "" || at > d.total {
+			d.close()
+		}
+		return nil, d.later("its answer broke off", 0, nil)
 	}
 	if mismatch := d.sums.check(); mismatch != nil {
 		return nil, d.mismatched(mismatch)

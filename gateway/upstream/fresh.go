@@ -10,6 +10,7 @@ import (
 
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/raftmeta/state"
+	"github.com/shoal-registry/shoal/verify/digest"
 )
 
 // Standards where a repository says nothing else.
@@ -47,12 +48,24 @@ func judge(known *state.FetchedAnswer, w *Want, rules *meta.Upstream, now time.T
 		// It was kept under another promise. With a sha512 that nobody computed then it
 		// is fetched once more, which computes it.
 		return askAnew
-	case w.Kind == File || known.Fetched.Immutable:
+	case otherSums(w.Sums, &known.Blob):
+		return askAnew
+	case w.Kind == File:
 		return serveKnown
 	case age(&known.Fetched, now) < cmp.Or(rules.DocumentTTL, w.TTL, DocumentTTL):
 		return serveKnown
 	}
 	return revalidate
+}
+
+// otherSums reports whether checksums are of other bytes than b, as far as it is known
+// without reading them.
+func otherSums(sums map[string]string, b *meta.Blob) bool {
+	other := func(algorithm string, d digest.Digest) bool {
+		want := sums[algorithm]
+		return want != "" && d != "" && !strings.EqualFold(want, d.Encoded())
+	}
+	return other("sha256", b.Digest) || other("sha512", b.SHA512)
 }
 
 // age is how long ago the upstream said so; a clock that is ahead makes nothing older.

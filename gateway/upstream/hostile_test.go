@@ -1,12 +1,17 @@
 package upstream_test
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/shoal-registry/shoal/gateway/catalog/catalogtest"
 	"github.com/shoal-registry/shoal/gateway/protocol"
@@ -63,5 +68,75 @@ func TestChallengesOfOtherHosts(t *testing.T) {
 	}
 	for path := range thief.All() {
 		t.Errorf("a stranger was asked for %s with %q", path, thief.Header(path).Get("Authorization"))
+	}
+}
+
+// TestResumedInParts: a server may send less of a range than it was asked for; what is
+// kept is the whole all the same.
+func TestResumedInParts(t *testing.T) {
+	big := bytes.Repeat([]byte("0123456789abcdef"), 64<<10)
+	p := start(t)
+	var mu sync.Mutex
+	var ranges []string
+	p.Handle(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		ranges = append(ranges, r.Header.Get("Range"))
+		n := len(ranges)
+		mu.Unlock()
+		w.Header().Set("ETag", `"v1"`)
+		w.Header().Set("Accept-Ranges", "bytes")
+		switch n {
+		case 1:
+			w.Header().Set("Content-Length", fmt.Sprint(len(big)))
+			w.Write(big[:len(big)/2])
+			panic(http.ErrAbortHandler)
+		case 2:
+			var from int
+			fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-", &from)
+			w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, from+999, len(big)))
+			w.WriteHeader(http.StatusPartialContent)
+			w.Write(big[from : from+1000])
+		default:
+			http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(big))
+		}
+	}))
+	p.expect(upstream.Want{Path: "file", Kind: upstream.File}, string(big))
+	if len(ranges) != 3 {
+		t.Errorf("ranges %q", ranges)
+	}
+}
+
+// TestDocumentsThatWereFiles: that one reader called an address a file does not keep
+// another from seeing it change.
+func TestDocumentsThatWereFiles(t *testing.T) {
+	p := start(t)
+	p.Put("doc", []byte("one"))
+	p.expect(upstream.Want{Path: "doc", Kind: upstream.File}, "one")
+	p.Put("doc", []byte("two"))
+	p.Later(time.Hour)
+	p.expect(upstream.Want{Path: "doc"}, "two")
+}
+
+// TestGroupsOfOthers: a node that may have a proxy, but not a group that it is in, does not
+// settle where that takes its packages from.
+func TestGroupsOfOthers(t *testing.T) {
+	g := startGroup(t)
+	g.second.Put("any", []byte("2"))
+	serve := g.Engine.Handler(func(_ meta.NodeID, r *meta.Repository) bool { return r.Kind == meta.KindProxy })
+	owner := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := serve(&protocol.Call{W: w, R: r, Who: meta.Principal{Node: "agent"}}); err != nil {
+			t.Error(err)
+		}
+	}))
+	defer owner.Close()
+	_, err := upstream.AskServer(upstreamtest.Context(t), http.DefaultClient, owner.URL, upstream.Question{
+		Repo: upstreamtest.Ref("acme/second"), Want: upstream.Want{Path: "any", Package: "internal"}, Group: "all",
+	}, nil)
+	if !errors.Is(err, meta.ErrNotFound) {
+		t.Errorf("it is answered: %v", err)
+	}
+	a, _, err := g.Catalog.Sources(t.Context(), upstreamtest.By(), g.group.Ref, "internal")
+	if err != nil || a.Remembered != "" {
+		t.Errorf("remembered is %q, %v", a.Remembered, err)
 	}
 }

@@ -121,7 +121,15 @@ func (e *Engine) answer(ctx context.Context, node meta.NodeID, q *Question, may 
 	if err != nil || q.Group == "" {
 		return f, err
 	}
-	f.Source, err = e.rememberHere(ctx, meta.RepoRef{Tenant: q.Repo.Tenant, Name: q.Group}, q.Repo.Name, q.Want.Package)
+	// Who may ask for a proxy has no say yet in the groups that it is in.
+	group, _, err := e.cfg.Catalog.Repository(ctx, by, meta.RepoRef{Tenant: q.Repo.Tenant, Name: q.Group})
+	if err != nil {
+		return nil, err
+	}
+	if !may(node, &group) {
+		return nil, fmt.Errorf("repository %s: %w", group.Ref, meta.ErrNotFound)
+	}
+	f.Source, err = e.rememberHere(ctx, group.Ref, q.Repo.Name, q.Want.Package)
 	return f, err
 }
 
