@@ -199,7 +199,7 @@ func (e *Engine) fetch(ctx context.Context, by catalog.Caller, repo *meta.Reposi
 	e.metrics.answers.WithLabelValues("stale").Inc()
 	e.log.Debug("an upstream could not be asked, what is known serves", "repository", repo.Ref.String(), "path", w.Path, "error", err)
 	if known.Fetched.Absent() {
-		return nil, absent(repo.Ref, w)
+		return nil, &unconfirmedError{absence: absent(repo.Ref, w), cause: err}
 	}
 	f = found(known, asOf)
 	f.Stale = true
@@ -221,7 +221,7 @@ func admits(repo *meta.Repository, w *Want) error {
 	if w.Package == "" {
 		return nil
 	}
-	if ok, rule := repo.Upstream.Admits(w.Package); !ok {
+	if ok, rule := rulesOf(repo).Admits(w.Package); !ok {
 		return &BlockedError{Repo: repo.Ref, Package: w.Package, Rule: rule}
 	}
 	return nil
@@ -246,6 +246,17 @@ func found(a *state.FetchedAnswer, asOf meta.AsOf) *Found {
 func absent(repo meta.RepoRef, w *Want) error {
 	return fmt.Errorf("the upstream of %s has no %s: %w", repo, cmp.Or(w.Path, "document"), meta.ErrNotFound)
 }
+
+// unconfirmedError is an absence that was so once, while the upstream cannot be asked
+// whether it still is: an absence to readers, but no reason to look elsewhere.
+type unconfirmedError struct{ absence, cause error }
+
+func (e *unconfirmedError) Error() string {
+	return fmt.Sprintf("%v (as it was, now it cannot be asked: %v)", e.absence, e.cause)
+}
+
+// Unwrap returns the absence.
+func (e *unconfirmedError) Unwrap() error { return e.absence }
 
 // ask has the server get what is wanted that answers for it, or the next when that one
 // is away. watch, when not nil, is told of what arrives.
