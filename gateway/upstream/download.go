@@ -34,7 +34,7 @@ const (
 )
 
 // errRefused says that the upstream wants other credentials.
-var errRefused = fmt.Errorf("the upstream refuses the credentials of the proxy: %w", protocol.ErrUpstream)
+var errRefused = fmt.Errorf("the upstream wants credentials, or other ones than the proxy has: %w", protocol.ErrUpstream)
 
 // newClient returns the client for upstreams: a rule for addresses, none for the length
 // of an answer, which each download has its own bound for.
@@ -284,7 +284,10 @@ func (d *download) try(ctx context.Context) (*Found, error) {
 			return d.try(ctx)
 		}
 	}
-	switch meaning(response.StatusCode, conditional, d.credential.Secret != "") {
+	// Registries that tell nobody what is not there offer a token first (Bearer). Any other
+	// 401 wants a credential: to take it for an absence would have groups look further.
+	wants := response.StatusCode == http.StatusUnauthorized && parseChallenge(response.Header.Values("WWW-Authenticate"))["realm"] == ""
+	switch meaning(response.StatusCode, conditional, d.credential.Secret != "" || wants) {
 	case hasBytes:
 		d.engine.down.Remove(d.target.Host)
 		d.close()
@@ -298,7 +301,7 @@ func (d *download) try(ctx context.Context) (*Found, error) {
 		return nil, d.nothing(ctx, response.StatusCode)
 	case refuses:
 		d.engine.metrics.requests.WithLabelValues("refused").Inc()
-		return nil, fmt.Errorf("%s answers %d, set others with `shoal repo set %s --upstream-user --upstream-token-file`: %w", d.target.Host, response.StatusCode, d.repo.Ref, errRefused)
+		return nil, fmt.Errorf("%s answers %d, set its credentials with `shoal repo set %s --upstream-user --upstream-token-file`: %w", d.target.Host, response.StatusCode, d.repo.Ref, errRefused)
 	case failing:
 		return nil, d.later(fmt.Sprintf("it answers %d", response.StatusCode), retryAfter(response.Header, d.engine.cfg.Now()), nil)
 	}

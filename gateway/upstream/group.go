@@ -65,6 +65,7 @@ func (e *Engine) Sources(ctx context.Context, by catalog.Caller, repo *meta.Repo
 // firstWith returns the first proxy that has a package, and what was asked of it.
 func (e *Engine) firstWith(ctx context.Context, by catalog.Caller, group *meta.Repository, proxies []meta.Repository, pkg string, probe func(*meta.Repository) Want) (*meta.Repository, *Want, error) {
 	var blocked *BlockedError
+	var unconfirmed *unconfirmedError
 	for i := range proxies {
 		w := probe(&proxies[i])
 		w.Package = pkg
@@ -72,6 +73,8 @@ func (e *Engine) firstWith(ctx context.Context, by catalog.Caller, group *meta.R
 		switch {
 		case err == nil:
 			return &proxies[i], &w, nil
+		case errors.As(err, &unconfirmed):
+			return nil, nil, fmt.Errorf("look for %s in %s: %w", pkg, proxies[i].Ref, unconfirmed.cause)
 		case errors.As(err, &blocked), errors.Is(err, meta.ErrNotFound):
 		default:
 			return nil, nil, fmt.Errorf("look for %s in %s: %w", pkg, proxies[i].Ref, err)

@@ -117,6 +117,60 @@ func TestDocumentsThatWereFiles(t *testing.T) {
 	p.expect(upstream.Want{Path: "doc"}, "two")
 }
 
+// TestWhatWantsCredentialsIsNotAbsent: an upstream that answers 401 and offers no token
+// may have the package: a group looks no further.
+func TestWhatWantsCredentialsIsNotAbsent(t *testing.T) {
+	g := startGroup(t)
+	g.second.Put("pkg", []byte("2"))
+	for _, challenge := range []string{"", `Basic realm="artifacts"`, `Bearer authorization_uri="https://login.example"`} {
+		g.first.Handle(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			if challenge != "" {
+				w.Header().Set("WWW-Authenticate", challenge)
+			}
+			w.WriteHeader(http.StatusUnauthorized)
+		}))
+		if got, err := g.sources("pkg"); !errors.Is(err, protocol.ErrUpstream) || !strings.Contains(err.Error(), "--upstream-user") {
+			t.Errorf("%q: %v, %v", challenge, got, err)
+		}
+	}
+}
+
+// TestOldAbsencesAreNoReasonToLookElsewhere: what a proxy did not have once, and nobody
+// can ask now, a group does not take from the next one.
+func TestOldAbsencesAreNoReasonToLookElsewhere(t *testing.T) {
+	g := startGroup(t)
+	if _, err := g.sources("pkg"); !errors.Is(err, meta.ErrNotFound) {
+		t.Fatal(err)
+	}
+	g.first.Put("pkg", []byte("1"))
+	g.second.Put("pkg", []byte("2"))
+	g.Later(time.Hour)
+	g.first.Cut(true)
+	if got, err := g.sources("pkg"); !errors.Is(err, meta.ErrUnavailable) || errors.Is(err, meta.ErrNotFound) {
+		t.Errorf("%v, %v", got, err)
+	}
+	// Nor does one whose node asks the owner.
+	serve := g.Engine.Handler(func(meta.NodeID, *meta.Repository) bool { return true })
+	owner := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := serve(&protocol.Call{W: w, R: r, Who: meta.Principal{Node: "agent"}}); err != nil {
+			t.Error(err)
+		}
+	}))
+	defer owner.Close()
+	peers := &servers{order: []meta.NodeID{"owner"}, urls: map[meta.NodeID]string{"owner": owner.URL}}
+	agent, err := upstream.New(upstream.Config{Catalog: g.Catalog, Metadata: g.Metadata, Self: "agent", Peers: peers, Now: func() time.Time { return time.Now().Add(time.Hour) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer agent.Close()
+	if got, err := agent.Sources(upstreamtest.Context(t), upstreamtest.By(), &g.group, "pkg", probe("pkg")); !errors.Is(err, meta.ErrUnavailable) || errors.Is(err, meta.ErrNotFound) {
+		t.Errorf("%v, %v", got, err)
+	}
+	g.first.Cut(false)
+	g.Later(time.Minute)
+	g.expect("pkg", "first")
+}
+
 // TestGroupsOfOthers: a node that may have a proxy, but not a group that it is in, does not
 // settle where that takes its packages from.
 func TestGroupsOfOthers(t *testing.T) {

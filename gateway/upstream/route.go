@@ -41,6 +41,8 @@ type frame struct {
 	Blocked *BlockedError `cbor:"5,keyasint,omitempty"`
 	// Progress is what is new of a file that arrives, to who asked for a stream.
 	Progress *Progress `cbor:"6,keyasint,omitempty"`
+	// Unconfirmed says that Err is an absence that may be over.
+	Unconfirmed bool `cbor:"7,keyasint,omitempty"`
 }
 
 // Handler answers the questions of nodes. may says whether a node may have what a
@@ -146,6 +148,8 @@ func frameOf(f *Found, err error) frame {
 	if errors.As(err, &blocked) {
 		out.Blocked = blocked
 	}
+	var unconfirmed *unconfirmedError
+	out.Unconfirmed = errors.As(err, &unconfirmed)
 	return out
 }
 
@@ -204,6 +208,9 @@ func (f *frame) err() error {
 		return f.Blocked
 	}
 	told := &toldError{WireError: f.Err, upstream: f.Upstream, retry: f.Retry}
+	if f.Unconfirmed {
+		return &unconfirmedError{absence: told, cause: fmt.Errorf("the upstream cannot be asked: %w", &meta.UnavailableError{Reason: "upstream_down", RetryAfter: downFor})}
+	}
 	if f.Retry > 0 {
 		return laterTold{told}
 	}
