@@ -1,7 +1,8 @@
 // Package archive opens the zip and tar.gz archives that people upload, as what they
 // are: bytes of strangers. An archive is looked over whole before anything in it counts:
 // every name stays inside, links too, what it unpacks to is bounded, and so is the memory
-// that looking takes, whatever the archive says of itself.
+// that looking takes, whatever the archive says of itself. What readers take for
+// different files is refused too.
 //
 // Start at Zip, TarGz and Limits. All refusals are meta.ErrInvalid. The package writes no
 // file and starts no goroutines. Sources: APPNOTE.TXT 6.3.10 (sections 4.3.14 to 4.3.16,
@@ -192,7 +193,8 @@ func DirectoryBytes(r io.ReaderAt, size int64, l Limits) (int64, error) {
 	records := uint64(binary.LittleEndian.Uint16(tail[at+10:]))
 	bytes := uint64(binary.LittleEndian.Uint32(tail[at+12:]))
 	offset := uint64(binary.LittleEndian.Uint32(tail[at+16:]))
-	if records == 0xffff || bytes == 0xffffffff || offset == 0xffffffff {
+	// 0xffff bytes are one of archive/zip's own reasons to believe the zip64 end.
+	if records == 0xffff || bytes == 0xffff || bytes == 0xffffffff || offset == 0xffffffff {
 		if at >= locatorBytes && binary.LittleEndian.Uint32(tail[at-locatorBytes:]) == locatorMagic {
 			place := binary.LittleEndian.Uint64(tail[at-locatorBytes+8:])
 			end := make([]byte, end64Bytes)
@@ -286,16 +288,42 @@ func TarGz(source io.Reader, size int64, l Limits, visit func(h *tar.Header, r i
 		}
 	}
 	// What follows the end of the tar is padding; the checksum of the whole stands behind it.
-	if _, err := io.Copy(io.Discard, plain); err != nil {
+	if _, err := io.Copy(padding{}, plain); err != nil {
 		return broken(err)
 	}
 	return nil
 }
 
-// checkEntry refuses what leaves the folder, and what is neither file, folder nor link.
+// padding takes zeros only: some readers go on behind the end of a tar, and would find
+// other files than were looked at.
+type padding struct{}
+
+// Write implements io.Writer.
+func (padding) Write(p []byte) (int, error) {
+	for _, b := range p {
+		if b != 0 {
+			return 0, refuse("something follows the end of the tar")
+		}
+	}
+	return len(p), nil
+}
+
+// checkEntry refuses what leaves the folder, what is neither file, folder nor link, and
+// what readers take for different files: sparse ones, which few know of, and global headers
+// that change those behind them, which archive/tar passes over.
 func checkEntry(h *tar.Header) error {
+	for name := range h.PAXRecords {
+		if strings.HasPrefix(name, "GNU.sparse.") {
+			return refuse("the entry %.80q is a sparse file", h.Name)
+		}
+	}
 	switch h.Typeflag {
 	case tar.TypeXGlobalHeader:
+		for _, name := range []string{"path", "linkpath", "size"} {
+			if h.PAXRecords[name] != "" {
+				return refuse("a global header changes the %s of what follows", name)
+			}
+		}
 		return nil
 	case tar.TypeReg, tar.TypeDir:
 		return CheckName(h.Name)

@@ -7,7 +7,9 @@ import (
 	"compress/gzip"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 
@@ -40,7 +42,16 @@ func tgzOf(t testing.TB, headers ...tar.Header) []byte {
 	z := gzip.NewWriter(&b)
 	w := tar.NewWriter(z)
 	for _, h := range headers {
-		h.Mode = 0o644
+		if h.Name == "" && h.Typeflag == 0 { // one tar ends, another begins
+			if err := w.Close(); err != nil {
+				t.Fatal(err)
+			}
+			w = tar.NewWriter(z)
+			continue
+		}
+		if h.Typeflag != tar.TypeXGlobalHeader {
+			h.Mode = 0o644
+		}
 		if err := w.WriteHeader(&h); err != nil {
 			t.Fatal(err)
 		}
@@ -139,6 +150,27 @@ func TestZip64Claims(t *testing.T) {
 	}
 }
 
+// archive/zip takes a directory of 0xffff bytes for one whose size the zip64 end says, and
+// sets memory aside for as many entries as that claims.
+func TestZip64Half(t *testing.T) {
+	end64 := make([]byte, 56)
+	binary.LittleEndian.PutUint32(end64, 0x06064b50)
+	binary.LittleEndian.PutUint64(end64[4:], 44)
+	binary.LittleEndian.PutUint64(end64[24:], 1000)
+	binary.LittleEndian.PutUint64(end64[32:], 1000)
+	locator := make([]byte, 20)
+	binary.LittleEndian.PutUint32(locator, 0x07064b50)
+	binary.LittleEndian.PutUint64(locator[8:], 64<<10)
+	binary.LittleEndian.PutUint32(locator[16:], 1)
+	end := make([]byte, 22)
+	binary.LittleEndian.PutUint32(end, 0x06054b50)
+	binary.LittleEndian.PutUint32(end[12:], 0xffff)
+	b := slices.Concat(make([]byte, 64<<10), end64, locator, end)
+	if n, err := archive.DirectoryBytes(bytes.NewReader(b), int64(len(b)), archive.Limits{Entries: 999, DirectoryBytes: 1 << 20}); !errors.Is(err, meta.ErrInvalid) {
+		t.Error(n, err)
+	}
+}
+
 func read(b []byte, size int64) (names []string, err error) {
 	err = archive.TarGz(bytes.NewReader(b), size, small, func(h *tar.Header, r io.Reader) error {
 		names = append(names, h.Name)
@@ -171,11 +203,67 @@ func TestTarGz(t *testing.T) {
 		"too many":      tgzOf(t, tar.Header{Name: "1"}, tar.Header{Name: "2"}, tar.Header{Name: "3"}, tar.Header{Name: "4"}, tar.Header{Name: "5"}),
 		"bomb":          tgzOf(t, tar.Header{Name: "a", Size: 1 << 19}),
 		"too large":     tgzOf(t, tar.Header{Name: "a", Size: 1<<20 + 1}),
+		// What other readers take for other entries than archive/tar does.
+		"two tars":    tgzOf(t, tar.Header{Name: "a"}, tar.Header{}, tar.Header{Name: "b"}),
+		"sparse":      sparse(t, "package/a", "package/package.json"),
+		"global size": tgzOf(t, tar.Header{Typeflag: tar.TypeXGlobalHeader, PAXRecords: map[string]string{"size": "0"}}),
+		"global path": tgzOf(t, tar.Header{Typeflag: tar.TypeXGlobalHeader, PAXRecords: map[string]string{"path": "a"}}),
 	} {
 		if _, err := read(b, int64(len(b))); !errors.Is(err, meta.ErrInvalid) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	// The archives of git begin with a comment.
+	b = tgzOf(t, tar.Header{Typeflag: tar.TypeXGlobalHeader, Name: "pax_global_header", PAXRecords: map[string]string{"comment": "1234"}}, tar.Header{Name: "a"})
+	if names, err := read(b, int64(len(b))); err != nil || len(names) != 1 {
+		t.Errorf("%q, %v", names, err)
+	}
+}
+
+// sparse is an archive whose only entry is called name by readers that know of sparse
+// files, which archive/tar does not write.
+func sparse(t *testing.T, plain, name string) []byte {
+	t.Helper()
+	var pax strings.Builder
+	for _, record := range []string{"GNU.sparse.major=1", "GNU.sparse.minor=0", "GNU.sparse.name=" + name, "GNU.sparse.realsize=1"} {
+		n := len(record) + 3 // a space, a line's end, one digit
+		if n > 9 {
+			n++
+		}
+		fmt.Fprintf(&pax, "%d %s\n", n, record)
+	}
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, f := range []struct{ name, body string }{{"pax", pax.String()}, {plain, "1\n0\n1\n" + strings.Repeat("\x00", 506) + "x"}} {
+		if err := w.WriteHeader(&tar.Header{Name: f.name, Mode: 0o644, Size: int64(len(f.body))}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write([]byte(f.body)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	raw := b.Bytes()
+	raw[156] = tar.TypeXHeader
+	sum := 0 // the header's own, its place taken for spaces
+	for i, c := range raw[:512] {
+		if i >= 148 && i < 156 {
+			c = ' '
+		}
+		sum += int(c)
+	}
+	copy(raw[148:156], fmt.Sprintf("%06o\x00 ", sum))
+	var packed bytes.Buffer
+	z := gzip.NewWriter(&packed)
+	if _, err := z.Write(raw); err != nil {
+		t.Fatal(err)
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return packed.Bytes()
 }
 
 type failing struct{ io.Reader }
