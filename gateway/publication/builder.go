@@ -334,11 +334,12 @@ func (b *Builder) observe(ctx context.Context, c feed.Change) {
 	switch c.Kind {
 	case feed.KindRepository:
 		r, _, err := raftmeta.Ask(ctx, b.cfg.Metadata, meta.Local, state.GetRepository{Ref: c.Repo})
-		if err != nil {
+		switch {
+		case err == nil:
+			b.know(&r)
+		case errors.Is(err, meta.ErrNotFound):
 			b.forget(c.Repo)
-			return
 		}
-		b.know(&r)
 	case feed.KindVersion, feed.KindRespond:
 		if c.Package != "" {
 			b.touched(c.Repo)
@@ -436,15 +437,21 @@ func (b *Builder) attend(ctx context.Context, ref meta.RepoRef) (later time.Dura
 	if err != nil {
 		return 0, err
 	}
-	if sets != nil && !due(*sets, changed, format.Rules()) {
-		b.standing(ref, time.Time{})
-		return 0, nil
-	}
 	servers, err := b.servers(ctx)
 	if err != nil {
 		return 0, err
 	}
+	later = b.share(ctx, format, ref, sets, servers)
+	if sets != nil && !due(*sets, changed, format.Rules()) {
+		if later == 0 {
+			b.standing(ref, time.Time{})
+		}
+		return later, nil
+	}
 	if wait := b.turn(&repo, sets, servers); wait > 0 {
+		if later > 0 {
+			wait = min(wait, later)
+		}
 		return wait, nil
 	}
 	if sets == nil {
@@ -484,6 +491,16 @@ func (b *Builder) stand(ctx context.Context, repo *meta.Repository) (sets *meta.
 		return sets, changed, []meta.RepoRef{repo.Ref}, at, nil
 	}
 	changed = max(changed, repo.Revision)
+	for _, name := range repo.Members {
+		// What a group in the group has for members is in its own record alone.
+		m, _, err := raftmeta.Ask(ctx, b.cfg.Metadata, meta.Local, state.GetRepository{Ref: meta.RepoRef{Tenant: repo.Ref.Tenant, Name: name}})
+		switch {
+		case err == nil && m.Kind == meta.KindGroup:
+			changed = max(changed, m.Revision)
+		case err != nil && !errors.Is(err, meta.ErrNotFound):
+			return nil, 0, nil, 0, err
+		}
+	}
 	all, _, err := raftmeta.Ask(ctx, b.cfg.Metadata, meta.Local, state.Members{Repo: repo.Ref})
 	if err != nil {
 		return nil, 0, nil, 0, err
@@ -578,6 +595,35 @@ func (b *Builder) open(ctx context.Context, repo meta.RepoRef, format Format, se
 	return &s, nil
 }
 
+// lacks reports whether a server cannot open what is sealed to some, and could be sealed
+// to.
+func lacks(to []meta.NodeID, servers []meta.Node) bool {
+	return len(servers) <= meta.MaxSealedTo && slices.ContainsFunc(servers, func(s meta.Node) bool { return !slices.Contains(to, s.ID) })
+}
+
+// share sees to it that all servers can open the signing key, though nothing is to be
+// built: a server that joins may be the next builder, and those that have the key may all
+// leave before there is something to build. The first by name of those that have it does
+// so, the others when it does not. later, when not 0, is when to look again.
+func (b *Builder) share(ctx context.Context, format Format, repo meta.RepoRef, sets *meta.Sets, servers []meta.Node) (later time.Duration) {
+	if !format.Signed() || sets == nil || sets.Key == nil || !lacks(sets.Key.To, servers) {
+		return 0
+	}
+	place := slices.Index(sets.Key.To, b.cfg.Self)
+	if place < 0 {
+		return 0
+	}
+	now := time.Now()
+	if wait := b.standing(repo, now).Add(time.Duration(place) * standBack).Sub(now); wait > 0 {
+		return wait
+	}
+	if _, err := b.signer(ctx, repo, servers); err != nil && ctx.Err() == nil {
+		b.cfg.Log.Warn("a signing key is not sealed to all servers, trying again", "repository", repo.String(), "error", err)
+		return retryEvery
+	}
+	return 0
+}
+
 // signer returns the signer of a repository, and sees to it that all servers can be it.
 func (b *Builder) signer(ctx context.Context, repo meta.RepoRef, servers []meta.Node) (*Signer, error) {
 	key, _, err := raftmeta.Ask(ctx, b.cfg.Metadata, meta.Local, state.GetSigningKey{Repo: repo})
@@ -587,7 +633,7 @@ func (b *Builder) signer(ctx context.Context, repo meta.RepoRef, servers []meta.
 	b.mu.Lock()
 	signer := b.signers[repo]
 	b.mu.Unlock()
-	missing := slices.ContainsFunc(servers, func(s meta.Node) bool { return !slices.Contains(key.To, s.ID) })
+	missing := lacks(key.To, servers)
 	if signer != nil && signer.fingerprint == key.Fingerprint && !missing {
 		return signer, nil
 	}
@@ -599,7 +645,7 @@ func (b *Builder) signer(ctx context.Context, repo meta.RepoRef, servers []meta.
 	if signer, err = openKey(key, secret); err != nil {
 		return nil, err
 	}
-	if missing && len(servers) <= meta.MaxSealedTo {
+	if missing {
 		sealed, to, err := seal(secret, servers)
 		if err != nil {
 			return nil, err
@@ -617,6 +663,13 @@ func (b *Builder) signer(ctx context.Context, repo meta.RepoRef, servers []meta.
 
 // build takes the lease and builds.
 func (b *Builder) build(ctx context.Context, format Format, repo *meta.Repository, sets meta.Sets, members []meta.RepoRef, at uint64, servers []meta.Node) (err error) {
+	var signer *Signer
+	if format.Signed() {
+		// Before the lease: who cannot open the key leaves the build to who can.
+		if signer, err = b.signer(ctx, repo.Ref, servers); err != nil {
+			return err
+		}
+	}
 	lease := func(ctx context.Context) error {
 		_, err := b.cfg.Commands.Do(ctx, b.origin(), state.LeaseSets{Repo: repo.Ref, Node: b.cfg.Self, For: leaseFor})
 		return err
@@ -662,14 +715,9 @@ func (b *Builder) build(ctx context.Context, format Format, repo *meta.Repositor
 		page.After = list[len(list)-1].Name
 	}
 	build := &Build{
-		Repo: *repo, At: at, Current: current, members: members, builder: b,
+		Repo: *repo, At: at, Signer: signer, Current: current, members: members, builder: b,
 		by:     catalog.Caller{Who: meta.Principal{Name: meta.KindNode + ":" + string(b.cfg.Self), Node: b.cfg.Self}, Origin: b.origin()},
 		stored: map[digest.Digest]catalog.Stored{}, kept: map[string]bool{},
-	}
-	if format.Signed() {
-		if build.Signer, err = b.signer(ctx, repo.Ref, servers); err != nil {
-			return err
-		}
 	}
 	defer func() { err = cmp.Or(err, build.close()) }()
 	if sets.Format != format.Rules() {

@@ -19,6 +19,7 @@ import (
 	"github.com/shoal-registry/shoal/gateway/publication"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/raftmeta/state"
+	"github.com/shoal-registry/shoal/verify/digest"
 	"github.com/shoal-registry/shoal/verify/trust"
 )
 
@@ -287,6 +288,119 @@ func TestSucceeds(t *testing.T) {
 	if n.list() != "hello 1\nhello 2\nhello 3\n" {
 		t.Errorf("%q", n.list())
 	}
+}
+
+// The key is sealed to a server that joins though nothing is to be built, so that it may
+// be the only one that stays.
+func TestKeyIsShared(t *testing.T) {
+	n := start(t)
+	first := n.run(n.builder(catalogtest.Node, n.Metadata.Key.Open, 20*time.Millisecond))
+	n.built(n.publish("hello", "1").Index)
+	key, err := trust.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.admit("12D3KooWother", key)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	shared := false
+	for _, err := range n.Metadata.Watch(ctx, 0) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, _, err := n.Catalog.Sets(ctx, by(), ref)
+		if shared = err == nil && len(s.Key.To) == 2; shared {
+			break
+		}
+	}
+	if !shared {
+		t.Fatal("the key is not sealed to the server that joined")
+	}
+	first()
+	n.do(state.DrainServer{ID: catalogtest.Node, Drain: true})
+	n.do(state.LeaseSets{Repo: ref, Node: catalogtest.Node, For: 1})
+	n.run(n.builder("12D3KooWother", key.Open, 20*time.Millisecond))
+	n.built(n.publish("hello", "2").Index)
+	if n.list() != "hello 1\nhello 2\n" {
+		t.Errorf("%q", n.list())
+	}
+}
+
+// A server that cannot open the key takes no lease: it would keep those from building who
+// can.
+func TestNoLeaseWithoutTheKey(t *testing.T) {
+	n := start(t)
+	first := n.run(n.builder(catalogtest.Node, n.Metadata.Key.Open, 20*time.Millisecond))
+	n.built(n.publish("hello", "1").Index)
+	first()
+	n.do(state.LeaseSets{Repo: ref, Node: catalogtest.Node, For: 1})
+	stranger, err := trust.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.admit("12D3KooWother", stranger)
+	n.do(state.DrainServer{ID: catalogtest.Node, Drain: true}) // so that it is the other's turn
+	tried := make(chan struct{}, 1)
+	other := n.run(n.builder("12D3KooWother", func(sealed []byte) ([]byte, error) {
+		select {
+		case tried <- struct{}{}:
+		default:
+		}
+		return stranger.Open(sealed)
+	}, 20*time.Millisecond))
+	n.publish("hello", "2")
+	<-tried
+	other()
+	if s, _, err := n.Catalog.Sets(t.Context(), by(), ref); err != nil || s.Builder == "12D3KooWother" {
+		t.Errorf("built by %s: %v", s.Builder, err)
+	}
+}
+
+// A group in a group that changes its members changes the documents of both.
+func TestGroupOfGroups(t *testing.T) {
+	n := start(t)
+	n.run(n.builder(catalogtest.Node, n.Metadata.Key.Open, 20*time.Millisecond))
+	n.built(n.publish("hello", "1").Index)
+	other, inner, outer := ref, ref, ref
+	other.Name, inner.Name, outer.Name = "other", "inner", "outer"
+	n.Create(t, meta.Repository{Ref: other, Format: "lines"})
+	n.Create(t, meta.Repository{Ref: inner, Format: "lines", Kind: meta.KindGroup, Members: []string{"other"}})
+	n.Create(t, meta.Repository{Ref: outer, Format: "lines", Kind: meta.KindGroup, Members: []string{"inner"}})
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	// await waits until the outer group's document has that.
+	await := func(want string) {
+		t.Helper()
+		for range n.Metadata.Watch(ctx, 0) {
+			if p, _, err := n.Catalog.Publication(ctx, by(), outer, "all"); err == nil && n.text(outer, p.Files[0].Digest) == want {
+				return
+			}
+		}
+		t.Fatalf("the outer group has not %q", want)
+	}
+	await("")
+	members := []string{"other", "lines"}
+	n.do(state.SetRepository{Ref: inner, Members: &members})
+	await("hello 1\n")
+}
+
+// text reads a blob.
+func (n *node) text(repo meta.RepoRef, d digest.Digest) string {
+	n.t.Helper()
+	b, _, err := n.Catalog.Blob(n.t.Context(), by(), repo, d)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	r, err := n.Catalog.Open(n.t.Context(), b.Blob)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	defer r.Close()
+	text, err := io.ReadAll(r)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return string(text)
 }
 
 func (n *node) do(c state.Command) {

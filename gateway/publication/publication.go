@@ -11,7 +11,8 @@
 //
 // Start reading at Format, which a protocol implements, Build, which it is handed, and
 // Builder. builder.go decides when and who; build.go is one build; key.go makes the
-// signing key, which only servers can open (it is sealed to them like the root key).
+// signing key, which only servers can open (it is sealed to them like the root key, to
+// one that joins by one that has it, whether something is to be built or not).
 //
 // Invariants: a set is never replaced by one of an older state; readers who hold an
 // index find what it names for a quarter of an hour more (state.CommitSets keeps what
