@@ -449,3 +449,25 @@ func TestReferences(t *testing.T) {
 		}
 	}
 }
+
+// The rules of a proxy hold for packages however their files are named.
+func TestProxyRules(t *testing.T) {
+	a := start(t, catalogtest.Options{})
+	registry := upstreamtest.NewRegistry(t)
+	files := []string{"pool/e/evil_1.0_amd64.deb", "pool/e/evil_1:1.0_amd64.deb", "pool/e/evil.deb", "pool/e/evil_1.0_amd64.deb;x=1", "pool/e/evil_1.0_amd64.udeb", "evil.DEB"}
+	for _, path := range append(files, "pool/e/evil_1.0.debian.tar.xz") {
+		registry.Put(path, []byte("evil"))
+	}
+	a.Proxy(t, "acme/free", apt.Format, registry.URL)
+	a.Proxy(t, "acme/ruled", apt.Format, registry.URL, func(u *meta.Upstream) { u.Block = []string{"evil"} })
+	for _, path := range files {
+		a.in("acme/ruled").expect(403, "GET", path, nil)
+	}
+	if n := registry.Total(); n != 0 {
+		t.Errorf("the upstream was asked %d times for what is blocked", n)
+	}
+	for _, path := range append(files, "pool/e/evil_1.0.debian.tar.xz") {
+		a.in("acme/free").get(path)
+	}
+	a.in("acme/ruled").get("pool/e/evil_1.0.debian.tar.xz") // a source: nothing is installed of it
+}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/url"
 	"path"
+	"regexp"
 	"strings"
 
 	"github.com/shoal-registry/shoal/gateway/protocol"
@@ -16,9 +17,15 @@ import (
 // 500 MB unpacked.
 const maxUpstreamIndex = 1 << 30
 
+// isPackage tells a file that is a package, whatever else its name says of it.
+var isPackage = regexp.MustCompile(`(?i)\.[ud]?deb([^a-z0-9]|$)`)
+
 // proxy answers with a file of another archive, as that has it.
 func (p *Protocol) proxy(c *protocol.Call, name string) error {
 	want, err := wanted(name)
+	if err == nil && want.Package == "" && isPackage.MatchString(path.Base(name)) {
+		err = upstream.Unnamed(c.Repository, name, "<package>_<version>_<architecture>.deb")
+	}
 	if err != nil {
 		return err
 	}

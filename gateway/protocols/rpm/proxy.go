@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/url"
 	"path"
+	"regexp"
 	"strings"
 
 	"github.com/shoal-registry/shoal/gateway/protocol"
@@ -15,9 +16,15 @@ import (
 // maxUpstreamDocument bounds metadata of another repository.
 const maxUpstreamDocument = 1 << 30
 
+// isPackage tells a file that is a package, whatever else its name says of it.
+var isPackage = regexp.MustCompile(`(?i)\.d?rpm([^a-z0-9]|$)`)
+
 // proxy answers with a file of another repository, as that has it.
 func (p *Protocol) proxy(c *protocol.Call, name string) error {
 	want, err := wanted(name)
+	if err == nil && want.Package == "" && isPackage.MatchString(path.Base(name)) {
+		err = upstream.Unnamed(c.Repository, name, "<name>-<version>-<release>.<architecture>.rpm")
+	}
 	if err != nil {
 		return err
 	}

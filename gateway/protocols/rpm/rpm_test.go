@@ -424,3 +424,25 @@ func elements(t *testing.T, r io.Reader) (packages []string) {
 		}
 	}
 }
+
+// The rules of a proxy hold for packages however their files are named.
+func TestProxyRules(t *testing.T) {
+	r := start(t, catalogtest.Options{})
+	registry := upstreamtest.NewRegistry(t)
+	files := []string{
+		"Packages/evil-1.0-1.noarch.rpm", "Packages/evil.rpm", "Packages/evil-1:1.0-1.noarch.rpm", "evil-1.0-1.noarch.rpm;x=1", "evil.RPM",
+		strings.Repeat("0", 64) + "-evil.rpm", "drpms/evil-1.0-1_1.0-2.noarch.drpm",
+	}
+	for _, path := range files {
+		registry.Put(path, []byte("evil"))
+	}
+	r.Proxy(t, "acme/ruled", rpm.Format, registry.URL, func(u *meta.Upstream) { u.Block = []string{"evil"} })
+	for _, path := range files {
+		r.in("acme/ruled").expect(403, "GET", path, nil)
+	}
+	if n := registry.Total(); n != 0 {
+		t.Errorf("the upstream was asked %d times for what is blocked", n)
+	}
+	r.Proxy(t, "acme/free", rpm.Format, registry.URL)
+	r.in("acme/free").get("Packages/evil.rpm")
+}
