@@ -209,7 +209,9 @@ func TestSumDB(t *testing.T) {
 		m.expect(m.at("proxy", db+path), 404)
 	}
 	m.expect(m.at("proxy", "sumdb/UPPER/latest"), 404)
+	m.Proxy(t, "acme/ruled", "go", r.URL, func(u *meta.Upstream) { u.Block = []string{"example.com/Acme/*"} })
+	m.expect(m.at("ruled", db+"/lookup/example.com/!acme/lib@v1.0.0"), 403)
 	if r.Total() != before {
-		t.Errorf("the upstream was asked for what is no checksum database: %v", r.All())
+		t.Errorf("the upstream was asked for what is no checksum database, or blocked: %v", r.All())
 	}
 }

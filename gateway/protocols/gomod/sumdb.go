@@ -61,7 +61,8 @@ func (p *Protocol) sumdb(c *protocol.Call) error {
 			return missing
 		}
 		w.Path = "sumdb/" + database + "/lookup/" + escape(m.Path) + "@" + escaped
-		w.Kind, name = upstream.File, m.Path
+		// The rules of the proxy are asked: what is blocked is told to nobody.
+		w.Kind, w.Package, w.Version, name = upstream.File, m.Path, m.Version, m.Path
 	default:
 		return missing
 	}
