@@ -17,6 +17,7 @@ import (
 	"github.com/shoal-registry/shoal/gateway/catalog"
 	"github.com/shoal-registry/shoal/gateway/outbound"
 	"github.com/shoal-registry/shoal/gateway/protocol"
+	"github.com/shoal-registry/shoal/raftmeta"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/raftmeta/state"
 	"github.com/shoal-registry/shoal/verify/digest"
@@ -80,13 +81,14 @@ func (e *Engine) get(ctx context.Context, repo *meta.Repository, w *Want, key fl
 	if err != nil {
 		return nil, err
 	}
-	if until, ok := e.down.Get(target.Host); ok && known != nil && e.cfg.Now().Before(until) {
+	if until, ok := e.down.Get(downKey{repo.Ref, target.Host}); ok && known != nil && e.cfg.Now().Before(until) {
 		return nil, fmt.Errorf("upstream %s did not answer a moment ago: %w", target.Host, &meta.UnavailableError{Reason: "upstream_down", RetryAfter: downFor})
 	}
-	if err := e.slots.Acquire(ctx, 1); err != nil {
-		return nil, fmt.Errorf("wait for a place to download: %w", context.Cause(ctx))
+	leave, err := e.place(ctx, repo.Ref.Tenant)
+	if err != nil {
+		return nil, err
 	}
-	defer e.slots.Release(1)
+	defer leave()
 	d := &download{engine: e, repo: repo, want: w, key: key, known: known, target: target, own: own, by: catalog.Caller{Who: e.principal()}, into: into}
 	defer d.finish()
 	if own && repo.Upstream.Credential != "" && e.cfg.Secrets != nil {
@@ -165,6 +167,13 @@ func (d *download) close() {
 	d.upload = nil
 }
 
+// downKey names a host that did not answer, as one repository asks it: what another
+// tenant asks of it, and how it is refused, is no reason to believe old documents here.
+type downKey struct {
+	repo meta.RepoRef
+	host string
+}
+
 // laterError says that the upstream cannot answer now.
 type laterError struct {
 	host  string
@@ -203,7 +212,7 @@ func (d *download) run(ctx context.Context) (*Found, error) {
 		d.engine.metrics.requests.WithLabelValues("failed").Inc()
 		wait, again := pause(attempt, later.after)
 		if d.known != nil || !again {
-			d.engine.down.Add(d.target.Host, d.engine.cfg.Now().Add(max(downFor, min(later.after, time.Minute))))
+			d.engine.down.Add(downKey{d.repo.Ref, d.target.Host}, d.engine.cfg.Now().Add(max(downFor, min(later.after, time.Minute))))
 			return nil, err
 		}
 		timer := time.NewTimer(wait)
@@ -225,7 +234,7 @@ func (d *download) request(ctx context.Context) (*http.Request, error) {
 	h := r.Header
 	h.Set("User-Agent", userAgent)
 	h.Set("Accept", cmp.Or(d.want.Accept, "*/*"))
-	if d.want.Kind == File {
+	if d.want.Kind == File || d.want.Raw {
 		h.Set("Accept-Encoding", "identity") // a checksum is of the file as it lies there
 	}
 	switch {
@@ -289,11 +298,11 @@ func (d *download) try(ctx context.Context) (*Found, error) {
 	wants := response.StatusCode == http.StatusUnauthorized && parseChallenge(response.Header.Values("WWW-Authenticate"))["realm"] == ""
 	switch meaning(response.StatusCode, conditional, d.credential.Secret != "" || wants) {
 	case hasBytes:
-		d.engine.down.Remove(d.target.Host)
+		d.engine.down.Remove(downKey{d.repo.Ref, d.target.Host})
 		d.close()
 		return d.receive(ctx, response)
 	case unchanged:
-		d.engine.down.Remove(d.target.Host)
+		d.engine.down.Remove(downKey{d.repo.Ref, d.target.Host})
 		d.engine.metrics.requests.WithLabelValues("unchanged").Inc()
 		return d.keep(ctx, renewed(d.known.Fetched, response.Header), nil)
 	case hasNone:
@@ -367,7 +376,7 @@ func (d *download) receive(ctx context.Context, response *http.Response) (*Found
 		MediaType: mediaType(h.Get("Content-Type")), ETag: text(h.Get("ETag")), LastModified: text(h.Get("Last-Modified")), Link: text(h.Get("Link")),
 		Immutable: d.want.Kind == File,
 	}
-	if encoding := h.Get("Content-Encoding"); encoding != "" && encoding != "identity" && d.want.Kind == Document {
+	if encoding := h.Get("Content-Encoding"); encoding != "" && encoding != "identity" && d.want.Kind == Document && !d.want.Raw {
 		return nil, fmt.Errorf("upstream %s encodes %.200q as %q, unasked: %w", d.target.Host, d.want.Path, encoding, protocol.ErrUpstream)
 	}
 	d.validator, d.total = "", response.ContentLength
@@ -382,10 +391,21 @@ func (d *download) receive(ctx context.Context, response *http.Response) (*Found
 	switch {
 	case d.cut != nil:
 		d.cut.off = true // it had other bytes, perhaps
-	case d.into != nil && (d.total < 0 || d.total >= minArriving):
+	case d.into != nil && (d.total < 0 || d.total >= minArriving) && d.engine.roomTwice(ctx, d.repo.Ref.Tenant, d.total):
 		d.cut = d.engine.segment(ctx, d.repo.Ref, d.head, d.total, d.into)
 	}
 	return d.copy(ctx, response.Body)
+}
+
+// roomTwice reports whether a tenant has room for a file and its segments, of which nobody
+// may know how large they become: they must not take what its quota has left for the file.
+func (e *Engine) roomTwice(ctx context.Context, tenant meta.TenantName, size int64) bool {
+	a, _, err := raftmeta.Ask(ctx, e.cfg.Metadata, meta.Local, state.GetUsage{Tenant: tenant})
+	quota := a.Tenant.Limits.StorageBytes
+	if err != nil || quota == 0 {
+		return true
+	}
+	return size >= 0 && size <= (quota-a.Bytes-a.Reserved)/2
 }
 
 // resume goes on with a body that broke off.

@@ -88,6 +88,8 @@ var ErrUnreachable = fmt.Errorf("the server that asks the upstream cannot be rea
 const (
 	// maxDownloads bounds the answers of upstreams that arrive at one time.
 	maxDownloads = 128
+	// maxTenantDownloads bounds those for one tenant, whose upstreams may drip.
+	maxTenantDownloads = maxDownloads / 4
 	// maxKnownAbsent bounds the addresses with nothing there that are remembered here.
 	maxKnownAbsent = 50_000
 	// absences that are kept in the log, a second and at once: strangers' guesses must not
@@ -111,7 +113,7 @@ type Engine struct {
 	slots    *semaphore.Weighted
 	absences *lru.Cache[flightKey, time.Time] // until when
 	durable  *rate.Limiter                    // absences that are kept in the log
-	down     *lru.Cache[string, time.Time]    // host -> until when
+	down     *lru.Cache[downKey, time.Time]   // until when
 	tokens   *lru.Cache[tokenKey, bearer]
 
 	base    context.Context // of downloads
@@ -119,6 +121,7 @@ type Engine struct {
 	running sync.WaitGroup
 	mu      sync.Mutex
 	flights map[flightKey]*flight
+	tenants map[meta.TenantName]*share // those with downloads under way or waiting
 }
 
 // New returns an Engine over the given parts.
@@ -136,7 +139,7 @@ func New(cfg Config) (*Engine, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	e := &Engine{
-		cfg: cfg, log: cfg.Log, slots: semaphore.NewWeighted(maxDownloads), flights: map[flightKey]*flight{},
+		cfg: cfg, log: cfg.Log, slots: semaphore.NewWeighted(maxDownloads), flights: map[flightKey]*flight{}, tenants: map[meta.TenantName]*share{},
 		durable: rate.NewLimiter(absencesPerSecond, absencesAtOnce),
 	}
 	var err error
@@ -145,7 +148,7 @@ func New(cfg Config) (*Engine, error) {
 	}
 	// They fail for a size below 1 only.
 	e.absences, _ = lru.New[flightKey, time.Time](maxKnownAbsent)
-	e.down, _ = lru.New[string, time.Time](maxUpstreams)
+	e.down, _ = lru.New[downKey, time.Time](maxUpstreams)
 	e.tokens, _ = lru.New[tokenKey, bearer](maxUpstreams)
 	e.client = newClient(cfg.Outgoing)
 	e.base, e.end = context.WithCancel(context.Background())

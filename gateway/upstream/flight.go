@@ -7,16 +7,20 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sync/semaphore"
+
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 )
 
-// flightKey names a download: equal ones are one. What is promised of the bytes is part
-// of it, so that a false promise fails for who made it only.
+// flightKey names a download: equal ones are one. What is promised of the bytes, and how
+// many they may be, is part of it, so that a false promise fails for who made it only.
 type flightKey struct {
 	repo         meta.RepoRef
 	path, accept string
 	kind         Kind
 	promise      string
+	max          int64
+	raw          bool
 }
 
 func keyOf(repo meta.RepoRef, w *Want) flightKey {
@@ -25,7 +29,7 @@ func keyOf(repo meta.RepoRef, w *Want) flightKey {
 	for _, algorithm := range slices.Sorted(maps.Keys(w.Sums)) {
 		fmt.Fprintf(&promise, " %s:%s", algorithm, w.Sums[algorithm])
 	}
-	return flightKey{repo: repo, path: w.Path, accept: w.Accept, kind: w.Kind, promise: promise.String()}
+	return flightKey{repo: repo, path: w.Path, accept: w.Accept, kind: w.Kind, promise: promise.String(), max: w.MaxBytes, raw: w.Raw}
 }
 
 // flight is a download under way, with those that wait for it. It ends when it is done or
@@ -94,6 +98,47 @@ func (e *Engine) board(key flightKey, repo *meta.Repository, w *Want, streams bo
 		close(f.done)
 	})
 	return f, false
+}
+
+// share is what one tenant may have of the places for downloads.
+type share struct {
+	slots *semaphore.Weighted
+	users int // under the engine's mu
+}
+
+// place waits for a place to download: first among those of the tenant, so that one whose
+// upstreams are slow does not have the others wait. The caller calls leave.
+func (e *Engine) place(ctx context.Context, tenant meta.TenantName) (leave func(), _ error) {
+	e.mu.Lock()
+	s := e.tenants[tenant]
+	if s == nil {
+		s = &share{slots: semaphore.NewWeighted(maxTenantDownloads)}
+		e.tenants[tenant] = s
+	}
+	s.users++
+	e.mu.Unlock()
+	gone := func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if s.users--; s.users == 0 {
+			delete(e.tenants, tenant)
+		}
+	}
+	err := s.slots.Acquire(ctx, 1)
+	if err == nil {
+		if err = e.slots.Acquire(ctx, 1); err != nil {
+			s.slots.Release(1)
+		}
+	}
+	if err != nil {
+		gone()
+		return nil, fmt.Errorf("wait for a place to download: %w", context.Cause(ctx))
+	}
+	return func() {
+		e.slots.Release(1)
+		s.slots.Release(1)
+		gone()
+	}, nil
 }
 
 func (e *Engine) leave(f *flight) {

@@ -106,6 +106,49 @@ func TestResumedInParts(t *testing.T) {
 	}
 }
 
+// TestSlowTenants: a tenant whose upstream answers nothing takes the places for downloads
+// from nobody else.
+func TestSlowTenants(t *testing.T) {
+	p := start(t)
+	p.Hold()
+	ctx, leave := context.WithCancel(t.Context())
+	var group sync.WaitGroup
+	for i := range 300 {
+		group.Go(func() {
+			_, _ = p.Engine.Fetch(ctx, upstreamtest.By(), &p.repo, upstream.Want{Path: fmt.Sprint("slow", i)})
+		})
+	}
+	defer group.Wait()
+	defer leave()
+	for range 32 {
+		p.Awaits(t)
+	}
+	quick := upstreamtest.NewRegistry(t)
+	quick.Put("doc", []byte("quick"))
+	theirs := p.Proxy(t, "other/cache", "npm", quick.URL)
+	if _, err := p.Engine.Fetch(upstreamtest.Context(t), upstreamtest.By(), &theirs, upstream.Want{Path: "doc"}); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestDownForOneRepository: that a host fails another tenant is no reason to believe what
+// is old here.
+func TestDownForOneRepository(t *testing.T) {
+	p := start(t)
+	p.Put("doc", []byte("one"))
+	p.expect(upstream.Want{Path: "doc"}, "one")
+	p.Later(time.Hour)
+	p.Handle(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTooManyRequests) }))
+	theirs := p.Proxy(t, "other/cache", "npm", p.Registry.URL)
+	if _, err := p.Engine.Fetch(upstreamtest.Context(t), upstreamtest.By(), &theirs, upstream.Want{Path: "bad"}); !errors.Is(err, meta.ErrUnavailable) {
+		t.Fatal(err)
+	}
+	if f := p.expect(upstream.Want{Path: "doc"}, "one"); f.Stale {
+		t.Error("an upstream that answers is taken to be down")
+	}
+	p.asked("doc", 2)
+}
+
 // TestDocumentsThatWereFiles: that one reader called an address a file does not keep
 // another from seeing it change.
 func TestDocumentsThatWereFiles(t *testing.T) {
@@ -115,6 +158,20 @@ func TestDocumentsThatWereFiles(t *testing.T) {
 	p.Put("doc", []byte("two"))
 	p.Later(time.Hour)
 	p.expect(upstream.Want{Path: "doc"}, "two")
+}
+
+// TestRawDocuments: an archive that its server calls an encoding stays one, when the
+// bytes as they lie there are wanted.
+func TestRawDocuments(t *testing.T) {
+	p := start(t)
+	for _, encoding := range []string{"gzip", "x-gzip"} {
+		path := encoding + "/Packages.gz"
+		p.Put(path, []byte("not unpacked"), "Content-Encoding: "+encoding)
+		p.expect(upstream.Want{Path: path, Raw: true}, "not unpacked")
+		if h := p.Header(path); h.Get("Accept-Encoding") != "identity" {
+			t.Errorf("asked with %v", h)
+		}
+	}
 }
 
 // TestWhatWantsCredentialsIsNotAbsent: an upstream that answers 401 and offers no token

@@ -25,7 +25,9 @@ const Path = "/shoal.upstream.v1/Fetch"
 const (
 	maxQuestionBytes = 64 << 10
 	maxFrameBytes    = 1 << 20
-	frameEvery       = 2 * time.Second
+	// maxTold bounds the segments of a frame, far within its bytes.
+	maxTold    = 1000
+	frameEvery = 2 * time.Second
 	// silence is how long no frame comes before a server counts as gone.
 	silence = 15 * time.Second
 )
@@ -83,6 +85,8 @@ func (e *Engine) Handler(may func(node meta.NodeID, repo *meta.Repository) bool)
 		control := http.NewResponseController(c.W)
 		var from *arrival
 		var changed <-chan struct{}
+		more := make(chan struct{}) // stands for changed when there is more than one frame takes
+		close(more)
 		var segments int // told
 		for {
 			var next frame
@@ -95,7 +99,10 @@ func (e *Engine) Handler(may func(node meta.NodeID, repo *meta.Repository) bool)
 			}
 			if from != nil {
 				var p Progress
-				if p, changed = from.after(segments); len(p.Segments) > 0 {
+				if p, changed = from.after(segments); len(p.Segments) > maxTold {
+					p.Segments, changed = p.Segments[:maxTold], more
+				}
+				if len(p.Segments) > 0 {
 					segments += len(p.Segments)
 					next.Progress = &p
 				}

@@ -56,6 +56,9 @@ type Want struct {
 	// TTL, when set, is how long a Document answers without being asked for again, where
 	// the repository does not say so itself.
 	TTL time.Duration `cbor:"9,keyasint,omitempty"`
+	// Raw wants a Document's bytes as they lie at the upstream, as a File's are: an archive
+	// that it calls an encoding of what is in it is not unpacked.
+	Raw bool `cbor:"10,keyasint,omitempty"`
 }
 
 // maxSums bounds the checksums of a Want.
