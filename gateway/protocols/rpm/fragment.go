@@ -18,8 +18,13 @@ type fragments struct {
 	Other     []byte `cbor:"3,keyasint,omitempty"`
 }
 
-// maxFragments bounds the fragments of one package: about three times its header.
-const maxFragments = 3 * maxHeader
+// maxFragments bounds each fragment of a package, and outgrown how many times as long as
+// the header it may be: an element for a relation of two letters is longest for what it
+// says. A few long folders under many names must not come to more.
+const (
+	maxFragments = 32 << 20
+	outgrown     = 8
+)
 
 // logEntries is how many entries of a changelog are shown, as createrepo_c does.
 const logEntries = 10
@@ -27,10 +32,11 @@ const logEntries = 10
 // primaryFile are the files that primary.xml lists too: what packages require by path.
 var primaryFile = regexp.MustCompile(`^(/etc/|/usr/lib/sendmail$|(.*/)?s?bin/)`)
 
-// out writes XML. It keeps the size within maxFragments; err is of the first that failed.
+// out writes XML. It keeps the size within most; err is of the first that failed.
 type out struct {
 	bytes.Buffer
-	err error
+	most int
+	err  error
 }
 
 // add writes format, in which each %s is escaped.
@@ -45,7 +51,7 @@ func (o *out) add(format string, args ...string) {
 		_ = xml.EscapeText(&o.Buffer, []byte(args[0]))
 		format, args = after, args[1:]
 	}
-	if o.Len() > maxFragments && o.err == nil {
+	if o.Len() > o.most && o.err == nil {
 		o.err = refuse("its file list, relations or changelog are too long to show")
 		o.Reset()
 	}
@@ -78,10 +84,14 @@ var senses = map[uint64]string{
 // entry of a file in a package.
 type entryOf struct{ path, kind string }
 
+// most is how long a fragment of the package may be.
+func (f *file) most() int { return min(outgrown*len(f.store)+16<<10, maxFragments) }
+
 // render makes the fragments of a package of that digest, at that path of the repository.
+// They follow from the package alone: who uploads it again uploads the same.
 //
 // Errors: meta.ErrInvalid.
-func (f *file) render(n nevra, d digest.Digest, path string, uploaded int64) (fragments, error) {
+func (f *file) render(n nevra, d digest.Digest, path string) (fragments, error) {
 	files, err := f.files()
 	if err != nil {
 		return fragments{}, err
@@ -101,10 +111,10 @@ func (f *file) render(n nevra, d digest.Digest, path string, uploaded int64) (fr
 	}
 	id, version := d.Encoded(), []string{num(n.Epoch), n.Version, n.Release}
 
-	var p out
+	p, l, o := out{most: f.most()}, out{most: f.most()}, out{most: f.most()}
 	p.add("<package type=\"rpm\"><name>%s</name><arch>%s</arch><version epoch=\"%s\" ver=\"%s\" rel=\"%s\"/>", append([]string{n.Name, n.Arch}, version...)...)
 	p.add("<checksum type=\"sha256\" pkgid=\"YES\">%s</checksum><summary>%s</summary><description>%s</description>", id, f.text(tagSummary), f.text(tagDescription))
-	p.add("<packager>%s</packager><url>%s</url><time file=\"%s\" build=\"%s\"/>", f.text(tagPackager), f.text(tagURL), strconv.FormatInt(uploaded, 10), either(tagBuildTime))
+	p.add("<packager>%s</packager><url>%s</url><time file=\"%s\" build=\"%s\"/>", f.text(tagPackager), f.text(tagURL), either(tagBuildTime), either(tagBuildTime))
 	p.add("<size package=\"%s\" installed=\"%s\" archive=\"%s\"/><location href=\"%s\"/>", strconv.FormatInt(f.size, 10), either(tagLongSize, tagSize), archive, path)
 	p.add("<format><rpm:license>%s</rpm:license><rpm:vendor>%s</rpm:vendor><rpm:group>%s</rpm:group>", f.text(tagLicense), f.text(tagVendor), f.text(tagGroup))
 	p.add("<rpm:buildhost>%s</rpm:buildhost><rpm:sourcerpm>%s</rpm:sourcerpm><rpm:header-range start=\"%s\" end=\"%s\"/>",
@@ -121,7 +131,6 @@ func (f *file) render(n nevra, d digest.Digest, path string, uploaded int64) (fr
 	}
 	p.add("</format></package>\n")
 
-	var l out
 	head := append([]string{id, n.Name, n.Arch}, version...)
 	const start = "<package pkgid=\"%s\" name=\"%s\" arch=\"%s\"><version epoch=\"%s\" ver=\"%s\" rel=\"%s\"/>"
 	l.add(start, head...)
@@ -130,7 +139,6 @@ func (f *file) render(n nevra, d digest.Digest, path string, uploaded int64) (fr
 	}
 	l.add("</package>\n")
 
-	var o out
 	o.add(start, head...)
 	if err := f.changelog(&o); err != nil {
 		return fragments{}, err
@@ -246,7 +254,7 @@ func (f *file) files() ([]entryOf, error) {
 		}
 		dir := dirs[indexes[i]]
 		// A few long folders under many names outgrow the header they come from.
-		if total += len(dir) + len(base); total > maxFragments {
+		if total += len(dir) + len(base); total > f.most() {
 			return nil, refuse("its file list is too long to show")
 		}
 		paths = append(paths, dir+base)

@@ -35,7 +35,7 @@ func TestReadRPM(t *testing.T) {
 	if err != nil || n != (nevra{"hello", "2.10", "3.fc40", "x86_64", 1}) || n.fileName() != "hello-2.10-3.fc40.x86_64.rpm" {
 		t.Errorf("%+v, %v", n, err)
 	}
-	parts, err := f.render(n, digest.FromBytes(b), "Packages/"+n.fileName(), 1)
+	parts, err := f.render(n, digest.FromBytes(b), "Packages/"+n.fileName())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,6 +47,9 @@ func TestReadRPM(t *testing.T) {
 		if !strings.Contains(string(parts.Primary), want) {
 			t.Errorf("no %s in\n%s", want, parts.Primary)
 		}
+	}
+	if built := `<time file="1700000000" build="1700000000"/>`; !strings.Contains(string(parts.Primary), built) {
+		t.Errorf("no %s in\n%s", built, parts.Primary)
 	}
 	if strings.Contains(string(parts.Primary), "rpmlib(") {
 		t.Error("what rpm itself needs is among the requirements")
@@ -96,7 +99,7 @@ func TestClaims(t *testing.T) {
 			t.Fatal(err)
 		}
 		if n, err := f.names(); err == nil {
-			if _, err := f.render(n, digest.FromBytes(bad), "x", 1); err != nil && !errors.Is(err, meta.ErrInvalid) {
+			if _, err := f.render(n, digest.FromBytes(bad), "x"); err != nil && !errors.Is(err, meta.ErrInvalid) {
 				t.Errorf("tag %d: %v", i, err)
 			}
 		}
@@ -152,7 +155,7 @@ func FuzzReadRPM(f *testing.F) {
 		if again, err := parseFile(n.fileName()); err != nil || again.version() != n.version() {
 			t.Errorf("%+v is read as %+v of its file: %v", n, again, err)
 		}
-		parts, err := rpm.render(n, digest.FromBytes(b), "Packages/"+n.fileName(), 1)
+		parts, err := rpm.render(n, digest.FromBytes(b), "Packages/"+n.fileName())
 		if err != nil {
 			if !errors.Is(err, meta.ErrInvalid) {
 				t.Errorf("%v has no kind", err)

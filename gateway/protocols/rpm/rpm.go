@@ -19,12 +19,12 @@ package rpm
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"strings"
-	"time"
 
 	"github.com/klauspost/compress/gzip"
 
@@ -151,31 +151,8 @@ func (p *Protocol) put(c *protocol.Call) (err error) {
 	}
 	defer func() { err = errors.Join(err, up.Close()) }()
 	defer r.Close()
-	var release func()
-	f, err := readRPM(r, stored.Blob.PlainBytes, func(bytes int64) (err error) {
-		// What is read is turned into about as much again, twice.
-		release, err = p.catalog.Reserve(ctx, 3*bytes)
-		return err
-	})
-	if release != nil {
-		defer release()
-	}
-	if err != nil {
-		return err
-	}
-	n, err := f.names()
-	if err != nil {
-		return err
-	}
-	if name != n.fileName() {
-		return fmt.Errorf("file %s holds %s, which belongs into %s: %w", name, n.Name, n.fileName(), meta.ErrInvalid)
-	}
 	path := pool + "/" + name
-	parts, err := f.render(n, stored.Blob.Digest, path, time.Now().Unix())
-	if err != nil {
-		return err
-	}
-	packed, err := pack(parts)
+	n, packed, err := p.inspect(ctx, r, stored.Blob, path)
 	if err != nil {
 		return err
 	}
@@ -202,6 +179,38 @@ func (p *Protocol) put(c *protocol.Call) (err error) {
 	return p.desk.Done(c, repo.Ref, published, publication.Uploaded{
 		Package: n.Name, Version: n.Version + "-" + n.Release, Architecture: n.Arch, Path: path, Digest: stored.Blob.Digest, Size: stored.Blob.PlainBytes,
 	})
+}
+
+// inspect reads an .rpm that is to be at path, and returns what it is called and the
+// summary of its fragments.
+//
+// Errors: meta.ErrInvalid; of r.
+func (p *Protocol) inspect(ctx context.Context, r io.Reader, b meta.Blob, path string) (n nevra, packed []byte, _ error) {
+	release := func() {}
+	defer func() { release() }()
+	f, err := readRPM(r, b.PlainBytes, func(bytes int64) error {
+		// What is read is turned into about as much again, a few times.
+		done, err := p.catalog.Reserve(ctx, outgrown*bytes)
+		if err == nil {
+			release = done
+		}
+		return err
+	})
+	if err != nil {
+		return n, nil, err
+	}
+	if n, err = f.names(); err != nil {
+		return n, nil, err
+	}
+	if name := strings.TrimPrefix(path, pool+"/"); name != n.fileName() {
+		return n, nil, fmt.Errorf("file %s holds %s, which belongs into %s: %w", name, n.Name, n.fileName(), meta.ErrInvalid)
+	}
+	parts, err := f.render(n, b.Digest, path)
+	if err != nil {
+		return n, nil, err
+	}
+	packed, err = pack(parts)
+	return n, packed, err
 }
 
 // pack makes a summary of fragments.

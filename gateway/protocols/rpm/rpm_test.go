@@ -228,10 +228,12 @@ func TestLongFileList(t *testing.T) {
 			p.Files["/usr/share/"+digest.FromBytes(fmt.Append(nil, i)).Encoded()] = nil
 		}
 	})
-	r.put(p)
+	b := r.put(p)
 	if n := strings.Count(r.document("filelists"), "<file>"); n != 3002 {
 		t.Errorf("%d files are listed", n)
 	}
+	// Who did not hear the answer uploads it again.
+	r.expect(200, "PUT", "Packages/"+p.File(), b)
 }
 
 func TestGroup(t *testing.T) {
