@@ -1,6 +1,7 @@
 package npm
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -196,6 +197,11 @@ func (p *Protocol) change(c *protocol.Call, in *incoming, d document, rev string
 	if rev == "" && len(ch.deleted) > 0 {
 		return fmt.Errorf("the document leaves %s out: to take versions away use `npm unpublish`: %w", ch.deleted[0], meta.ErrInvalid)
 	}
+	if len(ch.deleted)+len(ch.untagged) > 0 {
+		if err := p.unmoved(ctx, by, pkg, record.Revision); err != nil {
+			return err
+		}
+	}
 	token, err := p.apply(c, in.by, pkg, ch)
 	if err != nil {
 		return err
@@ -205,6 +211,18 @@ func (p *Protocol) change(c *protocol.Call, in *incoming, d document, rev string
 		return unchanged(c, in.name, token)
 	}
 	return written(c, token, http.StatusOK, in.name)
+}
+
+// unmoved checks that a package is still what the caller's document is of: what was
+// published while its versions were compared is not in the document, and was not left out.
+//
+// Errors: meta.ErrConflict.
+func (p *Protocol) unmoved(ctx context.Context, by catalog.Caller, pkg catalog.Package, revision uint64) error {
+	now, _, err := p.catalog.Package(ctx, by, pkg)
+	if err == nil && now.Revision != revision {
+		err = fmt.Errorf("package %s has changed meanwhile (it is at %d, not %d), try again: %w", spelled(now), now.Revision, revision, meta.ErrConflict)
+	}
+	return err
 }
 
 // unchanged answers a write that had nothing to do.
@@ -320,6 +338,9 @@ func (p *Protocol) unpublish(c *protocol.Call) error {
 			if ch.deleted = append(ch.deleted, v.Name); len(ch.deleted) > maxChanges {
 				return fmt.Errorf("package %s has over %d versions: take them away in several steps: %w", t.name, maxChanges, meta.ErrTooLarge)
 			}
+		}
+		if err := p.unmoved(ctx, strong, pkg, record.Revision); err != nil {
+			return err
 		}
 	}
 	token, err := p.apply(c, by, pkg, ch)

@@ -15,7 +15,7 @@ func (s *source) document(ctx context.Context, by catalog.Caller, v view) (*rend
 		if s.found != nil {
 			return s.renderUpstream(ctx, w, v)
 		}
-		return s.render(ctx, by, w, v)
+		return s.render(ctx, s.rendering(by), w, v)
 	})
 }
 

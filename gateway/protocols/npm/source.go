@@ -24,6 +24,8 @@ type source struct {
 	hosted  []meta.Repository
 	records []meta.Package
 	asOf    meta.AsOf
+	// atLeast is what a rendering has to include.
+	atLeast meta.Token
 	// proxy has found, the upstream's document.
 	proxy *meta.Repository
 	found *upstream.Found
@@ -57,6 +59,9 @@ func (p *Protocol) sourceOf(c *protocol.Call, by catalog.Caller, name string) (*
 		if s.asOf == (meta.AsOf{}) || asOf.Age > s.asOf.Age {
 			s.asOf = asOf
 		}
+		if asOf.Index >= s.atLeast.Index {
+			s.atLeast = meta.Token{Epoch: asOf.Epoch, Index: asOf.Index}
+		}
 		switch {
 		case err == nil && spelled(record) == name:
 			s.hosted, s.records = append(s.hosted, *repo), append(s.records, record)
@@ -68,6 +73,13 @@ func (p *Protocol) sourceOf(c *protocol.Call, by catalog.Caller, name string) (*
 		return nil, fmt.Errorf("package %s is not in %s: %w", name, c.Repo, meta.ErrNotFound)
 	}
 	return s, nil
+}
+
+// rendering asks for what a document is of: the state here, once it has come as far as the
+// revisions that the document is kept under. Another server could be behind them.
+func (s *source) rendering(by catalog.Caller) catalog.Caller {
+	by.Asked, by.After, by.Absent = meta.Local, s.atLeast, nil
+	return by
 }
 
 // describe writes what an answer is that was made of the source.
