@@ -9,8 +9,6 @@ import (
 	"sync"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
-
 	"github.com/shoal-registry/shoal/gateway/catalog"
 	"github.com/shoal-registry/shoal/gateway/protocol"
 	"github.com/shoal-registry/shoal/gateway/upstream"
@@ -23,30 +21,24 @@ import (
 // first, by name, that the caller may read.
 
 const (
-	// maxMirrors bounds the upstreams of which it is remembered which proxies they have,
-	// for mirrorTime.
-	maxMirrors = 256
+	// mirrorTime is how long it is remembered which proxies there are.
 	mirrorTime = 5 * time.Second
-	// maxLooked bounds the repositories that are looked at for one upstream.
+	// maxLooked bounds the repositories that are looked at.
 	maxLooked = 20_000
 )
 
-// mirrors remembers the proxies of upstreams.
+// mirrors remembers the proxies of upstreams, of all at once: clients name what upstreams
+// they like, and none makes the repositories be looked at once more.
 type mirrors struct {
 	mu    sync.Mutex
 	fixed map[string]meta.RepoRef
-	known *lru.Cache[string, mirror]
+
+	looks chan struct{} // holds a token while somebody looks at what is below
+	known map[string][]meta.Repository
+	until time.Time
 }
 
-type mirror struct {
-	proxies []meta.Repository
-	until   time.Time
-}
-
-func newMirrors() *mirrors {
-	known, _ := lru.New[string, mirror](maxMirrors) // fails for a size below 1 only
-	return &mirrors{known: known}
-}
+func newMirrors() *mirrors { return &mirrors{looks: make(chan struct{}, 1)} }
 
 // Mirror has calls for an upstream, by its host, mean a proxy, whoever calls. It is to be
 // called before the protocol serves.
@@ -102,28 +94,42 @@ func (p *Protocol) Aim(r *http.Request, who func() (meta.Principal, error)) (str
 
 // mirrorOf returns the first proxy of an upstream that a caller may read.
 func (p *Protocol) mirrorOf(ctx context.Context, who meta.Principal, name string) (proxy meta.RepoRef, found bool, _ error) {
-	m, ok := p.mirrors.known.Get(name)
-	if !ok || time.Now().After(m.until) {
-		var err error
-		if m.proxies, err = p.proxiesOf(ctx, name); err != nil {
-			if errors.Is(err, meta.ErrDenied) || errors.Is(err, meta.ErrNotFound) {
-				return proxy, false, nil // a node that is narrowed to some tenants is not told of all
-			}
-			return proxy, false, err
-		}
-		m.until = time.Now().Add(mirrorTime)
-		p.mirrors.known.Add(name, m)
+	known, err := p.mirrored(ctx)
+	if err != nil {
+		return proxy, false, err
 	}
-	for i := range m.proxies {
-		if p.catalog.Readable(who, &m.proxies[i]) {
-			return m.proxies[i].Ref, true, nil
+	for i := range known[name] {
+		if r := &known[name][i]; p.catalog.Readable(who, r) {
+			return r.Ref, true, nil
 		}
 	}
 	return proxy, false, nil
 }
 
-// proxiesOf lists the proxies of an upstream by name.
-func (p *Protocol) proxiesOf(ctx context.Context, name string) (proxies []meta.Repository, _ error) {
+// mirrored returns the proxies by the names of their upstreams.
+func (p *Protocol) mirrored(ctx context.Context) (map[string][]meta.Repository, error) {
+	m := p.mirrors
+	select {
+	case m.looks <- struct{}{}:
+		defer func() { <-m.looks }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	if time.Now().Before(m.until) {
+		return m.known, nil
+	}
+	known, err := p.allProxies(ctx)
+	// A node that is narrowed to some tenants is not told of all.
+	if err != nil && !errors.Is(err, meta.ErrDenied) && !errors.Is(err, meta.ErrNotFound) {
+		return nil, err
+	}
+	m.known, m.until = known, time.Now().Add(mirrorTime)
+	return known, nil
+}
+
+// allProxies lists the proxies, in order, by the names of their upstreams.
+func (p *Protocol) allProxies(ctx context.Context) (map[string][]meta.Repository, error) {
+	proxies := map[string][]meta.Repository{}
 	looked := 0
 	for after := ""; looked < maxLooked; {
 		page, _, err := p.catalog.AllRepositories(ctx, catalog.Page{After: after, Limit: 1000})
@@ -132,8 +138,9 @@ func (p *Protocol) proxiesOf(ctx context.Context, name string) (proxies []meta.R
 		}
 		for i := range page {
 			r := &page[i]
-			if r.Format == Format && r.Kind == meta.KindProxy && r.Upstream != nil && upstreamName(hostOf(r.Upstream.URL)) == name {
-				proxies = append(proxies, *r)
+			if r.Format == Format && r.Kind == meta.KindProxy && r.Upstream != nil {
+				name := upstreamName(hostOf(r.Upstream.URL))
+				proxies[name] = append(proxies[name], *r)
 			}
 		}
 		if len(page) < 1000 {

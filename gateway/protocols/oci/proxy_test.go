@@ -317,3 +317,22 @@ func TestManyPull(t *testing.T) {
 		}
 	}
 }
+
+// TestMirrorsAreLookedUpOnce: strangers that make up registries do not have the
+// repositories looked at for each of them.
+func TestMirrorsAreLookedUpOnce(t *testing.T) {
+	m := startMirror(t, catalogtest.Options{})
+	here := m.at(t, "acme/app/api")
+	var until time.Time
+	for i := range 20 {
+		here.expect(here.do("GET", "manifests/1.0", nil, query("ns", fmt.Sprintf("registry%d.example", i))), 404)
+		again := m.protocol.LookedUntil()
+		if i > 0 && again != until && time.Now().Before(until) {
+			t.Fatalf("the repositories were looked at again for the registry number %d", i)
+		}
+		until = again
+	}
+	if until.IsZero() {
+		t.Error("nobody looked")
+	}
+}

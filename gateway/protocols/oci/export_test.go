@@ -1,0 +1,6 @@
+package oci
+
+import "time"
+
+// LookedUntil returns until when it is remembered which proxies there are.
+func (p *Protocol) LookedUntil() time.Time { return p.mirrors.until }
