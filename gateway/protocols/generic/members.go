@@ -2,17 +2,16 @@ package generic
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/shoal-registry/shoal/gateway/catalog"
 	"github.com/shoal-registry/shoal/gateway/protocol"
 	"github.com/shoal-registry/shoal/gateway/upstream"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
-	"github.com/shoal-registry/shoal/verify/digest"
 )
 
 // maxProxiedBytes bounds a file that a proxy passes on.
@@ -21,7 +20,7 @@ const maxProxiedBytes = 256 << 30
 // want is a file of an upstream. What a path has there may change, so it is asked for
 // again when its time is over.
 func want(path string) upstream.Want {
-	return upstream.Want{Path: (&url.URL{Path: path}).EscapedPath(), Package: path, MaxBytes: maxProxiedBytes}
+	return upstream.Want{Path: (&url.URL{Path: path}).EscapedPath(), Package: path, MaxBytes: maxProxiedBytes, Raw: true}
 }
 
 // sources returns who answers for a path: hosted repositories in order, or one proxy.
@@ -59,22 +58,27 @@ func (p *Protocol) proxied(c *protocol.Call, repo *meta.Repository, path string)
 	}
 	w := want(path)
 	content := protocol.Content{Cache: protocol.Revalidate, Public: public(c)}
-	if version := query.Get("version"); version != "" {
-		d, err := digest.Parse(version)
-		if err != nil {
-			return fmt.Errorf("version %q of %s: %w: %w", version, path, meta.ErrNotFound, err)
-		}
-		w.Digest, content.Cache = d, protocol.Immutable
+	version := query.Get("version")
+	if version == "" {
+		guard(c)
+		return upstream.ServeFile(c, p.proxies, caller(c), repo, w, content)
+	}
+	// What is there is compared, and asked for anew when it has changed only: a digest that
+	// a client makes up brings nothing in.
+	w.TTL, content.Cache = versionTTL, protocol.Immutable
+	f, err := p.proxies.Fetch(c.R.Context(), caller(c), repo, w)
+	if err != nil {
+		return err
+	}
+	if string(f.Record.Digest) != version {
+		return fmt.Errorf("version %.200q of %s: %w", version, path, meta.ErrNotFound)
 	}
 	guard(c)
-	err := upstream.ServeFile(c, p.proxies, caller(c), repo, w, content)
-	var other *upstream.IntegrityError
-	if w.Digest != "" && errors.As(err, &other) {
-		// The upstream has something else there by now, which is no fault of its.
-		return fmt.Errorf("version %s of %s: %w", w.Digest, path, meta.ErrNotFound)
-	}
-	return err
+	return upstream.Serve(c, p.proxies, f, content)
 }
+
+// versionTTL is how old what is known may be when one version of it is asked for.
+const versionTTL = time.Second
 
 // guard keeps what strangers uploaded from acting as this origin in a browser.
 func guard(c *protocol.Call) {

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/shoal-registry/shoal/gateway/catalog/catalogtest"
 	"github.com/shoal-registry/shoal/gateway/protocol"
@@ -138,5 +139,24 @@ func TestLargeFileOfAProxy(t *testing.T) {
 	}
 	if n := m.Asked("large"); n != 1 {
 		t.Errorf("the upstream was asked %d times", n)
+	}
+}
+
+// A version that a client makes up has the upstream compared with, not sent again; an
+// archive that its server calls an encoding is not unpacked.
+func TestVersionsOfAProxy(t *testing.T) {
+	m := startMembers(t)
+	m.Put("tools.tar.gz", []byte("packed"), `ETag: "1"`, "Content-Encoding: gzip")
+	if got := m.do("GET", "cache/tools.tar.gz", "", 200); got != "packed" {
+		t.Errorf("got %q", got)
+	}
+	m.Later(time.Hour)
+	m.do("GET", "cache/tools.tar.gz?version="+string(digest.FromBytes([]byte("made up"))), "", 404)
+	if h := m.Header("tools.tar.gz"); h.Get("If-None-Match") != `"1"` {
+		t.Errorf("the upstream was asked with %v", h)
+	}
+	m.do("GET", "cache/tools.tar.gz?version=none", "", 404)
+	if got := m.do("GET", "cache/tools.tar.gz?version="+string(digest.FromBytes([]byte("packed"))), "", 200); got != "packed" {
+		t.Errorf("got %q", got)
 	}
 }
