@@ -18,11 +18,14 @@
 package apt
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"strings"
+
+	"golang.org/x/sync/semaphore"
 
 	"github.com/shoal-registry/shoal/gateway/access"
 	"github.com/shoal-registry/shoal/gateway/catalog"
@@ -45,14 +48,19 @@ type Protocol struct {
 	catalog *catalog.Catalog
 	engine  *upstream.Engine
 	desk    publication.Desk
+	// reading are the packages that are taken apart at a time: each holds a dictionary of up
+	// to maxDictionary.
+	reading *semaphore.Weighted
 }
+
+const maxReading = 2
 
 var _ protocol.Protocol = (*Protocol)(nil)
 
 // New returns the protocol over c, whose proxies ask by e. b builds the indexes; it is
 // nil on an agent.
 func New(c *catalog.Catalog, e *upstream.Engine, b *publication.Builder) *Protocol {
-	return &Protocol{catalog: c, engine: e, desk: publication.Desk{Catalog: c, Builder: b}}
+	return &Protocol{catalog: c, engine: e, desk: publication.Desk{Catalog: c, Builder: b}, reading: semaphore.NewWeighted(maxReading)}
 }
 
 // Format implements protocol.Protocol.
@@ -154,7 +162,7 @@ func (p *Protocol) put(c *protocol.Call) (err error) {
 	}
 	defer func() { err = errors.Join(err, up.Close()) }()
 	defer r.Close()
-	text, err := readDeb(r, stored.Blob.PlainBytes)
+	text, err := p.read(ctx, r, stored.Blob.PlainBytes)
 	if err != nil {
 		return err
 	}
@@ -196,6 +204,15 @@ func (p *Protocol) put(c *protocol.Call) (err error) {
 	return p.desk.Done(c, repo.Ref, published, publication.Uploaded{
 		Package: pkg.Package, Version: pkg.Version, Architecture: pkg.Architecture, Path: at.pool(name), Digest: stored.Blob.Digest, Size: stored.Blob.PlainBytes,
 	})
+}
+
+// read is readDeb, of a few packages at a time.
+func (p *Protocol) read(ctx context.Context, r io.ReadSeeker, size int64) ([]byte, error) {
+	if err := p.reading.Acquire(ctx, 1); err != nil {
+		return nil, fmt.Errorf("wait for memory to read a package: %w: %w", meta.ErrUnavailable, err)
+	}
+	defer p.reading.Release(1)
+	return readDeb(r, size)
 }
 
 // target returns where an upload goes: pool/<dist>/<component>/<file>, or <file> and the

@@ -159,28 +159,30 @@ func readControlArchive(name string, r io.Reader) ([]byte, error) {
 	default:
 		return nil, refuse("%s is compressed in a way that is not known; use gzip, xz or zstd", name)
 	}
+	var control []byte
 	t := tar.NewReader(io.LimitReader(r, maxControlPlain))
 	for range maxControlEntries {
 		h, err := t.Next()
-		if err != nil {
-			if errors.Is(err, io.EOF) {
-				return nil, refuse("%s has no file control", name)
-			}
+		switch {
+		case errors.Is(err, io.EOF) && control == nil:
+			return nil, refuse("%s has no file control", name)
+		case errors.Is(err, io.EOF):
+			return control, nil
+		case err != nil:
 			return nil, refuse("%s: %v", name, err)
-		}
-		if path.Clean(h.Name) != "control" || h.Typeflag != tar.TypeReg {
+		case path.Clean("/"+h.Name) != "/control":
 			continue
-		}
-		if h.Size > maxControl {
+		case control != nil || h.Typeflag != tar.TypeReg:
+			// dpkg unpacks all entries, so that the last one counts there.
+			return nil, refuse("%s has control twice, or not as a file", name)
+		case h.Size > maxControl:
 			return nil, refuse("the control file has %d bytes, at most %d", h.Size, maxControl)
 		}
-		b, err := io.ReadAll(t)
-		if err != nil {
+		if control, err = io.ReadAll(t); err != nil {
 			return nil, refuse("%s: %v", name, err)
 		}
-		return b, nil
 	}
-	return nil, refuse("%s has more than %d entries before control", name, maxControlEntries)
+	return nil, refuse("%s has more than %d entries", name, maxControlEntries)
 }
 
 // control is a package as its control file describes it.

@@ -41,6 +41,30 @@ func tarball(t testing.TB, name, body string) []byte {
 	return b.Bytes()
 }
 
+// tarOf is a tarball of entries that all have the same control file in them.
+func tarOf(t testing.TB, entries ...tar.Header) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, h := range entries {
+		body := ""
+		if h.Typeflag == 0 {
+			body = helloControl
+		}
+		h.Mode, h.Size, h.Format = 0o644, int64(len(body)), tar.FormatGNU
+		if err := w.WriteHeader(&h); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(w, body); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
 func compressed(t testing.TB, suffix string, b []byte) []byte {
 	t.Helper()
 	var out bytes.Buffer
@@ -110,6 +134,9 @@ func TestReadDebRefuses(t *testing.T) {
 		"a long control file": ar(version, member("control.tar", tarball(t, "./control", strings.Repeat("x", maxControl+1))), data),
 		"a bomb":              ar(version, member("control.tar.gz", zeros), data),
 		"an odd compression":  ar(version, member("control.tar.lz4", []byte("x")), data),
+		"control twice":       ar(version, member("control.tar", tarOf(t, tar.Header{Name: "./control"}, tar.Header{Name: "control"})), data),
+		"control at the root": ar(version, member("control.tar", tarOf(t, tar.Header{Name: "./control"}, tar.Header{Name: "/control"})), data),
+		"control as a link":   ar(version, member("control.tar", tarOf(t, tar.Header{Name: "./control"}, tar.Header{Name: "x/../control", Typeflag: tar.TypeSymlink, Linkname: "other"})), data),
 		"no data":             ar(version, good),
 		"another member":      ar(version, good, member("control.tar", nil), data),
 		"a negative size":     ar(version, []byte(fmt.Sprintf("%-16s%-12d%-6d%-6d%-8s%-10d`\n", "control.tar", 0, 0, 0, "100644", -1))),
