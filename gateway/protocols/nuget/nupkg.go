@@ -130,7 +130,12 @@ func entryName(f *zip.File) (string, error) {
 	if mode := f.Mode(); mode&fs.ModeType != 0 && !mode.IsDir() {
 		return "", refuse("entry %q is neither a file nor a folder", f.Name)
 	}
-	return strings.TrimSuffix(strings.ReplaceAll(name, `\`, "/"), "/"), nil
+	name = strings.TrimSuffix(strings.ReplaceAll(name, `\`, "/"), "/")
+	if path.Clean(name) != name {
+		// It would unpack onto another entry's place.
+		return "", refuse("entry %q is not where its name says", f.Name)
+	}
+	return name, nil
 }
 
 // checkEntry unpacks an entry to nowhere: its size and sum must be those that it has

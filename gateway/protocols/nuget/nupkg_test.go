@@ -111,6 +111,8 @@ func TestOpenPackageRefuses(t *testing.T) {
 		"a link":                   {good, {name: "lib/l", content: "/etc/passwd", mode: fs.ModeSymlink | 0o777}},
 		"a name twice":             {good, {name: "x", content: "1"}, {name: "x", content: "2"}},
 		"a name in two cases":      {good, {name: "lib/X", content: "1"}, {name: "LIB/x", content: "2"}},
+		"a name with a dot":        {good, {name: "./a.nuspec", content: spec("b", "1.0.0", "")}},
+		"a name with two slashes":  {good, {name: "lib//x", content: "x"}},
 		"a name escaped again":     {good, {name: "lib/a b", content: "1"}, {name: "lib/a%20b", content: "2"}},
 		"relations to another":     {good, {name: "_rels/.rels", content: `<r><Relationship Type="` + manifestRelation + `" Target="/lib/b.nuspec"/></r>`}},
 		"relations of no XML":      {good, {name: "_rels/.rels", content: "<r"}},

@@ -233,15 +233,26 @@ func young(member *meta.Repository) time.Time {
 	return time.Now().Add(-member.Upstream.MinReleaseAge)
 }
 
-// released reports whether an entry's version is old enough.
+// unlistedYear is that of what is unlisted: galleries say 1900-01-01 of it.
+const unlistedYear = 1900
+
+// released reports whether an entry's version is old enough. Of one that is unlisted the
+// gallery does not say when it was released, but when it last changed.
 func released(entry map[string]any, until time.Time) bool {
 	if until.IsZero() {
 		return true
 	}
 	text, _ := entry["published"].(string)
 	at, err := time.Parse(time.RFC3339, text)
+	if err == nil && at.Year() <= unlistedYear {
+		text, _ = entry[changedField].(string)
+		at, err = time.Parse(time.RFC3339, text)
+	}
 	return err == nil && !at.After(until)
 }
+
+// changedField is when a leaf, or an entry, was last changed.
+const changedField = "commitTimeStamp"
 
 // rewrite turns the leaves of a page into ours: every address that clients follow leads
 // to this repository. Leaves that are not of the package, or too young, are left out.
@@ -282,6 +293,9 @@ func entryVersion(leaf map[string]any, id string) (map[string]any, string) {
 	v, ok := scanVersion(text)
 	if key, err := parseID(name); err != nil || key != id || !ok {
 		return nil, ""
+	}
+	if at, ok := leaf[changedField]; ok && entry[changedField] == nil {
+		entry[changedField] = at
 	}
 	return entry, v.key()
 }

@@ -198,6 +198,13 @@ func TestProxyRules(t *testing.T) {
 		g.release("Some.Thing", "1.0.0", time.Now().Add(-100*time.Hour), []byte("old"), sha("old")),
 		g.release("Some.Thing", "2.0.0", time.Now().Add(-time.Hour), []byte("new"), sha("new")),
 	)
+	// What is unlisted was released in 1900, as galleries have it.
+	unlisted := func(version string, changed time.Time) map[string]any {
+		leaf := g.release("Un.Listed", version, time.Date(1900, 1, 1, 0, 0, 0, 0, time.UTC), []byte(version), sha(version))
+		leaf["commitTimeStamp"] = changed.Format(time.RFC3339)
+		return leaf
+	}
+	g.register("un.listed", unlisted("1.0.0", time.Now().Add(-100*time.Hour)), unlisted("2.0.0", time.Now().Add(-time.Hour)))
 	g.register("bad.thing", g.release("Bad.Thing", "1.0.0", time.Now().Add(-100*time.Hour), []byte("bad"), sha("bad")))
 	f := start(t, catalogtest.Options{})
 	f.Proxy(t, "acme/up", Format, g.URL, func(u *meta.Upstream) {
@@ -207,7 +214,9 @@ func TestProxyRules(t *testing.T) {
 	same(t, "versions", f.versions("some.thing"), []string{"1.0.0"})
 	same(t, "registered", f.registeredLoosely("gz-semver2", "some.thing"), []string{"1.0.0"})
 	f.expect(f.do("GET", "flat/some.thing/1.0.0/some.thing.1.0.0.nupkg", nil), 200)
-	for _, path := range []string{"flat/some.thing/2.0.0/some.thing.2.0.0.nupkg", "flat/some.thing/2.0.0/some.thing.nuspec", "registrations/gz-semver2/some.thing/2.0.0.json"} {
+	same(t, "unlisted", f.versions("un.listed"), []string{"1.0.0"})
+	f.expect(f.do("GET", "flat/un.listed/1.0.0/un.listed.1.0.0.nupkg", nil), 200)
+	for _, path := range []string{"flat/un.listed/2.0.0/un.listed.2.0.0.nupkg", "flat/some.thing/2.0.0/some.thing.2.0.0.nupkg", "flat/some.thing/2.0.0/some.thing.nuspec", "registrations/gz-semver2/some.thing/2.0.0.json"} {
 		if a := f.expect(f.do("GET", path, nil), 403); !strings.Contains(a.body, "released less than") {
 			t.Errorf("%s: %s", path, a.body)
 		}
