@@ -47,7 +47,7 @@ func (p *Protocol) proxy(c *protocol.Call, name string) error {
 //
 // Errors: meta.ErrNotFound for what no archive has there.
 func wanted(name string) (upstream.Want, error) {
-	w := upstream.Want{Path: (&url.URL{Path: name}).EscapedPath(), MaxBytes: maxUpstreamIndex}
+	w := upstream.Want{Path: (&url.URL{Path: name}).EscapedPath(), MaxBytes: maxUpstreamIndex, Raw: true}
 	if name == "" || strings.HasSuffix(name, "/") || meta.CheckPath(name) != nil {
 		return w, fmt.Errorf("%.200q is no file of an archive: %w", name, meta.ErrNotFound)
 	}

@@ -46,7 +46,7 @@ func (p *Protocol) proxy(c *protocol.Call, name string) error {
 //
 // Errors: meta.ErrNotFound for what no repository has there.
 func wanted(name string) (upstream.Want, error) {
-	w := upstream.Want{Path: (&url.URL{Path: name}).EscapedPath(), MaxBytes: maxUpstreamDocument}
+	w := upstream.Want{Path: (&url.URL{Path: name}).EscapedPath(), MaxBytes: maxUpstreamDocument, Raw: true}
 	if name == "" || strings.HasSuffix(name, "/") || meta.CheckPath(name) != nil {
 		return w, fmt.Errorf("%.200q is no file of a repository: %w", name, meta.ErrNotFound)
 	}
