@@ -53,6 +53,31 @@ func (p *Protocol) asked(ctx context.Context, by catalog.Caller, repo *meta.Repo
 	return nil, err
 }
 
+// maxAuditNames bounds the packages of one audit, each of which is looked up.
+const maxAuditNames = 50_000
+
+// auditedNames reads what an audit asks: versions by the name of their package.
+//
+// Errors: meta.ErrInvalid, meta.ErrTooLarge.
+func auditedNames(body []byte) (map[string]json.RawMessage, error) {
+	names := map[string]json.RawMessage{}
+	sc := newScanner(bytes.NewReader(body))
+	err := sc.object(func(name string) (err error) {
+		if len(names) == maxAuditNames {
+			return fmt.Errorf("an audit of over %d packages: %w", maxAuditNames, meta.ErrTooLarge)
+		}
+		names[name], err = sc.value(maxManifestBytes)
+		return err
+	})
+	if err == nil {
+		err = sc.end()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the body is not versions by package name: %w", err)
+	}
+	return names, nil
+}
+
 // advisories answers which versions have known weaknesses: what the proxy's upstream
 // says of those names that no hosted repository owns. Internal names stay here.
 func (p *Protocol) advisories(c *protocol.Call) error {
@@ -66,9 +91,9 @@ func (p *Protocol) advisories(c *protocol.Call) error {
 	if err != nil {
 		return err
 	}
-	var names map[string]json.RawMessage
-	if err := json.Unmarshal(body, &names); err != nil {
-		return fmt.Errorf("the body is not versions by package name: %v: %w", err, meta.ErrInvalid)
+	names, err := auditedNames(body)
+	if err != nil {
+		return err
 	}
 	proxy, err := p.asked(ctx, by, c.Repository)
 	if err != nil {
@@ -106,9 +131,8 @@ func (p *Protocol) advisories(c *protocol.Call) error {
 // be asked the answer is that this form is not served.
 func (p *Protocol) audit(c *protocol.Call) error {
 	ctx, by := c.R.Context(), caller(c)
-	if _, err := readPacked(c.R); err != nil {
-		return err
-	}
+	// Nothing in it is looked at; a client reads the answer once it has sent.
+	_, _ = io.CopyN(io.Discard, c.R.Body, maxAuditBytes)
 	proxy, err := p.asked(ctx, by, c.Repository)
 	if err != nil {
 		return err

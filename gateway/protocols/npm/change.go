@@ -24,10 +24,17 @@ const pageLimit = 500
 // revisionOf writes the revision of a package as couchdb's clients carry it.
 func revisionOf(revision uint64) string { return strconv.FormatUint(revision, 10) }
 
+// Limits of what is kept of a document's versions while it is compared.
+const (
+	maxIntegrityBytes = 1 << 10
+	maxReasonsBytes   = 32 << 20 // of all texts that differ
+)
+
 // claims are what a document says of the versions of a package.
 type claims struct {
 	list    []claim
 	reasons map[string]string // so that one text for all versions is held once
+	bytes   int               // of reasons
 }
 
 // claim is what it says of one.
@@ -50,12 +57,23 @@ func (cs *claims) add(version string, manifest []byte) error {
 	if m.Deprecated != nil && json.Unmarshal(m.Deprecated, &one.deprecated) != nil && string(m.Deprecated) == "true" {
 		one.deprecated = "this version is deprecated"
 	}
+	switch {
+	case len(version) > meta.MaxVersionBytes:
+		return fmt.Errorf("a version has %d bytes: %w", len(version), meta.ErrInvalid)
+	case len(one.shasum)+len(one.integrity) > maxIntegrityBytes:
+		return fmt.Errorf("version %q: dist has checksums of over %d bytes: %w", version, maxIntegrityBytes, meta.ErrInvalid)
+	case len(one.deprecated) > meta.MaxMarkReasonBytes:
+		return fmt.Errorf("version %q: deprecated is over %d bytes: %w", version, meta.MaxMarkReasonBytes, meta.ErrInvalid)
+	}
 	if cs.reasons == nil {
 		cs.reasons = map[string]string{}
 	}
 	if same, ok := cs.reasons[one.deprecated]; ok {
 		one.deprecated = same
 	} else {
+		if cs.bytes += len(one.deprecated); cs.bytes > maxReasonsBytes {
+			return fmt.Errorf("the texts of the deprecated versions are over %d bytes: %w", maxReasonsBytes, meta.ErrTooLarge)
+		}
 		cs.reasons[one.deprecated] = one.deprecated
 	}
 	cs.list = append(cs.list, one)

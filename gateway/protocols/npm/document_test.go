@@ -211,6 +211,37 @@ func TestCompose(t *testing.T) {
 	}
 }
 
+// What is kept of a document's versions is bounded, however long its texts are.
+func TestClaimsBounded(t *testing.T) {
+	long := strings.Repeat("x", 1<<20-200)
+	for name, manifest := range map[string]string{
+		"integrity": `{"dist":{"integrity":"` + long + `"}}`, "shasum": `{"dist":{"shasum":"` + long + `"}}`,
+		"a text": `{"deprecated":"` + long + `"}`,
+	} {
+		var cs claims
+		if err := cs.add("1.0.0", []byte(manifest)); !errors.Is(err, meta.ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	var cs claims
+	if err := cs.add(long, []byte("{}")); !errors.Is(err, meta.ErrInvalid) {
+		t.Errorf("a version of %d bytes: %v", len(long), err)
+	}
+	var err error
+	for i := 0; err == nil && i < 100_000; i++ {
+		err = cs.add(fmt.Sprintf("1.0.%d", i), fmt.Appendf(nil, `{"deprecated":"%d%0900d"}`, i, 0))
+	}
+	if !errors.Is(err, meta.ErrTooLarge) {
+		t.Errorf("texts without end: %v", err)
+	}
+	cs = claims{}
+	for i := range 20_000 {
+		if err := cs.add(fmt.Sprintf("1.0.%d", i), fmt.Appendf(nil, `{"deprecated":"%0900d"}`, 0)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func FuzzDocument(f *testing.F) {
 	f.Add([]byte(sample))
 	f.Add([]byte(`{"versions":{"1":{}},"_attachments":{"x":{"data":"AA=="}}}`))
