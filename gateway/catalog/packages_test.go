@@ -2,6 +2,7 @@ package catalog_test
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -142,4 +143,30 @@ func TestPackageOfFiles(t *testing.T) {
 			t.Errorf("sources in no repository: %v", err)
 		}
 	}
+}
+
+// TestOpenVersionIsBounded: an open version takes so many files and no more, for what takes
+// it away changes all of them in one entry.
+func TestOpenVersionIsBounded(t *testing.T) {
+	w := newWorld(t, nil)
+	w.create(app)
+	content := w.blob(app, "wheel")
+	next := 0
+	publish := func(count int) error {
+		d := catalog.Draft{Version: meta.Version{Package: "wheel", Name: "1.0", State: meta.StateOpen}}
+		for range count {
+			d.Files = append(d.Files, meta.File{Path: fmt.Sprintf("%06d.whl", next), Digest: content.Digest, Size: content.Size})
+			next++
+		}
+		_, err := w.Publish(t.Context(), w.by, app, d)
+		return err
+	}
+	for next < state.MaxVersionFiles {
+		w.must(publish(min(200, state.MaxVersionFiles-next)))
+	}
+	if err := publish(1); !errors.Is(err, meta.ErrTooLarge) {
+		t.Errorf("a file too many: %v", err)
+	}
+	_, err := w.DeleteVersion(t.Context(), w.by, catalog.Package{Repo: app, Name: "wheel"}, "1.0")
+	w.must(err)
 }

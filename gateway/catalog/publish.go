@@ -94,7 +94,8 @@ func (e *RefusedError) Unwrap() error { return meta.ErrInvalid }
 //
 // Errors: *RefusedError when it is not admitted; meta.ErrExists when the name has
 // other content or had it; meta.ErrDenied for an alias that may not move;
-// meta.ErrConflict when Base is not the revision; meta.ErrNoSpace;
+// meta.ErrConflict when Base is not the revision; meta.ErrTooLarge for an open version
+// with state.MaxVersionFiles; meta.ErrNoSpace;
 // *meta.BacklogError when the tenant's copies lag too far behind; meta.ErrUnavailable,
 // also when the repository wants two copies first and they do not come in time.
 func (c *Catalog) Publish(ctx context.Context, by Caller, repo meta.RepoRef, d Draft) (Published, error) {
@@ -158,6 +159,9 @@ func (c *Catalog) publish(ctx context.Context, by Caller, repo meta.RepoRef, d D
 		return Published{}, &RefusedError{Verdict: verdict, Findings: findings}
 	}
 	v.Verdict = verdict
+	if err := c.fits(ctx, by, &v, len(files)); err != nil {
+		return Published{}, err
+	}
 
 	var stored []*Stored
 	for _, doc := range d.Documents {
@@ -201,6 +205,23 @@ func (c *Catalog) publish(ctx context.Context, by Caller, repo meta.RepoRef, d D
 	}
 	result, _ := receipt.Value.(state.PublishResult)
 	return Published{Version: v, Created: result.Created, Token: receipt.Token}, nil
+}
+
+// fits refuses files to an open version that has as many as it may. Several publishes at
+// once may pass it by what they bring.
+//
+// Errors: meta.ErrTooLarge.
+func (c *Catalog) fits(ctx context.Context, by Caller, v *meta.Version, more int) error {
+	if v.State != meta.StateOpen {
+		return nil
+	}
+	fresh := meta.Local
+	fresh.After = by.After
+	have, _, err := raftmeta.Ask(ctx, c.cfg.Metadata, fresh, state.CountFiles{Repo: v.Repo, Package: v.Package, Version: v.Name})
+	if err == nil && have+more > state.MaxVersionFiles {
+		err = fmt.Errorf("version %s has %d files, with these it would have over %d: publish another version: %w", v.Name, have, state.MaxVersionFiles, meta.ErrTooLarge)
+	}
+	return err
 }
 
 // references returns what the version closes over: each once, optional ones if held.

@@ -56,7 +56,7 @@ var Questions = table(
 	question[GetRepository, meta.Repository], question[ListRepositories, []meta.Repository],
 	question[GetPackage, meta.Package], question[ListPackages, []meta.Package],
 	question[GetVersion, meta.Version], question[GetTombstone, Tombstone], question[Resolve, ResolveAnswer], question[ListVersions, []meta.Version],
-	question[QuietVersions, []meta.Version], question[ListReferences, []meta.Reference], question[ListFiles, []meta.File], question[GetFile, meta.File],
+	question[QuietVersions, []meta.Version], question[ListReferences, []meta.Reference], question[ListFiles, []meta.File], question[CountFiles, int], question[GetFile, meta.File],
 	question[ListAliases, []meta.Alias], question[AliasHistory, []meta.Alias], question[Attachments, []meta.Version],
 	question[GetUsage, TenantUsage], question[ListUsage, []TenantUsage], question[ListRepositoryUsage, []RepositoryUsage], question[Uncounted, []meta.TenantName],
 	question[GetFetched, FetchedAnswer], question[ListFetched, []meta.Fetched], question[GetSealed, meta.Sealed], question[ListSealed, []meta.Sealed],

@@ -59,7 +59,7 @@ func TestWireNames(t *testing.T) {
 		"GetCompromise ListCompromises ListFindings GetFinding ListQuarantined ListActs GetRespondWork GetElevation ListElevations GetElevationPolicy " +
 		"GetAuditLog Prunable ListEntries ProveEntry ProveContinuation ListCheckpoints ListChains GetChain " +
 		"GetSets GetSigningKey GetPublication ListPublications RepositoryVersions " +
-		"GetSources Members ListPackageFiles Search QuietVersions " +
+		"GetSources Members ListPackageFiles CountFiles Search QuietVersions " +
 		"GetAudit IsLost ListAudits ListCopies ListLost UsesOf"
 	names := strings.Fields(want)
 	slices.Sort(names)
