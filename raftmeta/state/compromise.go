@@ -368,10 +368,20 @@ func (t *tx) containVersion(c *meta.Compromise, f *meta.Finding) (cost int, err 
 	case v == nil:
 		f.Outcome = meta.OutcomeGone
 		g, err := load[grave](t, keyGrave(a.Repo, a.Package, a.Name))
-		if err == nil && g != nil {
-			f.Note = fmt.Sprintf("deleted by %s at %s", g.DeletedBy, g.DeletedAt.Std().Format("2006-01-02T15:04:05Z"))
+		if err != nil {
+			return 0, err
 		}
-		return 0, err
+		var notes []string
+		if g != nil {
+			notes = append(notes, fmt.Sprintf("deleted by %s at %s", g.DeletedBy, g.DeletedAt.Std().Format("2006-01-02T15:04:05Z")))
+		}
+		// What was promoted from it is still there.
+		copies, cost, err := t.containCopies(c, f, &meta.Version{Repo: a.Repo, Package: a.Package, Name: a.Name})
+		if err != nil {
+			return 0, err
+		}
+		f.Note = clip(strings.Join(append(notes, copies...), "; "))
+		return cost, nil
 	case a.Kind == meta.ActPublished && (v.PublishTime != a.At || v.CreatedBy != a.Principal):
 		f.Outcome = meta.OutcomeReplaced
 		f.Note = "deleted and published again by " + v.CreatedBy

@@ -250,6 +250,38 @@ func TestPromotedWithTheStolen(t *testing.T) {
 	check(b)
 }
 
+// TestPromotedFromWhatIsGone: who deletes what was stolen does not hide what was promoted
+// from it.
+func TestPromotedFromWhatIsGone(t *testing.T) {
+	b := newPromotions(t)
+	for _, c := range []Command{image("stolen"), image("other")} {
+		if r := b.doAs(Origin{Principal: "admin:first", TokenID: "stolen", Time: meta.TimeOf(b.now)}, c); r.Err != nil {
+			t.Fatal(r.Err)
+		}
+	}
+	b.must(promote(promotee("stolen", "1")))
+	for _, manifest := range []string{"stolen", "other"} {
+		b.delete(appRef, "api", string(blob(manifest).Digest))
+	}
+	b.must(OpenCompromise{ID: "c1", Credential: "stolen", Reason: "it leaked"})
+	for range 10 {
+		b.doAs(Origin{Principal: "node:eu-1", Time: meta.TimeOf(b.now)}, AdvanceCompromise{ID: "c1", Limit: 100})
+	}
+	if v := ask(b, GetVersion{Repo: releaseRef, Package: "api", Version: string(blob("stolen").Digest)}); v.Quarantine == nil || v.Quarantine.Compromise != "c1" {
+		t.Error("what was promoted is free")
+	}
+	gone := 0
+	for _, f := range ask(b, ListFindings{ID: "c1"}) {
+		if f.Outcome == meta.OutcomeGone {
+			gone++
+		}
+	}
+	if c := ask(b, GetCompromise{ID: "c1"}); c.Quarantined != 1 || gone != 2 {
+		t.Errorf("%d are gone, %+v", gone, c)
+	}
+	check(b)
+}
+
 // TestPromoteModel promotes, deletes and publishes at random: what is at the target is what
 // was promoted, and all counts hold.
 func TestPromoteModel(t *testing.T) {
