@@ -106,7 +106,7 @@ func (s *setup) run(cmd *cobra.Command, name string) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", file.Path, err)
 		}
-		if real != "" && !s.showToken {
+		if !s.showToken { // what the file has otherwise may be secret, too
 			file.Content = ""
 			if !s.write {
 				fresh, err := e.Apply(nil)
@@ -207,6 +207,9 @@ func (s *setup) apply(e clients.Edit) (configured, error) {
 		path = filepath.Join(s.root, path)
 	}
 	c := configured{Path: path}
+	if err := within(s.root, path); err != nil {
+		return c, err
+	}
 	// A link, as those who keep their dot files elsewhere have, stays one.
 	if real, err := filepath.EvalSymlinks(path); err == nil {
 		path = real
@@ -237,6 +240,35 @@ func (s *setup) apply(e clients.Edit) (configured, error) {
 		}
 	}
 	return c, node.WriteFileAtomic(path, next, mode)
+}
+
+// within refuses a path that a link leads out of the folder that is taken for /: the links
+// of an image mean its own files, not this machine's.
+//
+// Errors: meta.ErrInvalid.
+func within(root, path string) error {
+	if root == "" {
+		return nil
+	}
+	top, err := filepath.EvalSymlinks(root)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // nothing is in it
+	}
+	if err != nil {
+		return err
+	}
+	real, err := filepath.EvalSymlinks(path)
+	for errors.Is(err, fs.ErrNotExist) {
+		path = filepath.Dir(path)
+		real, err = filepath.EvalSymlinks(path)
+	}
+	if err != nil {
+		return err
+	}
+	if rel, err := filepath.Rel(top, real); err != nil || !filepath.IsLocal(rel) {
+		return fmt.Errorf("a link leads to %s, out of %s: %w", real, root, meta.ErrInvalid)
+	}
+	return nil
 }
 
 // readConfig reads a file; nil when there is none, whose mode is then to be standard.

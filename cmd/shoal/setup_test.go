@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/shoal-registry/shoal/node/clients"
 )
 
 // setupIn runs `shoal setup` in a home of its own and returns what it printed.
@@ -55,6 +57,18 @@ func TestSetup(t *testing.T) {
 		t.Errorf("%v\n%s", err, out)
 	}
 	expectFile(t, file+beforeShoal, mine, 0o600)
+	// What else is secret in a file is not printed either, with a credential or without.
+	other := filepath.Join(home, ".npmrc")
+	if err := os.WriteFile(other, []byte("//other.example/:_authToken=another-secret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"npm", "--repo", "acme/npm"}, {"npm", "--repo", "acme/npm", "--json"}, {"npm", "--repo", "acme/npm", "--write", "--json"}} {
+		for _, given := range []string{"", token} {
+			if out, err := setupIn(t, home, given, args...); err != nil || strings.Contains(out, "another-secret") {
+				t.Errorf("setup %v: %v\n%s", args, err, out)
+			}
+		}
+	}
 	for _, args := range [][]string{{"nope", "--repo", "a/b"}, {"npm"}, {"npm", "--repo", "a"}, {"npm", "--repo", "a/b", "--agent", "ftp://x"}, {"npm", "--repo", "a/b", "--agent", "http://x/y"}} {
 		if out, err := setupIn(t, home, token, args...); err == nil {
 			t.Errorf("setup %v: %s", args, out)
@@ -81,6 +95,26 @@ func TestSetupRoot(t *testing.T) {
 	}
 	expectFile(t, filepath.Join(root, "etc/containerd/certs.d/docker.io/hosts.toml"),
 		"server = \"https://registry-1.docker.io\"\n\n[host.\"http://127.0.0.1:5000\"]\n  capabilities = [\"pull\", \"resolve\"]\n", 0o644)
+	// A link of the image does not lead to this machine's files.
+	outside := t.TempDir()
+	if err := os.Symlink(outside, filepath.Join(root, "etc/yum.repos.d")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("containerd", filepath.Join(root, "etc/linked")); err != nil {
+		t.Fatal(err)
+	}
+	s := setup{root: root, write: true}
+	own := func([]byte) ([]byte, error) { return []byte("x"), nil }
+	if _, err := s.apply(clients.Edit{Path: "/etc/yum.repos.d/x.repo", Apply: own}); err == nil {
+		t.Error("a link led out of the root")
+	}
+	if left, err := os.ReadDir(outside); err != nil || len(left) > 0 {
+		t.Errorf("outside there is %v, %v", left, err)
+	}
+	if _, err := s.apply(clients.Edit{Path: "/etc/linked/new/x", Apply: own}); err != nil {
+		t.Error(err)
+	}
+	expectFile(t, filepath.Join(root, "etc/containerd/new/x"), "x", 0o644)
 	real := filepath.Join(home, "dotfiles")
 	if err := os.WriteFile(real, nil, 0o600); err != nil {
 		t.Fatal(err)
