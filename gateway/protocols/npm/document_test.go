@@ -167,6 +167,7 @@ func TestScanTarball(t *testing.T) {
 		"package.json outside": packed(t, entry{name: "package.json", body: "{}"}), "two": packed(t, one, entry{name: "other/package.json", body: "{}"}),
 		"out of the folder": packed(t, one, entry{name: "package/../../x", body: "x"}), "absolute": packed(t, one, entry{name: "/etc/x", body: "x"}),
 		"a link out": packed(t, one, entry{name: "package/l", kind: tar.TypeSymlink, link: "../../etc/passwd"}), "a device": packed(t, one, entry{name: "package/d", kind: tar.TypeChar}),
+		"another case": packed(t, one, entry{name: "package/Package.json", body: "{}"}), "a backslash": packed(t, one, entry{name: `package\package.json`, body: "{}"}),
 		"a large package.json": packed(t, entry{name: "package/package.json", body: strings.Repeat(" ", maxPackageJSON+1)}),
 	} {
 		if _, err := scanTarball(bytes.NewReader(bad), int64(len(bad))); !errors.Is(err, meta.ErrInvalid) {
@@ -188,10 +189,22 @@ func TestCompose(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := `{"_id":"demo@1.0.0","bin":{"x":"x"},"dependencies":{"true":"1"},"dist":{"shasum":"` + s.sha1 + `","integrity":"` + integrity + `","fileCount":2,"unpackedSize":10},` +
+	want := `{"_id":"demo@1.0.0","dependencies":{"true":"1"},"dist":{"shasum":"` + s.sha1 + `","integrity":"` + integrity + `","fileCount":2,"unpackedSize":10},` +
 		`"hasInstallScript":true,"name":"demo","scripts":{"install":"make"},"version":"1.0.0"}`
 	if string(out) != want {
 		t.Errorf("composed is\n%s\nwant\n%s", out, want)
+	}
+	// What is linked into the path is what the tarball says; of a folder of programs the
+	// client has made a list.
+	for inside, want := range map[string]string{
+		`"bin":"./x.js"`: `"./x.js"`, `"bin":{"y":"y"}`: `{"y":"y"}`, `"directories":{"bin":"tools"}`: `{"x":"x"}`, `"directories":{"doc":"doc"}`: "", `"main":"x"`: "",
+	} {
+		out, err := compose("demo", "1.0.0", []byte(`{"name":"demo","version":"1.0.0","bin":{"x":"x"},"directories":{"bin":"other"}}`),
+			contents{manifest: []byte(`{"name":"demo","version":"1.0.0",` + inside + `}`)}, s)
+		m, bad := parseFields(out)
+		if err != nil || bad != nil || string(m["bin"]) != want || strings.Contains(string(m["directories"]), "other") {
+			t.Errorf("%s: %s, %v", inside, out, err)
+		}
 	}
 	for name, bad := range map[string][2]string{
 		"another name":         {`{"name":"other","version":"1.0.0"}`, inside},

@@ -87,7 +87,16 @@ func (d dist) check(got sums) error {
 // has the word, not what the client says of it beside it.
 var installed = []string{
 	"dependencies", "devDependencies", "optionalDependencies", "peerDependencies", "peerDependenciesMeta",
-	"bundleDependencies", "bundledDependencies", "engines", "os", "cpu", "libc",
+	"bundleDependencies", "bundledDependencies", "engines", "os", "cpu", "libc", "bin", "directories",
+}
+
+// folderOfPrograms reports whether a package.json links all of a folder as programs: of
+// that clients make the list of bin when they publish.
+func (f fields) folderOfPrograms() bool {
+	var directories struct {
+		Bin string `json:"bin"`
+	}
+	return f["bin"] == nil && json.Unmarshal(f["directories"], &directories) == nil && directories.Bin != ""
 }
 
 // notKept are fields of a manifest that the registry says, or that clients read out of
@@ -130,6 +139,9 @@ func compose(name, version string, manifest []byte, c contents, s sums) ([]byte,
 		delete(m, field)
 	}
 	for _, field := range installed {
+		if field == "bin" && inside.folderOfPrograms() {
+			continue
+		}
 		delete(m, field)
 		if raw, ok := inside[field]; ok {
 			m[field] = raw

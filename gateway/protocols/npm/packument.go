@@ -92,12 +92,24 @@ func (d *writer) version(version string, m fields, time string) error {
 		}
 	}
 	if time != "" {
-		fmt.Fprintf(&d.times, ",%q:%q", version, time)
+		d.times.WriteByte(',')
+		d.times.Write(quoted(version))
+		d.times.WriteByte(':')
+		d.times.Write(quoted(time))
 	}
 	if d.view.short {
 		m = m.shorten()
 	}
 	return d.field(before, version, m)
+}
+
+// quoted is a text as JSON has it.
+func quoted(text string) []byte {
+	raw, err := json.Marshal(text)
+	if err != nil {
+		panic(err) // a string always has a form
+	}
+	return raw
 }
 
 // higher reports whether a client would rather take a than b: releases before others.
@@ -127,7 +139,7 @@ func (d *writer) end(rev, created, modified string) error {
 		d.present[latest] = d.latest
 	}
 	d.w.WriteByte('}') //nolint:errcheck // as above
-	fmt.Fprintf(d.w, `,"time":{"created":%q,"modified":%q%s}`, created, modified, d.times.String())
+	fmt.Fprintf(d.w, `,"time":{"created":%s,"modified":%s%s}`, quoted(created), quoted(modified), d.times.String())
 	if d.view.short {
 		if err := d.field(',', "modified", modified); err != nil {
 			return err

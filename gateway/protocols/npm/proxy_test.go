@@ -123,6 +123,17 @@ func TestProxy(t *testing.T) {
 	w.expect(w.do("GET", "@acme/demo/-/demo-1.0.0.tgz", nil), 200)
 }
 
+// TestProxyTimes: what an upstream says of times is text, whatever it is.
+func TestProxyTimes(t *testing.T) {
+	w := startWorld(t)
+	odd := "a\x7f\u00ad\x01"
+	w.offer("demo", map[string]string{"1.0.0": odd}, map[string]string{"latest": "1.0.0"}, nil)
+	w.node.Proxy(t, "acme/lib", "npm", w.up.URL)
+	if p := w.packument("demo"); p.Time["1.0.0"] != odd {
+		t.Errorf("%+v", p.Time)
+	}
+}
+
 // TestProxyIntegrity: bytes that are not what the upstream's own document says are refused
 // and not kept.
 func TestProxyIntegrity(t *testing.T) {

@@ -39,9 +39,10 @@ func scanTarball(r io.Reader, size int64) (c contents, _ error) {
 	err := archive.TarGz(r, size, unpacks, func(h *tar.Header, r io.Reader) error {
 		c.files++
 		c.bytes += h.Size
-		// Clients unpack without the first part of a path.
-		_, name, _ := strings.Cut(path.Clean(h.Name), "/")
-		switch {
+		// Clients unpack without the first part of a path; for some of them a backslash
+		// parts a path too, and letters of either case name one file.
+		_, name, _ := strings.Cut(path.Clean(strings.ReplaceAll(h.Name, `\`, "/")), "/")
+		switch name = strings.ToLower(name); {
 		case name == "binding.gyp":
 			c.gyp = true
 		case name != "package.json":
