@@ -66,6 +66,8 @@ func TestKinds(t *testing.T) {
 	for name, err := range map[string]error{
 		"a bad member":    second(f.SetRepository(ctx, named("all"), client.RepositoryChange{Members: &[]string{"../x"}})),
 		"a secret in it":  second(f.SetRepository(ctx, named("hub"), client.RepositoryChange{Upstream: &client.UpstreamChange{URL: new("https://u:pw@x")}})),
+		"no upstream":     create(client.NewRepository{Ref: named("x"), Format: "oci", Kind: meta.KindProxy}),
+		"no members":      create(client.NewRepository{Ref: named("x"), Format: "oci", Kind: meta.KindGroup}),
 		"a hosted proxy":  create(client.NewRepository{Ref: named("x"), Format: "oci", Upstream: proxy.Upstream}),
 		"another's words": create(client.NewRepository{Ref: named("x"), Format: "oci", Kind: "mirror"}),
 	} {

@@ -103,6 +103,13 @@ func (a *API) createRepository(c *protocol.Call) error {
 		Upstream: body.Upstream, Members: body.Members, WriteTo: body.WriteTo,
 	}
 	standard(&r.Kind, meta.KindHosted)
+	// Below level 6 the metadata does not ask.
+	switch {
+	case r.Kind == meta.KindProxy && r.Upstream == nil:
+		return fmt.Errorf("repository %s: a proxy needs the URL of its upstream: %w", r.Ref, meta.ErrInvalid)
+	case r.Kind == meta.KindGroup && len(r.Members) == 0:
+		return fmt.Errorf("repository %s: a group needs members: %w", r.Ref, meta.ErrInvalid)
+	}
 	if err := a.mayReadMembers(c, r.Ref.Tenant, r.Members); err != nil {
 		return err
 	}
@@ -194,6 +201,9 @@ func (a *API) mayReadMembers(c *protocol.Call, tenant meta.TenantName, members [
 func (a *API) removeRepository(c *protocol.Call) error {
 	// What a proxy keeps is the upstream's, and no reason to keep the proxy.
 	if r, err := confirmed(a, c, state.GetRepository{Ref: c.Repo}); err == nil && r.Kind == meta.KindProxy {
+		if err := a.inNoGroup(c); err != nil {
+			return err
+		}
 		if _, err := a.forget(c, state.ForgetFetched{Repo: c.Repo}); err != nil {
 			return err
 		}
@@ -203,6 +213,25 @@ func (a *API) removeRepository(c *protocol.Call) error {
 	}
 	c.W.WriteHeader(http.StatusNoContent)
 	return nil
+}
+
+// inNoGroup refuses a repository that a group has as a member, as its removal would, but
+// before anything of it is forgotten.
+//
+// Errors: meta.ErrConflict.
+func (a *API) inNoGroup(c *protocol.Call) error {
+	for after := ""; ; {
+		all, err := ask(a, c, state.ListRepositories{Tenant: c.Repo.Tenant, Page: state.Page{After: after, Limit: 1000}})
+		if err != nil || len(all) == 0 {
+			return err
+		}
+		for i := range all {
+			if slices.Contains(all[i].Members, c.Repo.Name) {
+				return fmt.Errorf("remove repository %s: it is a member of %s, take it out with `shoal repo set` first: %w", c.Repo, all[i].Ref, meta.ErrConflict)
+			}
+		}
+		after = all[len(all)-1].Ref.String()
+	}
 }
 
 func (a *API) packages(c *protocol.Call) error {

@@ -112,6 +112,18 @@ func TestForget(t *testing.T) {
 		t.Errorf("all: %d", n.Records)
 	}
 	record("again")
+	// One that stays, because a group has it, keeps what it has.
+	group := client.NewRepository{Ref: meta.RepoRef{Tenant: "acme", Name: "all"}, Format: "oci", Kind: meta.KindGroup, Members: []string{"hub"}}
+	must[meta.Repository](t)(f.CreateRepository(ctx, group))
+	if err := f.RemoveRepository(ctx, proxy); !errors.Is(err, meta.ErrConflict) || !strings.Contains(err.Error(), "acme/all") {
+		t.Errorf("a member: %v", err)
+	}
+	if kept, _, err := raftmeta.Ask(ctx, f.meta, meta.Local, state.ListFetched{Repo: proxy}); err != nil || len(kept) != 1 {
+		t.Errorf("it keeps %d records: %v", len(kept), err)
+	}
+	if err := f.RemoveRepository(ctx, group.Ref); err != nil {
+		t.Error(err)
+	}
 	if err := f.RemoveRepository(ctx, proxy); err != nil {
 		t.Error(err)
 	}
