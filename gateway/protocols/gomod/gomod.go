@@ -27,6 +27,8 @@ package gomod
 import (
 	"net/http"
 
+	"golang.org/x/sync/semaphore"
+
 	"github.com/shoal-registry/shoal/gateway/access"
 	"github.com/shoal-registry/shoal/gateway/catalog"
 	"github.com/shoal-registry/shoal/gateway/protocol"
@@ -43,14 +45,19 @@ type Protocol struct {
 	catalog   *catalog.Catalog
 	documents *rendered.Cache
 	upstream  *upstream.Engine
+	// reading are the zips that are checked at a time: a list of files and a go.mod at their
+	// limits take some 250 MB.
+	reading *semaphore.Weighted
 }
+
+const maxReading = 4
 
 var _ protocol.Protocol = (*Protocol)(nil)
 
 // New returns the protocol over a catalog; lists are kept in documents, and what proxies
 // have comes from the engine.
 func New(c *catalog.Catalog, documents *rendered.Cache, engine *upstream.Engine) *Protocol {
-	return &Protocol{catalog: c, documents: documents, upstream: engine}
+	return &Protocol{catalog: c, documents: documents, upstream: engine, reading: semaphore.NewWeighted(maxReading)}
 }
 
 // Format implements protocol.Protocol.

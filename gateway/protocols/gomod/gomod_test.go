@@ -278,6 +278,7 @@ func TestRefused(t *testing.T) {
 		"twice":                 {p, v, zipped(t, p, v, mod, file{"a.go", ""}, file{"a.go", ""}), 400},
 		"a directory":           {p, v, zipped(t, p, v, mod, file{"dir/", ""}), 400},
 		"a large go.mod":        {p, v, zipped(t, p, v, file{"go.mod", "module " + p + "\n//" + strings.Repeat("x", modzip.MaxGoMod)}), 400},
+		"a long go.mod":         {p, v, zipped(t, p, v, file{"go.mod", "module " + p + "\n" + strings.Repeat("a\n", 300_000)}), 400},
 		"part of a version":     {p, "v1.0", lib(t, p, "v1.0", "x"), 400},
 		"no version":            {p, "main", lib(t, p, "main", "x"), 400},
 		"build metadata":        {p, "v1.0.0+x", lib(t, p, "v1.0.0+x", "x"), 400},

@@ -151,8 +151,12 @@ func (b body) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// look checks what has been stored.
+// look checks what has been stored, a few modules at a time.
 func (p *Protocol) look(ctx context.Context, m module.Version, s catalog.Stored) (*contents, error) {
+	if err := p.reading.Acquire(ctx, 1); err != nil {
+		return nil, fmt.Errorf("wait for memory to read a module: %w: %w", meta.ErrUnavailable, err)
+	}
+	defer p.reading.Release(1)
 	r, err := p.catalog.Open(ctx, s.Blob)
 	if err != nil {
 		return nil, err
@@ -175,7 +179,7 @@ func (p *Protocol) agree(c *protocol.Call, repo meta.RepoRef, m module.Version, 
 	}
 	limit := int64(maxInfoBytes)
 	if ext == extMod {
-		limit = modzip.MaxGoMod
+		limit = maxModBytes
 	}
 	size := c.R.ContentLength
 	if size < 0 {

@@ -23,6 +23,10 @@ import (
 // modules that are published have some 30,000 files in a directory of 6 MiB.
 var limits = archive.Limits{Entries: 100_000, DirectoryBytes: 16 << 20, PlainBytes: modzip.MaxZipFile, Ratio: 1 << 20, FreeBytes: modzip.MaxZipFile}
 
+// maxModBytes bounds the go.mod of what is published. The go command takes 16 MiB, of which
+// its parser makes 3 GB; those of the largest modules have 100 KB.
+const maxModBytes = 512 << 10
+
 // contents is what a module's zip says.
 type contents struct {
 	// mod are the bytes of its go.mod; one without is `module PATH`, as the go command
@@ -36,8 +40,8 @@ type contents struct {
 // made and would take it: names and sizes by golang.org/x/mod/zip, that its go.mod is of
 // the module, and that every file unpacks to what the directory says.
 //
-// Memory is bounded by the directory (limits) and the largest go.mod (16 MiB), work by
-// the 500 MiB that a module may have.
+// Memory is bounded by the directory (limits) and maxModBytes, work by the 500 MiB that a
+// module may have.
 //
 // Errors: meta.ErrInvalid, meta.ErrTooLarge; those of r.
 func checkZip(m module.Version, r io.ReadSeeker, size int64) (*contents, error) {
@@ -79,7 +83,7 @@ func checkZip(m module.Version, r io.ReadSeeker, size int64) (*contents, error) 
 	a := &contents{}
 	if f := byName[prefix+"go.mod"]; f == nil {
 		a.mod = []byte("module " + modfile.AutoQuote(m.Path) + "\n")
-	} else if a.mod, err = archive.Read(f, modzip.MaxGoMod); err != nil {
+	} else if a.mod, err = archive.Read(f, maxModBytes); err != nil {
 		return nil, source.bad(f.Name, err)
 	}
 	if err := checkMod(m, a.mod); err != nil {
@@ -122,7 +126,7 @@ func (m member) Lstat() (fs.FileInfo, error) { return m.file.FileInfo(), nil }
 
 // Open is asked for the go.mod only.
 func (m member) Open() (io.ReadCloser, error) {
-	body, err := archive.Read(m.file, modzip.MaxGoMod)
+	body, err := archive.Read(m.file, maxModBytes)
 	if err != nil {
 		return nil, err
 	}
