@@ -77,6 +77,8 @@ type Question struct {
 	// Group, when set, is the group of Repo's tenant that takes the package from Repo when
 	// it is there.
 	Group string `cbor:"3,keyasint,omitempty"`
+	// Package is what the group keeps the package by, "" for the one that is wanted.
+	Package string `cbor:"5,keyasint,omitempty"`
 	// Stream asks to be told of a large file while it arrives.
 	Stream bool `cbor:"4,keyasint,omitempty"`
 }

@@ -68,7 +68,9 @@ func (e *Engine) firstWith(ctx context.Context, by catalog.Caller, group *meta.R
 	var unconfirmed *unconfirmedError
 	for i := range proxies {
 		w := probe(&proxies[i])
-		w.Package = pkg
+		if w.Package == "" { // else rules are of the name that the format's people write
+			w.Package = pkg
+		}
 		_, err := e.Fetch(ctx, by, &proxies[i], w)
 		switch {
 		case err == nil:
@@ -96,7 +98,7 @@ func (e *Engine) remember(ctx context.Context, group meta.RepoRef, source *meta.
 	}
 	var last error = ErrUnreachable
 	for _, server := range e.cfg.Peers.For(group.String() + "/" + pkg) {
-		f, err := e.cfg.Peers.Ask(ctx, server, Question{Repo: source.Ref, Want: *w, Group: group.Name}, nil)
+		f, err := e.cfg.Peers.Ask(ctx, server, Question{Repo: source.Ref, Want: *w, Group: group.Name, Package: pkg}, nil)
 		if err == nil {
 			return f.Source, nil
 		}

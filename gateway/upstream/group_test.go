@@ -236,3 +236,26 @@ func TestOwnerIsAsked(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// TestSourcesByKey: rules are of the name that is wanted, a group keeps a package by its
+// key, also when another node asks.
+func TestSourcesByKey(t *testing.T) {
+	g := startGroup(t)
+	g.first.Put("socket.io", []byte("1"))
+	owner := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := g.Engine.Handler(func(meta.NodeID, *meta.Repository) bool { return true })(&protocol.Call{W: w, R: r, Who: meta.Principal{Node: "agent"}}); err != nil {
+			t.Error(err)
+		}
+	}))
+	defer owner.Close()
+	f, err := upstream.AskServer(upstreamtest.Context(t), http.DefaultClient, owner.URL, upstream.Question{
+		Repo: upstreamtest.Ref("acme/first"), Want: upstream.Want{Path: "socket.io", Package: "socket.io"}, Group: "all", Package: "socket-io",
+	}, nil)
+	if err != nil || f.Source != "first" {
+		t.Fatalf("%+v, %v", f, err)
+	}
+	a, _, err := g.Catalog.Sources(t.Context(), upstreamtest.By(), g.group.Ref, "socket-io")
+	if err != nil || a.Remembered != "first" {
+		t.Errorf("remembered is %q, %v", a.Remembered, err)
+	}
+}

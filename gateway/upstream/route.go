@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -138,7 +139,7 @@ func (e *Engine) answer(ctx context.Context, node meta.NodeID, q *Question, may 
 	if !may(node, &group) {
 		return nil, fmt.Errorf("repository %s: %w", group.Ref, meta.ErrNotFound)
 	}
-	f.Source, err = e.rememberHere(ctx, group.Ref, q.Repo.Name, q.Want.Package)
+	f.Source, err = e.rememberHere(ctx, group.Ref, q.Repo.Name, cmp.Or(q.Package, q.Want.Package))
 	return f, err
 }
 

@@ -254,6 +254,21 @@ func TestDependencyConfusion(t *testing.T) {
 	}
 }
 
+// A rule is of the name that people write, through a group as well: its key has no dots.
+func TestGroupRules(t *testing.T) {
+	w := startWorld(t)
+	w.node.Proxy(t, "acme/proxy", "npm", w.up.URL, func(u *meta.Upstream) { u.Allow, u.Block = []string{"socket.io", "lodash*"}, []string{"lodash.bad"} })
+	w.node.Group(t, "acme/all", "npm", "", "proxy")
+	for name, status := range map[string]int{"socket.io": 200, "lodash.get": 200, "lodash.bad": 403, "socket-io": 403, "other.one": 403} {
+		w.offer(name, map[string]string{"1.0.0": long}, map[string]string{"latest": "1.0.0"}, nil)
+		for _, repo := range []string{"acme/proxy", "acme/all"} {
+			if a := w.at(repo, "GET", name, nil); a.StatusCode != status {
+				t.Errorf("%s of %s: %d %s, want %d", name, repo, a.StatusCode, a.body, status)
+			}
+		}
+	}
+}
+
 // TestGroupAudit: internal names do not leave, and what the upstream says comes back.
 func TestGroupAudit(t *testing.T) {
 	w := startWorld(t)
