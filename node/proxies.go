@@ -135,12 +135,13 @@ func (s sealed) credential(ctx context.Context, repo *meta.Repository) (upstream
 }
 
 // sealer seals the secrets of repositories to servers that joined after they were set.
-// Of those that can open one, the first by name does it.
+// Of those that can open one, the first by name that serves does it.
 type sealer struct {
 	sealed
-	doer  raftmeta.Doer
-	every time.Duration
-	log   *slog.Logger
+	doer   raftmeta.Doer
+	serves func(meta.NodeID) bool
+	every  time.Duration
+	log    *slog.Logger
 }
 
 func (s sealer) run(ctx context.Context) error {
@@ -186,7 +187,7 @@ func (s sealer) pass(ctx context.Context) error {
 // first says whether this server is the one that completes the seals of r.
 func (s sealer) first(servers []meta.Node, r meta.Sealed) bool {
 	for _, n := range servers {
-		if r.Seals[n.ID] != nil {
+		if r.Seals[n.ID] != nil && (n.ID == s.self || s.serves(n.ID)) {
 			return n.ID == s.self
 		}
 	}

@@ -38,8 +38,12 @@ func TestSecretsReachNewServers(t *testing.T) {
 			ID: id, Role: meta.RoleServer, Region: "eu", Swarm: []string{"/ip4/127.0.0.1/tcp/7072"}, Gateway: "127.0.0.1:5001", Seal: key.Recipient(),
 		}})
 	}
+	away := map[meta.NodeID]bool{}
 	at := func(id meta.NodeID) sealer {
-		return sealer{sealed: sealed{metadata: m, self: id, key: keys[id]}, doer: m, log: slog.New(slog.DiscardHandler)}
+		return sealer{
+			sealed: sealed{metadata: m, self: id, key: keys[id]}, doer: m, log: slog.New(slog.DiscardHandler),
+			serves: func(id meta.NodeID) bool { return !away[id] },
+		}
 	}
 	repo := meta.Repository{
 		Ref: meta.RepoRef{Tenant: "acme", Name: "cache"}, Format: "npm", Kind: meta.KindProxy, Class: meta.ClassStandard, Home: "eu", Visibility: meta.VisibilityPrivate,
@@ -87,7 +91,15 @@ func TestSecretsReachNewServers(t *testing.T) {
 	if now := version(t, m, repo.Ref); len(now.Seals) != 4 || now.Version != before.Version {
 		t.Errorf("%d seals of version %d", len(now.Seals), now.Version)
 	}
-	for _, id := range []meta.NodeID{"b", "c", "d"} {
+	// While the first are away the next one does it.
+	away["a"], away["b"] = true, true
+	join("e")
+	for _, id := range []meta.NodeID{"d", "c"} {
+		if err := at(id).pass(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, id := range []meta.NodeID{"b", "c", "d", "e"} {
 		expect(id, "first")
 	}
 	set("second")

@@ -305,7 +305,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 		return err
 	}
 	n.parts.Add("seals", sealer{
-		sealed: sealed{metadata: records, self: me.ID, key: n.key}, doer: records, every: 10 * time.Second, log: log,
+		sealed: sealed{metadata: records, self: me.ID, key: n.key}, doer: records, serves: n.serves, every: 10 * time.Second, log: log,
 	}.run)
 	n.parts.Add("relief", relief{
 		metadata: records, doer: records, self: me.ID, holder: kept.holder, offered: registrar.Copies, ensure: kept.ensure(bytes), log: log,
