@@ -41,7 +41,7 @@ func TestKinds(t *testing.T) {
 	if err := create(client.NewRepository{Ref: ref, Format: "oci", CreateTenant: true}); err != nil {
 		t.Fatal(err)
 	}
-	proxy := client.NewRepository{Ref: named("hub"), Format: "oci", Kind: meta.KindProxy, Upstream: &meta.Upstream{URL: "https://registry.example", MinReleaseAge: time.Hour}}
+	proxy := client.NewRepository{Ref: named("hub"), Format: "oci", Kind: meta.KindProxy, Upstream: &meta.Upstream{URL: "https://registry.example", DocumentTTL: time.Hour}}
 	group := client.NewRepository{Ref: named("all"), Format: "oci", Kind: meta.KindGroup, Members: []string{"app", "hub"}, WriteTo: "app"}
 	if err := create(group); !errors.Is(err, meta.ErrNotFound) || !strings.Contains(err.Error(), "acme/hub") {
 		t.Errorf("a group of what is not there: %v", err)
@@ -52,7 +52,7 @@ func TestKinds(t *testing.T) {
 		}
 	}
 	r := must[meta.Repository](t)(f.Repository(ctx, named("hub")))
-	if r.Kind != meta.KindProxy || r.Upstream == nil || r.Upstream.MinReleaseAge != time.Hour {
+	if r.Kind != meta.KindProxy || r.Upstream == nil || r.Upstream.DocumentTTL != time.Hour {
 		t.Errorf("%+v", r)
 	}
 	r = must[meta.Repository](t)(f.SetRepository(ctx, named("hub"), client.RepositoryChange{Upstream: &client.UpstreamChange{Block: &[]string{"evil/*"}}}))
@@ -66,6 +66,8 @@ func TestKinds(t *testing.T) {
 	for name, err := range map[string]error{
 		"a bad member":    second(f.SetRepository(ctx, named("all"), client.RepositoryChange{Members: &[]string{"../x"}})),
 		"a secret in it":  second(f.SetRepository(ctx, named("hub"), client.RepositoryChange{Upstream: &client.UpstreamChange{URL: new("https://u:pw@x")}})),
+		"no age":          create(client.NewRepository{Ref: named("x"), Format: "oci", Kind: meta.KindProxy, Upstream: &meta.Upstream{URL: "https://registry.example", MinReleaseAge: time.Hour}}),
+		"no age later":    second(f.SetRepository(ctx, named("hub"), client.RepositoryChange{Upstream: &client.UpstreamChange{MinReleaseAge: new(time.Hour)}})),
 		"no upstream":     create(client.NewRepository{Ref: named("x"), Format: "oci", Kind: meta.KindProxy}),
 		"no members":      create(client.NewRepository{Ref: named("x"), Format: "oci", Kind: meta.KindGroup}),
 		"a hosted proxy":  create(client.NewRepository{Ref: named("x"), Format: "oci", Upstream: proxy.Upstream}),

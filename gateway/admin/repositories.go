@@ -110,6 +110,11 @@ func (a *API) createRepository(c *protocol.Call) error {
 	case r.Kind == meta.KindGroup && len(r.Members) == 0:
 		return fmt.Errorf("repository %s: a group needs members: %w", r.Ref, meta.ErrInvalid)
 	}
+	if r.Upstream != nil {
+		if err := checkAge(r.Format, r.Upstream.MinReleaseAge); err != nil {
+			return err
+		}
+	}
 	if err := a.mayReadMembers(c, r.Ref.Tenant, r.Members); err != nil {
 		return err
 	}
@@ -161,6 +166,15 @@ func (a *API) setRepository(c *protocol.Call) error {
 	}
 	if body.Members != nil {
 		if err := a.mayReadMembers(c, c.Repo.Tenant, *body.Members); err != nil {
+			return err
+		}
+	}
+	if u := body.Upstream; u != nil && u.MinReleaseAge != nil {
+		r, err := confirmed(a, c, state.GetRepository{Ref: c.Repo})
+		if err != nil {
+			return err
+		}
+		if err := checkAge(r.Format, *u.MinReleaseAge); err != nil {
 			return err
 		}
 	}
