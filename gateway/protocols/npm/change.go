@@ -161,6 +161,26 @@ func (d *differ) end(tags map[string]string) (changes, error) {
 	return d.changes, nil
 }
 
+// only checks that the changes are those of an unpublish, for which the right to delete is
+// enough: versions, with the tags that lead to them, and latest for the next one. tags are
+// those that are there.
+//
+// Errors: meta.ErrDenied.
+func (ch *changes) only(tags map[string]string) error {
+	for reason, versions := range ch.deprecated {
+		return fmt.Errorf("an unpublish that deprecates %s (%.100q): use `npm deprecate`: %w", versions[0], reason, meta.ErrDenied)
+	}
+	for tag := range ch.moved {
+		if !slices.Contains(ch.deleted, tags[tag]) && (tag != latest || tags[tag] != "") {
+			return fmt.Errorf("an unpublish that moves tag %s: use `npm dist-tag`: %w", tag, meta.ErrDenied)
+		}
+	}
+	if len(ch.untagged) > 0 {
+		return fmt.Errorf("an unpublish that takes tag %s away: use `npm dist-tag`: %w", ch.untagged[0], meta.ErrDenied)
+	}
+	return nil
+}
+
 // change does what a document without a tarball asks for. rev is the revision that the
 // path names, "" where it names none: then nothing is deleted.
 func (p *Protocol) change(c *protocol.Call, in *incoming, d document, rev string) error {
@@ -214,6 +234,11 @@ func (p *Protocol) change(c *protocol.Call, in *incoming, d document, rev string
 	}
 	if rev == "" && len(ch.deleted) > 0 {
 		return fmt.Errorf("the document leaves %s out: to take versions away use `npm unpublish`: %w", ch.deleted[0], meta.ErrInvalid)
+	}
+	if rev != "" {
+		if err := ch.only(tags); err != nil {
+			return err
+		}
 	}
 	if len(ch.deleted)+len(ch.untagged) > 0 {
 		if err := p.unmoved(ctx, by, pkg, record.Revision); err != nil {

@@ -427,6 +427,38 @@ func TestUnpublish(t *testing.T) {
 	r.expect(r.publish("@acme/demo", "3.0.0", "x", nil), 201)
 }
 
+// Who may take versions away may not so much as move a tag by that, or deprecate.
+func TestUnpublishOnly(t *testing.T) {
+	r := start(t, catalogtest.Options{})
+	for _, v := range []string{"1.0.0", "1.1.0", "2.0.0"} {
+		r.expect(r.publish("demo", v, v, nil), 201)
+	}
+	r.expect(r.do("PUT", "-/package/demo/dist-tags/stable", strings.NewReader(`"1.1.0"`)), 201)
+	for name, change := range map[string]func(doc object){
+		"deprecated": func(doc object) { doc["versions"].(object)["1.0.0"].(object)["deprecated"] = "use mine" },
+		"moved":      func(doc object) { doc["dist-tags"].(object)["stable"] = "1.0.0" },
+		"latest":     func(doc object) { doc["dist-tags"].(object)["latest"] = "1.0.0" },
+		"new":        func(doc object) { doc["dist-tags"].(object)["beta"] = "1.0.0" },
+		"untagged":   func(doc object) { delete(doc["dist-tags"].(object), "stable") },
+	} {
+		doc := r.back("demo")
+		change(doc)
+		if a := r.send("demo/-rev/"+doc["_rev"].(string), doc); a.StatusCode != 403 {
+			t.Errorf("%s: %d %s", name, a.StatusCode, a.body)
+		}
+	}
+	if p := r.packument("demo"); fmt.Sprint(p.Tags) != "map[latest:2.0.0 stable:1.1.0]" || p.Versions["1.0.0"].Deprecated != "" {
+		t.Errorf("%+v", p)
+	}
+	doc := r.back("demo")
+	delete(doc["versions"].(object), "2.0.0")
+	doc["dist-tags"].(object)["latest"] = "1.1.0"
+	r.expect(r.send("demo/-rev/"+doc["_rev"].(string), doc), 200)
+	if p := r.packument("demo"); fmt.Sprint(p.Tags) != "map[latest:1.1.0 stable:1.1.0]" {
+		t.Errorf("%+v", p)
+	}
+}
+
 func TestMarks(t *testing.T) {
 	r := start(t, catalogtest.Options{})
 	for _, v := range []string{"1.0.0", "1.1.0", "1.2.0", "1.3.0-beta"} {
