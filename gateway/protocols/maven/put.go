@@ -65,7 +65,11 @@ func (p *Protocol) putFile(c *protocol.Call, into meta.RepoRef, t *target) error
 	}
 	draft := catalog.Draft{Version: meta.Version{Package: pkg.Name, Name: t.gav.version, State: meta.StateOpen, Quiet: Quiet}}
 	if t.gav.classifier == "" && t.gav.extension == "pom" {
-		release, err := p.catalog.Reserve(ctx, max(c.R.ContentLength, 64<<10))
+		memory := c.R.ContentLength
+		if memory < 0 || memory > maxPomBytes { // unknown, or refused before it is read
+			memory = maxPomBytes
+		}
+		release, err := p.catalog.Reserve(ctx, max(memory, 64<<10))
 		if err != nil {
 			return err
 		}
