@@ -290,7 +290,7 @@ func (e *Engine) Stream(ctx context.Context, by catalog.Caller, repo *meta.Repos
 			var p Progress
 			if p, changed = from.after(0); len(p.Segments) > 0 {
 				e.metrics.answers.WithLabelValues("arriving").Inc()
-				_, asOf, _ := e.known(ctx, by, repo.Ref, &w) // why it is not known does not matter
+				_, asOf, _ := e.known(ctx, by, repo, &w) // why it is not known does not matter
 				return nil, &Arriving{Head: *p.Head, Total: p.Total, AsOf: asOf, engine: e, ctx: ctx, cancel: cancel, from: from, result: result}, nil
 			}
 		}

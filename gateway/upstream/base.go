@@ -1,7 +1,10 @@
 package upstream
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"net/url"
+	"strings"
 
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 )
@@ -16,6 +19,21 @@ func HubHost(host string) bool {
 		return true
 	}
 	return false
+}
+
+// upstreamOf names the upstream that a path of a repository is of, "" for an address that
+// says so itself: by its URL, of which records need to know no more.
+func upstreamOf(repo *meta.Repository, path string) string {
+	if absolute(path) {
+		return ""
+	}
+	sum := sha256.Sum256([]byte(strings.TrimSuffix(baseURL(repo), "/")))
+	return hex.EncodeToString(sum[:8])
+}
+
+// absolute reports whether a path is an address of its own.
+func absolute(path string) bool {
+	return strings.HasPrefix(path, "http://") || strings.HasPrefix(path, "https://")
 }
 
 // baseURL returns where a repository's upstream answers.

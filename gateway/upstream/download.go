@@ -59,7 +59,7 @@ func newClient(rules outbound.Rules) *http.Client {
 func (e *Engine) get(ctx context.Context, repo *meta.Repository, w *Want, key flightKey, into *arrival) (*Found, error) {
 	e.metrics.flying.Inc()
 	defer e.metrics.flying.Dec()
-	known, asOf, err := e.known(ctx, catalog.Caller{Who: e.principal()}, repo.Ref, w)
+	known, asOf, err := e.known(ctx, catalog.Caller{Who: e.principal()}, repo, w)
 	if err != nil {
 		return nil, err
 	}
@@ -110,7 +110,7 @@ func address(base, path string) (target *url.URL, own bool, err error) {
 	if err != nil {
 		return nil, false, fmt.Errorf("the upstream's URL: %w", meta.ErrInvalid)
 	}
-	if !strings.HasPrefix(path, "http://") && !strings.HasPrefix(path, "https://") {
+	if !absolute(path) {
 		path = strings.TrimSuffix(base, "/") + "/" + strings.TrimPrefix(path, "/")
 	}
 	if target, err = url.Parse(path); err != nil {
@@ -361,7 +361,7 @@ func (d *download) nothing(ctx context.Context, status int) error {
 	if d.known == nil && !e.durable.Allow() {
 		return absent(d.repo.Ref, d.want)
 	}
-	f := meta.Fetched{Repo: d.repo.Ref, Path: d.want.Path, Accept: d.want.Accept, Status: status, Package: text(d.want.Package), Version: text(d.want.Version)}
+	f := meta.Fetched{Repo: d.repo.Ref, Path: d.want.Path, Accept: d.want.Accept, Status: status, Package: text(d.want.Package), Version: text(d.want.Version), Upstream: upstreamOf(d.repo, d.want.Path)}
 	if _, _, err := e.cfg.Catalog.KeepFetched(ctx, d.by, f, nil); err != nil {
 		e.log.Debug("what an upstream does not have is not kept", "repository", d.repo.Ref.String(), "path", d.want.Path, "error", err)
 	}
@@ -374,7 +374,7 @@ func (d *download) receive(ctx context.Context, response *http.Response) (*Found
 	d.head = meta.Fetched{
 		Repo: d.repo.Ref, Path: d.want.Path, Accept: d.want.Accept, Package: text(d.want.Package), Version: text(d.want.Version),
 		MediaType: mediaType(h.Get("Content-Type")), ETag: text(h.Get("ETag")), LastModified: text(h.Get("Last-Modified")), Link: text(h.Get("Link")),
-		Immutable: d.want.Kind == File,
+		Immutable: d.want.Kind == File, Upstream: upstreamOf(d.repo, d.want.Path),
 	}
 	if encoding := h.Get("Content-Encoding"); encoding != "" && encoding != "identity" && d.want.Kind == Document && !d.want.Raw {
 		return nil, fmt.Errorf("upstream %s encodes %.200q as %q, unasked: %w", d.target.Host, d.want.Path, encoding, protocol.ErrUpstream)

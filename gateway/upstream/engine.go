@@ -184,7 +184,7 @@ func (e *Engine) fetch(ctx context.Context, by catalog.Caller, repo *meta.Reposi
 	if err := admits(repo, w); err != nil {
 		return nil, err
 	}
-	known, asOf, err := e.known(ctx, by, repo.Ref, w)
+	known, asOf, err := e.known(ctx, by, repo, w)
 	if err != nil {
 		return nil, err
 	}
@@ -232,14 +232,19 @@ func admits(repo *meta.Repository, w *Want) error {
 	return nil
 }
 
-// known returns what this node knows of an address, nil when that is nothing.
-func (e *Engine) known(ctx context.Context, by catalog.Caller, repo meta.RepoRef, w *Want) (*state.FetchedAnswer, meta.AsOf, error) {
-	a, asOf, err := e.cfg.Catalog.Fetched(ctx, by, repo, w.Path, w.Accept)
+// known returns what this node knows of an address, nil when that is nothing, or of
+// another upstream and not promised.
+func (e *Engine) known(ctx context.Context, by catalog.Caller, repo *meta.Repository, w *Want) (*state.FetchedAnswer, meta.AsOf, error) {
+	a, asOf, err := e.cfg.Catalog.Fetched(ctx, by, repo.Ref, w.Path, w.Accept)
 	switch {
 	case errors.Is(err, meta.ErrNotFound), errors.Is(err, meta.ErrUnavailable) && ctx.Err() == nil:
 		return nil, asOf, nil
 	case err != nil:
 		return nil, asOf, err
+	}
+	promised := w.Digest != "" && (w.Digest == a.Blob.Digest || w.Digest == a.Blob.SHA512)
+	if of := a.Fetched.Upstream; of != "" && !promised && of != upstreamOf(repo, w.Path) {
+		return nil, asOf, nil
 	}
 	return &a, asOf, nil
 }

@@ -16,6 +16,7 @@ import (
 // many they may be, is part of it, so that a false promise fails for who made it only.
 type flightKey struct {
 	repo         meta.RepoRef
+	upstream     string // that the repository has
 	path, accept string
 	kind         Kind
 	promise      string
@@ -23,13 +24,13 @@ type flightKey struct {
 	raw          bool
 }
 
-func keyOf(repo meta.RepoRef, w *Want) flightKey {
+func keyOf(repo *meta.Repository, w *Want) flightKey {
 	var promise strings.Builder
 	promise.WriteString(string(w.Digest))
 	for _, algorithm := range slices.Sorted(maps.Keys(w.Sums)) {
 		fmt.Fprintf(&promise, " %s:%s", algorithm, w.Sums[algorithm])
 	}
-	return flightKey{repo: repo, path: w.Path, accept: w.Accept, kind: w.Kind, promise: promise.String(), max: w.MaxBytes, raw: w.Raw}
+	return flightKey{repo: repo.Ref, upstream: upstreamOf(repo, w.Path), path: w.Path, accept: w.Accept, kind: w.Kind, promise: promise.String(), max: w.MaxBytes, raw: w.Raw}
 }
 
 // flight is a download under way, with those that wait for it. It ends when it is done or
@@ -46,7 +47,7 @@ type flight struct {
 // own gets what is wanted, together with all others that want it. watch, when not nil, is
 // told of what arrives.
 func (e *Engine) own(ctx context.Context, repo *meta.Repository, w *Want, watch func(*arrival)) (*Found, error) {
-	key := keyOf(repo.Ref, w)
+	key := keyOf(repo, w)
 	for {
 		f, joined := e.board(key, repo, w, watch != nil)
 		if joined {

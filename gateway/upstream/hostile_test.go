@@ -251,3 +251,36 @@ func TestGroupsOfOthers(t *testing.T) {
 		t.Errorf("remembered is %q, %v", a.Remembered, err)
 	}
 }
+
+// TestAnotherUpstream: what a repository has of the upstream that it had before is not
+// what the one has that it has now, unless its digest says so.
+func TestAnotherUpstream(t *testing.T) {
+	p := start(t)
+	p.Put("doc", []byte("old doc"), `ETag: "1"`)
+	p.Put("file", []byte("old file"))
+	p.Put("same", []byte("same"))
+	same := upstream.Want{Path: "same", Kind: upstream.File, Digest: digest.FromBytes([]byte("same"))}
+	p.expect(upstream.Want{Path: "doc"}, "old doc")
+	p.expect(upstream.Want{Path: "file", Kind: upstream.File}, "old file")
+	p.refuse(upstream.Want{Path: "new"}, meta.ErrNotFound)
+	p.expect(same, "same")
+	next := upstreamtest.NewRegistry(t)
+	next.Put("doc", []byte("new doc"), `ETag: "1"`)
+	next.Put("file", []byte("new file"))
+	next.Put("new", []byte("new"))
+	p.repo.Upstream = &meta.Upstream{URL: next.URL + "/"}
+	p.expect(upstream.Want{Path: "doc"}, "new doc")
+	p.expect(upstream.Want{Path: "file", Kind: upstream.File}, "new file")
+	p.expect(upstream.Want{Path: "new"}, "new")
+	p.expect(same, "same")
+	if n := next.Asked("same"); n != 0 {
+		t.Errorf("what is promised was asked for %d times", n)
+	}
+	p.repo.Upstream.URL = next.URL
+	total := next.Total()
+	p.expect(upstream.Want{Path: "file", Kind: upstream.File}, "new file")
+	p.expect(upstream.Want{Path: "doc"}, "new doc")
+	if next.Total() != total {
+		t.Error("the same upstream, written otherwise, is another")
+	}
+}

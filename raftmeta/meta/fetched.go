@@ -39,6 +39,9 @@ type Fetched struct {
 	Checked Time `cbor:"15,keyasint,omitempty" json:"checked"`
 	// Revision is the log index at which the bytes last changed.
 	Revision uint64 `cbor:"16,keyasint,omitempty" json:"revision"`
+	// Upstream names the upstream that was asked for a path below its base URL, so that it
+	// is not taken for what another has there.
+	Upstream string `cbor:"17,keyasint,omitempty" json:"upstream,omitempty"`
 }
 
 // Absent reports whether nothing was there.
@@ -93,7 +96,7 @@ func (f *Fetched) Check() error {
 		return err
 	}
 	fail := func(why string) error { return fmt.Errorf("fetched %.200q: %s: %w", f.Path, why, ErrInvalid) }
-	for _, text := range []string{f.Accept, f.MediaType, f.ETag, f.LastModified, f.Link, f.Package, f.Version} {
+	for _, text := range []string{f.Accept, f.MediaType, f.ETag, f.LastModified, f.Link, f.Package, f.Version, f.Upstream} {
 		if len(text) > maxFetchedText || strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r == 0x7f }) {
 			return fail(fmt.Sprintf("a text of %d bytes, at most %d and without control bytes", len(text), maxFetchedText))
 		}
