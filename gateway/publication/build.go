@@ -170,6 +170,11 @@ func (b *Build) Render(ctx context.Context, path, mediaType string, render func(
 	return b.Write(ctx, path, mediaType, spool)
 }
 
+// Warn tells the operator of a set that is not made, and why.
+func (b *Build) Warn(set string, why error) {
+	b.builder.cfg.Log.Warn("documents of a repository stay as they are", "repository", b.Repo.Ref.String(), "set", set, "error", why)
+}
+
 // Keep leaves the set of that name as it is.
 func (b *Build) Keep(name string) { b.kept[name] = true }
 

@@ -471,3 +471,29 @@ func TestProxyRules(t *testing.T) {
 	}
 	a.in("acme/ruled").get("pool/e/evil_1.0.debian.tar.xz") // a source: nothing is installed of it
 }
+
+// A distribution with more components than its indexes can hold stays as it was, and the
+// others of the repository do not wait for it.
+func TestTooManyComponents(t *testing.T) {
+	a := start(t, catalogtest.Options{})
+	a.put("first", "1.0", "all", "pool/wide/main/first_1.0_all.deb")
+	var all sync.WaitGroup
+	for i := range (meta.MaxSetFiles-4)/3 + 1 {
+		name := fmt.Sprintf("wide%d", i)
+		all.Go(func() {
+			path := fmt.Sprintf("pool/wide/c%d/%s_1.0_all.deb", i, name)
+			if resp, b := a.do("PUT", path, debOf(t, name, "1.0", "all", "")); resp.StatusCode != 201 {
+				t.Errorf("%s: %d %s", path, resp.StatusCode, b)
+			}
+		})
+	}
+	all.Wait()
+	a.put("hello", "1.0", "all", "pool/stable/main/hello_1.0_all.deb")
+	sets, _, err := a.Catalog.Sets(t.Context(), upstreamtest.By(), upstreamtest.Ref(a.repo))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.await(upstreamtest.Ref(a.repo), sets.Changed)
+	a.lists("stable", "main/binary-all/Packages", "hello 1.0")
+	a.lists("wide", "main/binary-all/Packages", "first 1.0")
+}

@@ -149,6 +149,9 @@ type writing struct {
 	sum    adder
 	any    bool
 	spools map[index]*spool
+	// over says that it has more indexes than a publication can hold: then it stays as it
+	// is, and no other distribution waits for somebody to tidy it up.
+	over error
 }
 
 func (d *writing) spool(b *publication.Build, i index) (*spool, error) {
@@ -189,12 +192,16 @@ func write(ctx context.Context, b *publication.Build, dists []string) (err error
 			return err
 		}
 		d := of[s.Dist]
-		if d == nil {
+		if d == nil || d.over != nil {
 			continue
 		}
 		d.sum.add(v)
 		d.any = true
 		out, err := d.spool(b, index{s.Component, s.Architecture})
+		if errors.Is(err, meta.ErrTooLarge) {
+			d.over = err
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -205,6 +212,11 @@ func write(ctx context.Context, b *publication.Build, dists []string) (err error
 		}
 	}
 	for _, dist := range dists {
+		if over := of[dist].over; over != nil {
+			b.Warn(dist, over)
+			b.Keep(dist)
+			continue
+		}
 		if err := of[dist].commit(ctx, b); err != nil {
 			return err
 		}
