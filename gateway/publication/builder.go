@@ -437,12 +437,14 @@ func (b *Builder) attend(ctx context.Context, ref meta.RepoRef) (later time.Dura
 	if err != nil {
 		return 0, err
 	}
-	servers, err := b.servers(ctx)
+	servers, all, err := b.servers(ctx)
 	if err != nil {
 		return 0, err
 	}
+	lost := format.Signed() && sets != nil && sets.Key != nil &&
+		!slices.ContainsFunc(all, func(s meta.Node) bool { return slices.Contains(sets.Key.To, s.ID) })
 	later = b.share(ctx, format, ref, sets, servers)
-	if sets != nil && !due(*sets, changed, format.Rules()) {
+	if sets != nil && !lost && !due(*sets, changed, format.Rules()) {
 		if later == 0 {
 			b.standing(ref, time.Time{})
 		}
@@ -454,7 +456,11 @@ func (b *Builder) attend(ctx context.Context, ref meta.RepoRef) (later time.Dura
 		}
 		return wait, nil
 	}
-	if sets == nil {
+	if sets == nil || lost {
+		if lost {
+			b.cfg.Log.Warn("no server has the signing key of a repository any more, a new one is made: clients need that",
+				"repository", ref.String(), "was", sets.Key.Fingerprint)
+		}
 		if _, err = b.open(ctx, ref, format, servers); err != nil {
 			return 0, err
 		}
@@ -521,13 +527,13 @@ func (b *Builder) stand(ctx context.Context, repo *meta.Repository) (sets *meta.
 	return sets, changed, members, at, nil
 }
 
-// servers returns the roster's servers that do not drain.
-func (b *Builder) servers(ctx context.Context) ([]meta.Node, error) {
-	nodes, _, err := raftmeta.Ask(ctx, b.cfg.Metadata, meta.Local, state.ListNodes{Role: meta.RoleServer})
+// servers returns the roster's servers that do not drain, and all of them.
+func (b *Builder) servers(ctx context.Context) (serving, all []meta.Node, err error) {
+	all, _, err = raftmeta.Ask(ctx, b.cfg.Metadata, meta.Local, state.ListNodes{Role: meta.RoleServer})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return slices.DeleteFunc(nodes, func(n meta.Node) bool { return n.Draining != nil }), nil
+	return slices.DeleteFunc(slices.Clone(all), func(n meta.Node) bool { return n.Draining != nil }), all, nil
 }
 
 // turn returns how long this server leaves a build to others, 0 when it is its turn.

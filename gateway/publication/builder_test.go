@@ -326,6 +326,34 @@ func TestKeyIsShared(t *testing.T) {
 	}
 }
 
+// A key that no server has any more, as after a restore, is replaced, and all is signed
+// with the new one.
+func TestKeyIsLost(t *testing.T) {
+	n := start(t)
+	key, err := trust.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.admit("12D3KooWother", key)
+	n.do(state.DrainServer{ID: catalogtest.Node, Drain: true}) // so that the other alone has it
+	other := n.run(n.builder("12D3KooWother", key.Open, 20*time.Millisecond))
+	before := n.built(n.publish("hello", "1").Index)
+	other()
+	n.do(state.LeaseSets{Repo: ref, Node: "12D3KooWother", For: 1})
+	n.do(state.DrainServer{ID: catalogtest.Node})
+	removed, err := n.Metadata.Do(t.Context(), state.Origin{Principal: "admin:bootstrap"}, state.RemoveNode{ID: "12D3KooWother", Force: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.run(n.builder(catalogtest.Node, n.Metadata.Key.Open, 20*time.Millisecond))
+	if after := n.built(removed.Token.Index); after.Key.Fingerprint == before.Key.Fingerprint {
+		t.Error("the key is the old one")
+	}
+	if n.list() != "hello 1\n" {
+		t.Errorf("%q", n.list())
+	}
+}
+
 // A server that cannot open the key takes no lease: it would keep those from building who
 // can.
 func TestNoLeaseWithoutTheKey(t *testing.T) {

@@ -9,7 +9,8 @@ import (
 
 // OpenSets begins to note what changes in a repository, for the documents that are
 // built of it as a whole, and keeps the key that they are signed with. One that is open
-// stays as it is: the first key holds. Result: meta.Sets.
+// stays as it is: the first key holds, until no server is left that it is sealed to. Then
+// one that servers have takes its place, and all is built anew. Result: meta.Sets.
 //
 // Errors: meta.ErrNotFound for the repository.
 type OpenSets struct {
@@ -50,11 +51,44 @@ func (c OpenSets) apply(t *tx) (any, error) {
 		return nil, err
 	}
 	if old != nil {
+		lost, err := c.replaces(t, old)
+		if err != nil || !lost {
+			return *old, err
+		}
+		// Of another format, whatever the rules are: nothing of it is the same.
+		old.Key, old.Changed, old.Format = c.Key, t.index, 0
+		t.putSets(old)
 		return *old, nil
 	}
 	head := meta.Sets{Repo: c.Repo, Opened: t.index, Changed: t.index, Key: c.Key}
 	t.putSets(&head)
 	return head, nil
+}
+
+// replaces reports whether the key that is there is lost and the command has one that
+// servers can open.
+func (c OpenSets) replaces(r reader, old *meta.Sets) (bool, error) {
+	if c.Key == nil || old.Key == nil {
+		return false, nil
+	}
+	servers := func(to []meta.NodeID) (n int, _ error) {
+		for _, id := range to {
+			node, err := load[meta.Node](r, keyNode(id))
+			if err != nil {
+				return 0, err
+			}
+			if node != nil && node.Role == meta.RoleServer {
+				n++
+			}
+		}
+		return n, nil
+	}
+	had, err := servers(old.Key.To)
+	if err != nil || had > 0 {
+		return false, err
+	}
+	have, err := servers(c.Key.To)
+	return have == len(c.Key.To), err
 }
 
 // SealSetsKey seals a repository's signing key to other servers: what Sealed holds must

@@ -200,6 +200,36 @@ func TestSets(t *testing.T) {
 	}
 }
 
+// A key that no server has any more, as after a restore, makes room for another, with
+// which all is built anew.
+func TestSetsKeyIsLost(t *testing.T) {
+	b := setsBench(t)
+	b.must(OpenSets{Repo: appRef, Key: signing("eu-1", "eu-2")})
+	b.must(lease("us-1"))
+	b.must(CommitSets{Repo: appRef, Node: "us-1", Through: 5, Format: 1})
+	another := func(to ...meta.NodeID) meta.Sets {
+		t.Helper()
+		k := signing(to...)
+		k.Fingerprint = "BEEF"
+		return b.must(OpenSets{Repo: appRef, Key: k}).Value.(meta.Sets)
+	}
+	b.must(RemoveNode{ID: "eu-1", Force: true})
+	if s := another("us-1"); s.Key.Fingerprint != "ABCD" || s.Format != 1 {
+		t.Errorf("a server has it: %+v", s)
+	}
+	b.must(RemoveNode{ID: "eu-2", Force: true})
+	if s := another("us-1", "gone"); s.Key.Fingerprint != "ABCD" {
+		t.Errorf("a key for nobody: %+v", s)
+	}
+	if s := b.must(OpenSets{Repo: appRef}).Value.(meta.Sets); s.Key == nil || s.Key.Fingerprint != "ABCD" {
+		t.Errorf("without a key: %+v", s)
+	}
+	if s := another("us-1"); s.Key.Fingerprint != "BEEF" || s.Format != 0 || s.Changed != b.index {
+		t.Errorf("%+v", s)
+	}
+	check(b)
+}
+
 // What a replaced set has stays for a while and then is garbage, and so is all that a
 // repository had.
 func TestSetsReleaseTheirBlobs(t *testing.T) {
