@@ -71,6 +71,14 @@ type task struct {
 	// stood is since when this server stands back for those before it, zero before.
 	stood time.Time
 	last  time.Time // when it was built here
+	// failures is how often in a row a look at it failed.
+	failures int
+}
+
+// again returns how long after so many failures in a row the next try is: a build that
+// cannot succeed reads all of a repository each time. A change is not kept waiting.
+func again(failures int) time.Duration {
+	return min(retryEvery<<min(failures-1, 10), retryMost)
 }
 
 // New returns a Builder over the given parts.
@@ -396,14 +404,20 @@ func (b *Builder) forget(repo meta.RepoRef) {
 func (b *Builder) work(ctx context.Context, repo meta.RepoRef) {
 	began := time.Now()
 	later, err := b.attend(ctx, repo)
-	if err != nil && ctx.Err() == nil {
-		b.metrics.failed.Inc()
-		b.cfg.Log.Warn("the documents of a repository are not built, trying again", "repository", repo.String(), "error", err)
-		later = retryEvery
-	}
 	b.mu.Lock()
 	t := b.tasks[repo]
 	t.running = false
+	if err == nil {
+		t.failures = 0
+	} else if ctx.Err() == nil {
+		t.failures++
+		later = again(t.failures)
+		if t.again {
+			later = retryEvery
+		}
+		b.metrics.failed.Inc()
+		b.cfg.Log.Warn("the documents of a repository are not built, trying again", "repository", repo.String(), "in", later, "error", err)
+	}
 	if later == 0 {
 		t.last = began
 	}

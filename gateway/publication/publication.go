@@ -63,8 +63,9 @@ const (
 	renewLease = 10 * time.Second
 	// standBack is how much later the next in line builds what nobody has built.
 	standBack = 2 * time.Second
-	// retryEvery is how often what failed is tried again, and everything looked over.
+	// retryEvery is how soon what failed is tried again, and retryMost after many failures.
 	retryEvery = 5 * time.Second
+	retryMost  = time.Minute
 	// AwaitMost is how long who published waits for the documents to have it.
 	AwaitMost = 2 * time.Second
 )
