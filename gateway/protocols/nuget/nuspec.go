@@ -61,20 +61,21 @@ type dependency struct {
 // nuspec is the XML (learn.microsoft.com/nuget/reference/nuspec), of any of its
 // namespaces.
 type nuspec struct {
-	XMLName  xml.Name `xml:"package"`
-	Metadata struct {
-		MinClient   string `xml:"minClientVersion,attr"`
-		ID          string `xml:"id"`
-		Version     string `xml:"version"`
-		Title       string `xml:"title"`
-		Authors     string `xml:"authors"`
-		Description string `xml:"description"`
-		Summary     string `xml:"summary"`
-		Tags        string `xml:"tags"`
-		Language    string `xml:"language"`
-		ProjectURL  string `xml:"projectUrl"`
-		IconURL     string `xml:"iconUrl"`
-		LicenseURL  string `xml:"licenseUrl"`
+	XMLName xml.Name `xml:"package"`
+	// Of what comes twice clients read the first and this decoder the last.
+	Metadata []struct {
+		MinClient   string   `xml:"minClientVersion,attr"`
+		ID          []string `xml:"id"`
+		Version     []string `xml:"version"`
+		Title       string   `xml:"title"`
+		Authors     string   `xml:"authors"`
+		Description string   `xml:"description"`
+		Summary     string   `xml:"summary"`
+		Tags        string   `xml:"tags"`
+		Language    string   `xml:"language"`
+		ProjectURL  string   `xml:"projectUrl"`
+		IconURL     string   `xml:"iconUrl"`
+		LicenseURL  string   `xml:"licenseUrl"`
 		License     struct {
 			Type string `xml:"type,attr"`
 			Text string `xml:",chardata"`
@@ -146,12 +147,15 @@ func ended(d *xml.Decoder) bool {
 }
 
 func (x *nuspec) manifest() (manifest, error) {
-	in := &x.Metadata
-	id := strings.TrimSpace(in.ID)
+	if len(x.Metadata) != 1 || len(x.Metadata[0].ID) != 1 || len(x.Metadata[0].Version) != 1 {
+		return manifest{}, fmt.Errorf("the .nuspec has not one metadata with one id and one version: %w", meta.ErrInvalid)
+	}
+	in := &x.Metadata[0]
+	id := strings.TrimSpace(in.ID[0])
 	if _, err := parseID(id); err != nil {
 		return manifest{}, fmt.Errorf("the .nuspec: %w", err)
 	}
-	v, err := parseVersion(strings.TrimSpace(in.Version))
+	v, err := parseVersion(strings.TrimSpace(in.Version[0]))
 	if err != nil {
 		return manifest{}, fmt.Errorf("the .nuspec of %s: %w", id, err)
 	}
