@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/shoal-registry/shoal/gateway/protocol"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 )
 
@@ -94,6 +95,14 @@ func TestCheckCrateNames(t *testing.T) {
 		if err := check(crate(h)); !errors.Is(err, meta.ErrInvalid) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// An index that cannot be read is the upstream's fault.
+func TestScanLongLine(t *testing.T) {
+	err := scan(strings.NewReader(strings.Repeat("x", maxLineBytes+1)), func([]byte) (bool, error) { return false, nil })
+	if !errors.Is(err, protocol.ErrUpstream) {
+		t.Error(err)
 	}
 }
 

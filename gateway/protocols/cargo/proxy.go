@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/url"
@@ -108,7 +109,9 @@ func scan(r io.Reader, each func([]byte) (enough bool, err error)) error {
 			return err
 		}
 	}
-	if err := s.Err(); err != nil {
+	if err := s.Err(); errors.Is(err, bufio.ErrTooLong) {
+		return fmt.Errorf("the upstream's index has a line of over %d bytes: %w", maxLineBytes, protocol.ErrUpstream)
+	} else if err != nil {
 		return fmt.Errorf("read the upstream's index: %w", err)
 	}
 	return nil
