@@ -92,8 +92,14 @@ func public(c *protocol.Call) bool {
 // proxiedListing passes on how an upstream shows a directory, as far as it does.
 func (p *Protocol) proxiedListing(c *protocol.Call, repo *meta.Repository, dir, accept string) error {
 	path := (&url.URL{Path: dir}).EscapedPath()
-	if c.R.URL.RawQuery != "" {
-		path += "?" + c.R.URL.RawQuery
+	query := url.Values{} // what pages have; all else would be kept for each question
+	for _, name := range []string{"n", "last"} {
+		if v := c.R.URL.Query().Get(name); v != "" {
+			query.Set(name, v)
+		}
+	}
+	if len(query) > 0 {
+		path += "?" + query.Encode()
 	}
 	f, err := p.proxies.Fetch(c.R.Context(), caller(c), repo, upstream.Want{Path: path, Accept: accept, MaxBytes: maxListingBytes})
 	if err != nil {

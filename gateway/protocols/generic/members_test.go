@@ -84,6 +84,10 @@ func TestProxy(t *testing.T) {
 	if got := m.do("GET", "cache/dir/", "", 200); got != `{"path":"dir/"}` {
 		t.Errorf("the upstream's listing is %q", got)
 	}
+	// What else a client asks is not passed on: it would be kept for each question.
+	m.do("GET", "cache/dir/?made=up", "", 200)
+	m.Put("dir/?last=a&n=2", []byte(`{}`))
+	m.do("GET", "cache/dir/?n=2&made=up&last=a", "", 200)
 }
 
 // What is owned here never comes from the upstream; what is not does, and stays its.

@@ -320,18 +320,37 @@ func lastOfLink(link string) string {
 	return u.Query().Get("last")
 }
 
+// isManifest reports whether the upstream has a manifest. Referrers are asked for of those
+// only: it lists none for any digest that a client makes up, and each list would be kept.
+func (p *Protocol) isManifest(ctx context.Context, c *call, d digest.Digest) (bool, error) {
+	if ok, _ := c.Repository.Upstream.Admits(c.pkg.Name); ok {
+		if _, _, err := p.catalog.KnownBlob(ctx, c.by, c.Repo, d); err == nil {
+			return true, nil
+		}
+	}
+	w := c.want(c.Repository, "manifests/"+string(d))
+	w.Kind, w.Digest, w.Accept, w.MaxBytes = upstream.File, d, acceptManifests, MaxManifestBytes
+	_, err := p.proxies.Fetch(ctx, c.by, c.Repository, w)
+	if errors.Is(err, meta.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // proxyReferrers answers with what refers to a digest at the upstream: by its list, or by
 // the tag that clients keep where there is none.
 func (p *Protocol) proxyReferrers(ctx context.Context, c *call, subject digest.Digest) error {
 	if c.pkg.Name == rootPackage {
 		return nameUnknown(c.name)
 	}
-	rest := "referrers/" + string(subject)
-	artifactType := c.R.URL.Query().Get("artifactType")
-	if artifactType != "" {
-		rest += "?" + url.Values{"artifactType": {artifactType}}.Encode()
+	if there, err := p.isManifest(ctx, c, subject); err != nil {
+		return err
+	} else if !there {
+		return writeReferrers(c.W, c.R, emptyReferrers)
 	}
-	w := c.want(c.Repository, rest)
+	// The type is looked for here, so that one list is kept, whatever clients look for.
+	artifactType := c.R.URL.Query().Get("artifactType")
+	w := c.want(c.Repository, "referrers/"+string(subject))
 	w.Accept, w.MaxBytes, w.TTL = typeIndex, MaxManifestBytes, tagTTL
 	f, err := p.fetch(ctx, c, w)
 	if errors.Is(err, meta.ErrNotFound) {

@@ -336,3 +336,34 @@ func TestMirrorsAreLookedUpOnce(t *testing.T) {
 		t.Error("nobody looked")
 	}
 }
+
+// TestReferrersLeaveNoTraces: digests and types that strangers make up are not asked of
+// the upstream, each of which would be kept.
+func TestReferrersLeaveNoTraces(t *testing.T) {
+	m := startMirror(t, catalogtest.Options{})
+	i := makeImage(t, "referred", 1, godigest.SHA256, nil)
+	m.origin.push(i, "1.0")
+	signature := makeImage(t, "signature", 1, godigest.SHA256, obj{"artifactType": "application/x-signature", "subject": i.descriptor()})
+	m.origin.push(signature, "")
+	m.pull(i, "1.0")
+	for n := range 5 {
+		if list, _ := m.referrers(digestOf(fmt.Sprint("made up ", n))); len(list) != 0 {
+			t.Errorf("referrers of nothing: %v", list)
+		}
+		if list, _ := m.referrers(i.digest, query("artifactType", fmt.Sprint("application/x-", n))); len(list) != 0 {
+			t.Errorf("referrers of no such type: %v", list)
+		}
+	}
+	if list, _ := m.referrers(i.digest, query("artifactType", "application/x-signature")); !has(list, signature.digest) {
+		t.Errorf("referrers %v", list)
+	}
+	asked := 0
+	for path, times := range m.between.All() {
+		if strings.Contains(path, "/referrers/") {
+			asked += times
+		}
+	}
+	if asked != 1 {
+		t.Errorf("the upstream was asked %d times: %v", asked, m.between.All())
+	}
+}
