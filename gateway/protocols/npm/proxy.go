@@ -193,6 +193,7 @@ func (s *source) ball(ctx context.Context, version string) (b ball, _ error) {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, maxManifestBytes)
 	for lines.Scan() {
+		b = ball{} // a line that does not say a sum leaves the one before it
 		if err := json.Unmarshal(lines.Bytes(), &b); err != nil {
 			return b, fmt.Errorf("tarballs of %s: %w", s.name, err)
 		}

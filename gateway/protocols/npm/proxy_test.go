@@ -123,6 +123,26 @@ func TestProxy(t *testing.T) {
 	w.expect(w.do("GET", "@acme/demo/-/demo-1.0.0.tgz", nil), 200)
 }
 
+// TestProxyOldSums: old versions have a shasum alone, or nothing; no other's integrity is theirs.
+func TestProxyOldSums(t *testing.T) {
+	w := startWorld(t)
+	balls := w.offer("demo", map[string]string{"1.0.0": long, "1.1.0": long, "1.2.0": long}, map[string]string{"latest": "1.2.0"}, func(version string, m object) {
+		dist := m["dist"].(object)
+		if version != "1.0.0" {
+			delete(dist, "integrity")
+		}
+		if version == "1.2.0" {
+			delete(dist, "shasum")
+		}
+	})
+	w.node.Proxy(t, "acme/lib", "npm", w.up.URL)
+	for version, ball := range balls {
+		if a := w.do("GET", "demo/-/demo-"+version+".tgz", nil); a.StatusCode != 200 || a.body != string(ball) {
+			t.Errorf("%s: %d %.100q", version, a.StatusCode, a.body)
+		}
+	}
+}
+
 // TestProxyTimes: what an upstream says of times is text, whatever it is.
 func TestProxyTimes(t *testing.T) {
 	w := startWorld(t)
