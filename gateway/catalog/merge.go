@@ -10,6 +10,10 @@ import (
 // mergePage is how many versions are read at a time: each may have a summary of 24 KiB.
 const mergePage = 256
 
+// mergeLast is up to how many versions a page is the last one: a longer one may have ended
+// early, past 16 MiB of records, which so few do not have.
+const mergeLast = mergePage / 2
+
 // VersionsOf walks the live versions of a package over several repositories in byte order
 // of their names, for documents that name them all. A name that several have is the first
 // one's; what is in quarantine is left out, and shows no other's in its place. One page of
@@ -72,7 +76,7 @@ func (h *head) fill(ctx context.Context, by Caller) error {
 	if err != nil {
 		return err
 	}
-	h.page, h.last, h.ended = page, len(page) < mergePage, len(page) == 0
+	h.page, h.last, h.ended = page, len(page) < mergeLast, len(page) == 0
 	if len(page) > 0 {
 		h.after = page[len(page)-1].Name
 	}

@@ -1,6 +1,7 @@
 package catalog_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"github.com/shoal-registry/shoal/gateway/catalog"
 	"github.com/shoal-registry/shoal/gateway/catalog/catalogtest"
 	"github.com/shoal-registry/shoal/gateway/protocol"
+	"github.com/shoal-registry/shoal/raftmeta"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/raftmeta/state"
 )
@@ -105,5 +107,36 @@ func TestTombstone(t *testing.T) {
 	}
 	if _, err := s.Catalog.Publish(t.Context(), by, ref, draft); err != nil || found() {
 		t.Errorf("what came back has a tombstone, or %v", err)
+	}
+}
+
+// short ends pages of versions early, as the state does past 16 MiB of records.
+type short struct{ raftmeta.Asker }
+
+func (s short) Answer(ctx context.Context, f meta.Freshness, q raftmeta.Request) (meta.AsOf, error) {
+	asOf, err := s.Asker.Answer(ctx, f, q)
+	if page, ok := q.Into().(*[]meta.Version); ok && err == nil {
+		*page = (*page)[:min(len(*page), 200)]
+	}
+	return asOf, err
+}
+
+// A page that ends early is not the last.
+func TestVersionsOfLongRecords(t *testing.T) {
+	w := newWorld(t, func(c *catalog.Config) { c.Metadata = short{c.Metadata} })
+	w.create(app)
+	const count = 300
+	for i := range count {
+		w.version(fmt.Sprint("version ", i), nil)
+	}
+	repo, _, err := w.Repository(t.Context(), w.by, app)
+	w.must(err)
+	walked := 0
+	for _, err := range w.VersionsOf(t.Context(), w.by, []meta.Repository{repo}, "api") {
+		w.must(err)
+		walked++
+	}
+	if walked != count {
+		t.Errorf("%d of %d versions", walked, count)
 	}
 }
