@@ -111,11 +111,15 @@ func newRepoCreate() *cobra.Command {
 		if n.Upstream, n.Members, n.WriteTo, err = kinds.create(create, n.Ref.Tenant); err != nil {
 			return err
 		}
+		credential, err := kinds.credential(create)
+		if err != nil {
+			return err
+		}
 		r, err := c.CreateRepository(ctx, n)
 		if err != nil {
 			return err
 		}
-		if r, err = kinds.credential(ctx, create, c, r); err != nil {
+		if r, err = kinds.setCredential(ctx, c, r, credential); err != nil {
 			return err
 		}
 		return printRepository(create, out, r)
@@ -191,6 +195,10 @@ func newRepoSet() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		credential, err := kinds.credential(set)
+		if err != nil {
+			return err
+		}
 		r, err := c.SetRepository(ctx, ref, client.RepositoryChange{
 			Upstream: upstream, Members: members, WriteTo: writeTo,
 			Class: given(set, "class", meta.Class(class)), Home: given(set, "home", meta.RegionName(home)),
@@ -202,7 +210,7 @@ func newRepoSet() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if r, err = kinds.credential(ctx, set, c, r); err != nil {
+		if r, err = kinds.setCredential(ctx, c, r, credential); err != nil {
 			return err
 		}
 		return printRepository(set, out, r)

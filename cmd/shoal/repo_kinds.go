@@ -166,33 +166,43 @@ func settingsOf(r meta.Repository) [][]string {
 	return append(rows, []string{"created", r.Created.Std().Format(time.RFC3339) + " by " + r.CreatedBy})
 }
 
-// credential sets or removes what a proxy asks its upstream with, when that was given, and
-// returns r as it is then.
-func (k *kindFlags) credential(ctx context.Context, cmd *cobra.Command, c *client.Client, r meta.Repository) (meta.Repository, error) {
+// credential reads what a proxy is to ask its upstream with, before anything is changed;
+// nil when that was not given.
+func (k *kindFlags) credential(cmd *cobra.Command) (*client.UpstreamCredential, error) {
 	switch {
 	case k.noCredential && k.tokenFile != "":
-		return r, fmt.Errorf("give --upstream-token-file or --no-upstream-credential, not both")
-	case k.noCredential:
-		return c.RemoveUpstreamCredential(ctx, r.Ref)
+		return nil, fmt.Errorf("give --upstream-token-file or --no-upstream-credential, not both")
 	case k.tokenFile == "" && k.user != "":
-		return r, fmt.Errorf("--upstream-user needs --upstream-token-file with the password")
+		return nil, fmt.Errorf("--upstream-user needs --upstream-token-file with the password")
 	case k.tokenFile == "":
-		return r, nil
+		return nil, nil
 	}
 	from := cmd.InOrStdin()
 	if k.tokenFile != "-" {
 		f, err := os.Open(k.tokenFile)
 		if err != nil {
-			return r, err
+			return nil, err
 		}
 		defer f.Close()
 		from = f
 	}
 	secret, err := readSecret(from)
 	if err != nil {
-		return r, fmt.Errorf("--upstream-token-file %s: %w", k.tokenFile, err)
+		return nil, fmt.Errorf("--upstream-token-file %s: %w", k.tokenFile, err)
 	}
-	return c.SetUpstreamCredential(ctx, r.Ref, client.UpstreamCredential{User: k.user, Secret: secret})
+	return &client.UpstreamCredential{User: k.user, Secret: secret}, nil
+}
+
+// setCredential sets or removes what a proxy asks its upstream with, when that was given,
+// and returns r as it is then.
+func (k *kindFlags) setCredential(ctx context.Context, c *client.Client, r meta.Repository, credential *client.UpstreamCredential) (meta.Repository, error) {
+	switch {
+	case k.noCredential:
+		return c.RemoveUpstreamCredential(ctx, r.Ref)
+	case credential == nil:
+		return r, nil
+	}
+	return c.SetUpstreamCredential(ctx, r.Ref, *credential)
 }
 
 func newRepoForget() *cobra.Command {

@@ -32,6 +32,22 @@ func TestUnknownCommandsFail(t *testing.T) {
 	}
 }
 
+// A credential for an upstream that cannot be read is known before anything is made.
+func TestUpstreamCredentialsAreReadFirst(t *testing.T) {
+	for line, want := range map[string]string{
+		"--upstream-user ada":                                  "--upstream-user needs --upstream-token-file",
+		"--upstream-token-file /nowhere/token.txt":             "/nowhere/token.txt",
+		"--upstream-token-file token --no-upstream-credential": "not both",
+	} {
+		for _, verb := range []string{"create", "set"} {
+			args := append([]string{"repo", verb, "acme/hub", "--upstream", "https://registry.example"}, strings.Fields(line)...)
+			if err := run(args...); err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("shoal %s: %v, want %q", strings.Join(args, " "), err, want)
+			}
+		}
+	}
+}
+
 // Every verb has an example in its help.
 func TestEveryVerbHasAnExample(t *testing.T) {
 	var walk func(*cobra.Command)
