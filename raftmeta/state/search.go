@@ -10,8 +10,9 @@ import (
 )
 
 // Search looks for packages of a repository, or, when a Digest or a Publisher is asked
-// for, for versions. It looks at names in byte order, and at some 20,000 records at most,
-// so an answer may have nothing and still not be the last.
+// for, for versions; unlisted ones are found by a digest only. It looks at names in byte
+// order, and at some 20,000 records at most, so an answer may have nothing and still not
+// be the last.
 type Search struct {
 	Repo meta.RepoRef `cbor:"1,keyasint,omitempty"`
 	// Prefix begins the package's name, Contains is part of it or of its spelling,
@@ -148,6 +149,9 @@ func (q Search) look(v *View, a *SearchAnswer, pkg *meta.Package, names []digest
 			return false, err
 		}
 		a.After = pkg.Name + "\x00" + version.Name
+		if version.Marks.Unlisted != nil && q.Digest == "" {
+			continue
+		}
 		if q.Publisher != "" && version.CreatedBy != q.Publisher || !labelled(pkg.Labels, q.Labels) && !labelled(version.Labels, q.Labels) {
 			continue
 		}

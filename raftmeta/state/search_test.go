@@ -86,6 +86,14 @@ func TestSearch(t *testing.T) {
 			}
 		}
 	}
+	// What is unlisted is found by its bytes alone.
+	b.must(MarkVersions{Repo: npmRef("npm"), Package: "web", Versions: []string{"3"}, Marking: meta.Marking{Unlisted: new(true)}})
+	if got := searched(t, b, Search{Publisher: "user:grace"}, 10); got != nil {
+		t.Errorf("unlisted, by its publisher: %q", got)
+	}
+	if got := searched(t, b, Search{Digest: shared, Publisher: "user:grace"}, 10); !slices.Equal(got, []string{"web 3 copy.tgz"}) {
+		t.Errorf("unlisted, by its digest: %q", got)
+	}
 	if _, err := try(b, Search{Repo: npmRef("npm"), After: "x"}); !errors.Is(err, meta.ErrInvalid) {
 		t.Errorf("after nothing: %v", err)
 	}
