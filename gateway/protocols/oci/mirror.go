@@ -18,7 +18,7 @@ import (
 // Mirrors. A client that is told that this registry mirrors another (containerd's
 // hosts.toml) asks for names of that one, and says with `?ns=` which it is. Such a call
 // means the proxy of that upstream: the one that the node is configured with, else the
-// first, by name, that the caller may read.
+// first, by name, that the caller may read, public ones last.
 
 const (
 	// mirrorTime is how long it is remembered which proxies there are.
@@ -98,12 +98,24 @@ func (p *Protocol) mirrorOf(ctx context.Context, who meta.Principal, name string
 	if err != nil {
 		return proxy, false, err
 	}
-	for i := range known[name] {
-		if r := &known[name][i]; p.catalog.Readable(who, r) {
-			return r.Ref, true, nil
+	proxy, found = choice(known[name], func(r *meta.Repository) bool { return p.catalog.Readable(who, r) })
+	return proxy, found, nil
+}
+
+// choice returns the first proxy that a caller may read by a right of its own, else the
+// first that everybody may: another tenant's public one comes last, whatever its name.
+func choice(proxies []meta.Repository, may func(*meta.Repository) bool) (proxy meta.RepoRef, found bool) {
+	for _, r := range proxies {
+		if r.Visibility = meta.VisibilityPrivate; may(&r) {
+			return r.Ref, true
 		}
 	}
-	return proxy, false, nil
+	for i := range proxies {
+		if may(&proxies[i]) {
+			return proxies[i].Ref, true
+		}
+	}
+	return proxy, false
 }
 
 // mirrored returns the proxies by the names of their upstreams.
@@ -138,8 +150,12 @@ func (p *Protocol) allProxies(ctx context.Context) (map[string][]meta.Repository
 		}
 		for i := range page {
 			r := &page[i]
-			if r.Format == Format && r.Kind == meta.KindProxy && r.Upstream != nil {
-				name := upstreamName(hostOf(r.Upstream.URL))
+			if r.Format != Format || r.Kind != meta.KindProxy || r.Upstream == nil {
+				continue
+			}
+			// One of a part of a registry has other names than the registry.
+			if u, err := url.Parse(r.Upstream.URL); err == nil && strings.Trim(u.Path, "/") == "" {
+				name := upstreamName(u.Host)
 				proxies[name] = append(proxies[name], *r)
 			}
 		}

@@ -50,7 +50,7 @@ func (p *Protocol) routed(ctx context.Context, c *call, action access.Action, se
 		}
 		return serve(ctx, c.at(&target))
 	case access.Pull:
-		if p.proxies == nil {
+		if p.proxies == nil || r.Kind == meta.KindProxy && r.Upstream == nil { // the latter is from before level 6
 			return fmt.Errorf("repository %s is a %s: %w", r.Ref, r.Kind, &meta.UnavailableError{Reason: "no_upstream"})
 		}
 	default:

@@ -367,3 +367,39 @@ func TestReferrersLeaveNoTraces(t *testing.T) {
 		t.Errorf("the upstream was asked %d times: %v", asked, m.between.All())
 	}
 }
+
+// TestMirrorsAreOfWholeRegistries: a proxy of a part of a registry, whose names are others,
+// does not stand for all of it.
+func TestMirrorsAreOfWholeRegistries(t *testing.T) {
+	m := startMirror(t, catalogtest.Options{})
+	i := makeImage(t, "whole", 1, godigest.SHA256, nil)
+	m.origin.push(i, "1.0")
+	part := makeImage(t, "part", 1, godigest.SHA256, nil)
+	m.stack.Proxy(t, "aaa/part", "oci", m.between.URL+"/evil")
+	m.between.Put("evil/v2/acme/app/api/manifests/1.0", part.manifest, "Content-Type: "+mediaImage)
+	here := m.at(t, "acme/app/api")
+	if got := here.expect(here.do("GET", "manifests/1.0", nil, query("ns", m.between.Host())), 200); !bytes.Equal(got.body, i.manifest) {
+		t.Errorf("the mirror answers %s", got.body)
+	}
+}
+
+// TestMirrorsOfOthersComeLast: nobody takes another tenant's pulls by a public proxy of an
+// early name.
+func TestMirrorsOfOthersComeLast(t *testing.T) {
+	all := []meta.Repository{
+		{Ref: upstreamtest.Ref("aaa/hidden"), Visibility: meta.VisibilityPrivate}, {Ref: upstreamtest.Ref("aaa/hub"), Visibility: meta.VisibilityPublic},
+		{Ref: upstreamtest.Ref("zed/hub"), Visibility: meta.VisibilityPublic},
+	}
+	for tenant, want := range map[meta.TenantName]string{"zed": "zed/hub", "aaa": "aaa/hidden", "other": "aaa/hub"} {
+		got, found := oci.Choice(all, func(r *meta.Repository) bool { return r.Visibility == meta.VisibilityPublic || r.Ref.Tenant == tenant })
+		if !found || got.String() != want {
+			t.Errorf("%s is led to %s", tenant, got)
+		}
+	}
+	if got, found := oci.Choice(all[:1], func(r *meta.Repository) bool { return r.Visibility == meta.VisibilityPublic }); found {
+		t.Errorf("a stranger is led to %s", got)
+	}
+	if all[1].Visibility != meta.VisibilityPublic {
+		t.Error("the choice changes what it is made of")
+	}
+}
