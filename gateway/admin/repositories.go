@@ -23,22 +23,41 @@ func (a *API) tenants(c *protocol.Call) error {
 	if err != nil {
 		return err
 	}
-	tenants, err := ask(a, c, state.ListTenants{Page: p})
+	all := access.May(c.Who, access.Observe, access.Target{})
+	page, err := shownPage(p, func(p state.Page) ([]meta.Tenant, error) { return ask(a, c, state.ListTenants{Page: p}) },
+		func(t *meta.Tenant) string { return string(t.Name) },
+		func(t *meta.Tenant) bool { return all || access.SeesTenant(c.Who, t.Name) })
 	if err != nil {
 		return err
 	}
-	page := client.Page[meta.Tenant]{Items: []meta.Tenant{}}
-	if len(tenants) == p.Limit {
-		page.Next = string(tenants[len(tenants)-1].Name)
-	}
-	all := access.May(c.Who, access.Observe, access.Target{})
-	for _, t := range tenants {
-		if all || access.SeesTenant(c.Who, t.Name) {
-			page.Items = append(page.Items, t)
-		}
-	}
 	return protocol.WriteJSON(c.W, http.StatusOK, page)
 }
+
+// shownPage fills a page with those of a listing that the caller may see. Where to go on
+// is the name of the last of them: that of another would tell that it is there.
+func shownPage[T any](p state.Page, list func(state.Page) ([]T, error), name func(*T) string, shown func(*T) bool) (client.Page[T], error) {
+	page := client.Page[T]{Items: []T{}}
+	for after := p.After; ; {
+		some, err := list(state.Page{After: after, Limit: listedAtATime})
+		if err != nil || len(some) == 0 {
+			return page, err
+		}
+		for i := range some {
+			if !shown(&some[i]) {
+				continue
+			}
+			if len(page.Items) == p.Limit {
+				page.Next = name(&page.Items[p.Limit-1])
+				return page, nil
+			}
+			page.Items = append(page.Items, some[i])
+		}
+		after = name(&some[len(some)-1])
+	}
+}
+
+// listedAtATime is how many tenants or repositories are read at a time.
+const listedAtATime = 1000
 
 func (a *API) createTenant(c *protocol.Call) error {
 	var body client.NewTenant
@@ -52,8 +71,8 @@ func (a *API) createTenant(c *protocol.Call) error {
 	return reply[meta.Tenant](c, http.StatusCreated, value)
 }
 
-// repositories lists those that the caller may read; what it may not is not even
-// counted: a page may come out shorter than its limit, next says whether to go on.
+// repositories lists those that the caller may list; what it may not is not even
+// counted.
 func (a *API) repositories(c *protocol.Call) error {
 	p, err := pageOf(c)
 	if err != nil {
@@ -65,18 +84,13 @@ func (a *API) repositories(c *protocol.Call) error {
 			return err
 		}
 	}
-	repositories, err := ask(a, c, state.ListRepositories{Tenant: tenant, Page: p})
+	page, err := shownPage(p, func(p state.Page) ([]meta.Repository, error) {
+		return ask(a, c, state.ListRepositories{Tenant: tenant, Page: p})
+	},
+		func(r *meta.Repository) string { return r.Ref.String() },
+		func(r *meta.Repository) bool { return access.OfRepository(c.Who, access.List, r) })
 	if err != nil {
 		return err
-	}
-	page := client.Page[meta.Repository]{Items: []meta.Repository{}}
-	if len(repositories) == p.Limit {
-		page.Next = repositories[len(repositories)-1].Ref.String()
-	}
-	for _, r := range repositories {
-		if access.OfRepository(c.Who, access.List, &r) {
-			page.Items = append(page.Items, r)
-		}
 	}
 	return protocol.WriteJSON(c.W, http.StatusOK, page)
 }

@@ -20,7 +20,8 @@ import (
 const (
 	// mostSearched is how many records are looked at before the page is cut.
 	mostSearched = 50_000
-	// mostRepositories is how many repositories are, of those that the caller may list or not.
+	// mostRepositories is how many repositories are, up to the next that the caller may list:
+	// a page says where to go on by no other's name.
 	mostRepositories = 2000
 	// searchedAtATime is how many of them are asked for in one question.
 	searchedAtATime = 200
@@ -148,7 +149,7 @@ func (s *searching) from(at place) (next *place, err error) {
 		}
 		return s.inside(s.wanted.only, "")
 	}
-	looked := 0
+	looked, shown := 0, false
 	for {
 		repositories, err := ask(s.api, s.call, state.ListRepositories{Tenant: s.wanted.tenant, Page: state.Page{After: at.repo, Limit: searchedAtATime}})
 		if err != nil || len(repositories) == 0 {
@@ -156,10 +157,11 @@ func (s *searching) from(at place) (next *place, err error) {
 		}
 		for i := range repositories {
 			r := &repositories[i]
-			if s.full() || looked >= mostRepositories {
+			if s.full() || looked >= mostRepositories && shown {
 				return &at, nil
 			}
 			looked++
+			shown = access.OfRepository(s.call.Who, access.List, r)
 			if next, err := s.in(r, ""); next != nil || err != nil {
 				return next, err
 			}

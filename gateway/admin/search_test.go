@@ -3,6 +3,7 @@ package admin_test
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"github.com/shoal-registry/shoal/gateway/admin/client"
 	"github.com/shoal-registry/shoal/gateway/protocol/protocoltest"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/raftmeta/state"
 )
 
 func get(path string) protocoltest.Request {
@@ -85,6 +87,40 @@ func TestSearch(t *testing.T) {
 		if !slices.Equal(got, []string{"team/api", "web"}) {
 			t.Errorf("page by page: %q", got)
 		}
+	}
+	// No page says where to go on by the name of what its reader may not see.
+	for _, path := range []string{"repositories", "tenants"} {
+		items, after := 0, ""
+		for range 10 {
+			status, _, body := f.gw.Do(t, get("/api/v1/"+path+"?limit=1&after="+after), f.gw.Reader)
+			var page client.Page[any]
+			if err := json.Unmarshal(body, &page); err != nil || status != http.StatusOK {
+				t.Fatalf("%d %s: %v", status, body, err)
+			}
+			if after = page.Next; strings.Contains(after, "beta") || strings.Contains(after, "other") || strings.Contains(after, "files") {
+				t.Errorf("%s go on after %s", path, after)
+			}
+			if items += len(page.Items); after == "" {
+				break
+			}
+		}
+		if after != "" || items != 1 {
+			t.Errorf("%s: %d are shown, next %q", path, items, after)
+		}
+	}
+	for i := range 2100 {
+		r := meta.Repository{
+			Ref: meta.RepoRef{Tenant: "beta", Name: fmt.Sprint("r", i)}, Format: "generic", Kind: meta.KindHosted, Class: meta.ClassCold,
+			Home: "eu", Visibility: meta.VisibilityPrivate,
+		}
+		if _, err := f.meta.Do(ctx, state.Origin{}, state.CreateRepository{Repository: r}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, _, body := f.gw.Do(t, get("/api/v1/search"), f.gw.Reader)
+	var page client.Page[client.Match]
+	if err := json.Unmarshal(body, &page); err != nil || len(page.Items) != 2 || page.Next != "" {
+		t.Errorf("with many repositories of others: %s, %v", body, err)
 	}
 	m := collect(t, f.Search(ctx, client.Search{Digest: first.Digest}))[0]
 	if m.Format != "oci" || m.Publisher != "user:ada" || m.Published == nil || m.Path != "manifest" || m.Versions != 2 {
