@@ -193,6 +193,7 @@ func DirectoryBytes(r io.ReaderAt, size int64, l Limits) (int64, error) {
 	records := uint64(binary.LittleEndian.Uint16(tail[at+10:]))
 	bytes := uint64(binary.LittleEndian.Uint32(tail[at+12:]))
 	offset := uint64(binary.LittleEndian.Uint32(tail[at+16:]))
+	behind := uint64(from) + uint64(at) // what the list of entries should lie before
 	// 0xffff bytes are one of archive/zip's own reasons to believe the zip64 end.
 	if records == 0xffff || bytes == 0xffff || bytes == 0xffffffff || offset == 0xffffffff {
 		if at >= locatorBytes && binary.LittleEndian.Uint32(tail[at-locatorBytes:]) == locatorMagic {
@@ -207,11 +208,16 @@ func DirectoryBytes(r io.ReaderAt, size int64, l Limits) (int64, error) {
 			if binary.LittleEndian.Uint32(end) != end64Magic {
 				return 0, refuse("its end is not where it says")
 			}
-			records, bytes = binary.LittleEndian.Uint64(end[32:]), binary.LittleEndian.Uint64(end[40:])
+			records, bytes, offset = binary.LittleEndian.Uint64(end[32:]), binary.LittleEndian.Uint64(end[40:]), binary.LittleEndian.Uint64(end[48:])
+			behind = place
 		}
 	}
 	if records > uint64(l.Entries) || bytes > uint64(l.DirectoryBytes) {
 		return 0, refuse("a directory of %d entries in %d bytes is over the limits of %d and %d", records, bytes, l.Entries, l.DirectoryBytes)
+	}
+	// Some readers take the list at the offset, others the one before the end.
+	if bytes > behind || offset != behind-bytes {
+		return 0, refuse("its directory does not lie before its end")
 	}
 	return int64(bytes), nil
 }

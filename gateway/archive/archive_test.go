@@ -112,7 +112,9 @@ func TestZipRefused(t *testing.T) {
 	}
 }
 
-// The list of entries is not read further than its end says it is.
+// Readers find the list of entries by its offset, or right before the end: a zip with
+// another list at either place is two archives. The list is not read further than its end
+// says it is.
 func TestZipUnderstates(t *testing.T) {
 	var files []string
 	for i := range 2000 {
@@ -124,8 +126,23 @@ func TestZipUnderstates(t *testing.T) {
 	binary.LittleEndian.PutUint16(b[end+10:], 0)
 	binary.LittleEndian.PutUint32(b[end+12:], 46)
 	_, err := archive.Zip(archive.ReaderAt(bytes.NewReader(b)), int64(len(b)), archive.Standard)
-	if !errors.Is(err, meta.ErrInvalid) || !strings.Contains(err.Error(), "longer than it says") {
+	if !errors.Is(err, meta.ErrInvalid) || !strings.Contains(err.Error(), "does not lie before its end") {
 		t.Error(err)
+	}
+	// One list is at the offset, another before the end.
+	one, other := zipOf(t, "a", "1"), zipOf(t, "b", "22")
+	at := len(other) - 22
+	size := binary.LittleEndian.Uint32(other[at+12:])
+	offset := binary.LittleEndian.Uint32(other[at+16:])
+	two := slices.Concat(one[:len(one)-22], []byte{0}, other[offset:])
+	copy(two[len(two)-22+16:], one[len(one)-22+16:len(one)-22+20])
+	if binary.LittleEndian.Uint32(two[len(two)-10:]) != size {
+		t.Fatal("the size of the list is not where it is thought to be")
+	}
+	for name, b := range map[string][]byte{"two lists": two, "data in front": slices.Concat([]byte("#!/bin/sh\n"), one)} {
+		if _, err := open(b); !errors.Is(err, meta.ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 
