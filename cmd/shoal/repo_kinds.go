@@ -207,17 +207,19 @@ func (k *kindFlags) setCredential(ctx context.Context, c *client.Client, r meta.
 
 func newRepoForget() *cobra.Command {
 	forget := &cobra.Command{
-		Use: "forget TENANT/REPOSITORY [PATH]", Short: "Have a proxy forget what it has of its upstream, all or one path", Args: cobra.RangeArgs(1, 2),
+		Use: "forget TENANT/REPOSITORY [PATH]", Short: "Have a proxy forget what it has of its upstream, all or one path, or a group where it takes a package from", Args: cobra.RangeArgs(1, 2),
 		Example: `  shoal repo forget acme/npm-proxy
-  shoal repo forget acme/npm-proxy left-pad`,
+  shoal repo forget acme/npm-proxy left-pad
+  shoal repo forget acme/npm-all --package left-pad`,
 	}
 	accept := forget.Flags().String("accept", "", "the Accept that the path was asked for with, when the format asks for one")
+	pkg := forget.Flags().String("package", "", "of a group: forget from which proxy it takes this package, so that it is looked for in all of them again")
 	return adminVerb(forget, func(ctx context.Context, c *client.Client, out *output, args []string) error {
 		ref, err := meta.ParseRepoRef(args[0])
 		if err != nil {
 			return err
 		}
-		what := client.Forget{Accept: *accept}
+		what := client.Forget{Accept: *accept, Package: *pkg}
 		if len(args) == 2 {
 			what.Path = args[1]
 		}
@@ -225,6 +227,12 @@ func newRepoForget() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return out.print(forget, n, func() { fmt.Fprintf(forget.OutOrStdout(), "%s forgot %d records of its upstream\n", ref, n.Records) })
+		return out.print(forget, n, func() {
+			of := "of its upstream"
+			if *pkg != "" {
+				of = "of where " + *pkg + " comes from"
+			}
+			fmt.Fprintf(forget.OutOrStdout(), "%s forgot %d records %s\n", ref, n.Records, of)
+		})
 	})
 }

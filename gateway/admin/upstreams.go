@@ -78,17 +78,46 @@ func (a *API) removeUpstreamCredential(c *protocol.Call) error {
 	return reply[meta.Repository](c, http.StatusOK, value)
 }
 
-// forgetFetched forgets what a proxy has: all of it, or one path, in pages.
+// forgetFetched forgets what a proxy has: all of it, or one path, in pages; or where a
+// group takes a package from.
 func (a *API) forgetFetched(c *protocol.Call) error {
 	var body client.Forget
 	if err := protocol.ReadJSON(c.R, maxBodyBytes, &body); err != nil {
 		return err
+	}
+	if body.Package != "" {
+		return a.forgetSource(c, body)
 	}
 	n, err := a.forget(c, state.ForgetFetched{Repo: c.Repo, Path: body.Path, Accept: body.Accept})
 	if err != nil {
 		return err
 	}
 	return protocol.WriteJSON(c.W, http.StatusOK, client.Forgotten{Records: n})
+}
+
+func (a *API) forgetSource(c *protocol.Call, body client.Forget) error {
+	if body.Path != "" || body.Accept != "" {
+		return fmt.Errorf("forget a path of a proxy, or a package of a group: %w", meta.ErrInvalid)
+	}
+	r, err := confirmed(a, c, state.GetRepository{Ref: c.Repo})
+	if err != nil {
+		return err
+	}
+	if r.Kind != meta.KindGroup {
+		return fmt.Errorf("repository %s is %s, only a group takes packages from proxies: %w", c.Repo, r.Kind, meta.ErrConflict)
+	}
+	sources, err := confirmed(a, c, state.GetSources{Repo: c.Repo, Package: body.Package})
+	if err != nil {
+		return err
+	}
+	if _, err := a.do(c, 0, state.RememberSource{Group: c.Repo, Package: body.Package, Forget: true}); err != nil {
+		return err
+	}
+	var n client.Forgotten
+	if sources.Remembered != "" {
+		n.Records = 1
+	}
+	return protocol.WriteJSON(c.W, http.StatusOK, n)
 }
 
 func (a *API) forget(c *protocol.Call, command state.ForgetFetched) (n uint64, _ error) {

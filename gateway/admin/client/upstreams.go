@@ -18,6 +18,8 @@ type UpstreamCredential struct {
 type Forget struct {
 	Path   string `json:"path,omitempty"`
 	Accept string `json:"accept,omitempty"`
+	// Package, of a group, forgets from which proxy it takes that one, and nothing else.
+	Package string `json:"package,omitempty"`
 }
 
 // Forgotten answers it.
@@ -36,7 +38,9 @@ func (c *Client) RemoveUpstreamCredential(ctx context.Context, ref meta.RepoRef)
 	return r, c.call(ctx, http.MethodDelete, repo(ref, "upstream", "credential"), nil, nil, &r)
 }
 
-// ForgetFetched forgets what a proxy has of its upstream, so that the next reader asks.
+// ForgetFetched forgets what a proxy has of its upstream, so that the next reader asks, or
+// where a group takes a package from. Errors: meta.ErrConflict for a package of what is no
+// group; meta.ErrInvalid.
 func (c *Client) ForgetFetched(ctx context.Context, ref meta.RepoRef, f Forget) (n Forgotten, err error) {
 	return n, c.call(ctx, http.MethodPost, repo(ref, "upstream", "forget"), nil, f, &n)
 }
