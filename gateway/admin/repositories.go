@@ -26,7 +26,7 @@ func (a *API) tenants(c *protocol.Call) error {
 	all := access.May(c.Who, access.Observe, access.Target{})
 	page, err := shownPage(p, func(p state.Page) ([]meta.Tenant, error) { return ask(a, c, state.ListTenants{Page: p}) },
 		func(t *meta.Tenant) string { return string(t.Name) },
-		func(t *meta.Tenant) bool { return all || access.SeesTenant(c.Who, t.Name) })
+		func(t *meta.Tenant) (bool, error) { return all || access.SeesTenant(c.Who, t.Name), nil })
 	if err != nil {
 		return err
 	}
@@ -35,7 +35,7 @@ func (a *API) tenants(c *protocol.Call) error {
 
 // shownPage fills a page with those of a listing that the caller may see. Where to go on
 // is the name of the last of them: that of another would tell that it is there.
-func shownPage[T any](p state.Page, list func(state.Page) ([]T, error), name func(*T) string, shown func(*T) bool) (client.Page[T], error) {
+func shownPage[T any](p state.Page, list func(state.Page) ([]T, error), name func(*T) string, shown func(*T) (bool, error)) (client.Page[T], error) {
 	page := client.Page[T]{Items: []T{}}
 	for after := p.After; ; {
 		some, err := list(state.Page{After: after, Limit: listedAtATime})
@@ -43,7 +43,11 @@ func shownPage[T any](p state.Page, list func(state.Page) ([]T, error), name fun
 			return page, err
 		}
 		for i := range some {
-			if !shown(&some[i]) {
+			ok, err := shown(&some[i])
+			if err != nil {
+				return page, err
+			}
+			if !ok {
 				continue
 			}
 			if len(page.Items) == p.Limit {
@@ -56,7 +60,7 @@ func shownPage[T any](p state.Page, list func(state.Page) ([]T, error), name fun
 	}
 }
 
-// listedAtATime is how many tenants or repositories are read at a time.
+// listedAtATime is how many of a listing are read at a time.
 const listedAtATime = 1000
 
 func (a *API) createTenant(c *protocol.Call) error {
@@ -88,7 +92,7 @@ func (a *API) repositories(c *protocol.Call) error {
 		return ask(a, c, state.ListRepositories{Tenant: tenant, Page: p})
 	},
 		func(r *meta.Repository) string { return r.Ref.String() },
-		func(r *meta.Repository) bool { return access.OfRepository(c.Who, access.List, r) })
+		func(r *meta.Repository) (bool, error) { return access.OfRepository(c.Who, access.List, r), nil })
 	if err != nil {
 		return err
 	}

@@ -219,22 +219,12 @@ func (a *API) waves(c *protocol.Call) error {
 	if err != nil {
 		return err
 	}
-	waves, err := ask(a, c, state.ListWaves{Open: c.R.URL.Query().Get("open") == "true", Page: p})
+	open := c.R.URL.Query().Get("open") == "true"
+	page, err := shownPage(p, func(p state.Page) ([]meta.Wave, error) { return ask(a, c, state.ListWaves{Open: open, Page: p}) },
+		func(w *meta.Wave) string { return w.ID },
+		func(w *meta.Wave) (bool, error) { return a.waveReadable(c, w) })
 	if err != nil {
 		return err
-	}
-	page := client.Page[meta.Wave]{Items: []meta.Wave{}}
-	if len(waves) == p.Limit {
-		page.Next = waves[len(waves)-1].ID
-	}
-	for _, w := range waves {
-		may, err := a.waveReadable(c, &w)
-		if err != nil {
-			return err
-		}
-		if may {
-			page.Items = append(page.Items, w)
-		}
 	}
 	return protocol.WriteJSON(c.W, http.StatusOK, page)
 }

@@ -187,6 +187,9 @@ func TestWaveRights(t *testing.T) {
 			t.Errorf("nobody: %v", err)
 		}
 	}
+	if status, _, body := f.gw.Do(t, get("/api/v1/waves?limit=1"), f.gw.Stranger); status != 200 || strings.Contains(string(body), "next") {
+		t.Errorf("a stranger is told where waves go on: %d %s", status, body)
+	}
 	if got := collect(t, stranger.Waves(ctx, false)); len(got) != 0 {
 		t.Errorf("a stranger is shown %+v", got)
 	}
