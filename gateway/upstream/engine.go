@@ -90,8 +90,9 @@ var ErrUnreachable = fmt.Errorf("the server that asks the upstream cannot be rea
 const (
 	// maxDownloads bounds the answers of upstreams that arrive at one time.
 	maxDownloads = 128
-	// maxTenantDownloads bounds those for one tenant, whose upstreams may drip.
-	maxTenantDownloads = maxDownloads / 4
+	// maxTenantDownloads bounds those for one tenant, whose upstreams may drip; fewer than
+	// outbound has connections to one host, which other tenants may ask too.
+	maxTenantDownloads = 24
 	// maxKnownAbsent bounds the addresses with nothing there that are remembered here.
 	maxKnownAbsent = 50_000
 	// absences that are kept in the log, a second and at once: strangers' guesses must not

@@ -106,8 +106,8 @@ func TestResumedInParts(t *testing.T) {
 	}
 }
 
-// TestSlowTenants: a tenant whose upstream answers nothing takes the places for downloads
-// from nobody else.
+// TestSlowTenants: a tenant whose upstream answers nothing takes neither the places for
+// downloads from another, nor the connections to a host that both ask.
 func TestSlowTenants(t *testing.T) {
 	p := start(t)
 	p.Hold()
@@ -120,7 +120,7 @@ func TestSlowTenants(t *testing.T) {
 	}
 	defer group.Wait()
 	defer leave()
-	for range 32 {
+	for range 24 {
 		p.Awaits(t)
 	}
 	quick := upstreamtest.NewRegistry(t)
@@ -129,6 +129,11 @@ func TestSlowTenants(t *testing.T) {
 	if _, err := p.Engine.Fetch(upstreamtest.Context(t), upstreamtest.By(), &theirs, upstream.Want{Path: "doc"}); err != nil {
 		t.Error(err)
 	}
+	theirs = p.Proxy(t, "other/same", "npm", p.Registry.URL)
+	group.Go(func() {
+		_, _ = p.Engine.Fetch(ctx, upstreamtest.By(), &theirs, upstream.Want{Path: "doc"})
+	})
+	p.Awaits(t)
 }
 
 // TestDownForOneRepository: that a host fails another tenant is no reason to believe what
