@@ -16,14 +16,17 @@ import (
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 )
 
-// maxAuditBytes bounds what an audit asks, unpacked, and what it is answered.
-const maxAuditBytes = 16 << 20
+// maxAuditBytes bounds what an audit asks, unpacked, and what it is answered; maxAskBytes
+// how it is sent.
+const (
+	maxAuditBytes = 16 << 20
+	maxAskBytes   = 1 << 20
+)
 
-// readPacked reads a body that may be packed with gzip.
-func readPacked(r *http.Request) ([]byte, error) {
-	body, err := protocol.ReadBody(r, maxAuditBytes)
-	if err != nil || !strings.EqualFold(r.Header.Get("Content-Encoding"), "gzip") {
-		return body, err
+// unpacked returns a body that may be packed with gzip.
+func unpacked(r *http.Request, body []byte) ([]byte, error) {
+	if !strings.EqualFold(r.Header.Get("Content-Encoding"), "gzip") {
+		return body, nil
 	}
 	z, err := gzip.NewReader(bytes.NewReader(body))
 	if err == nil {
@@ -82,13 +85,17 @@ func auditedNames(body []byte) (map[string]json.RawMessage, error) {
 // says of those names that no hosted repository owns. Internal names stay here.
 func (p *Protocol) advisories(c *protocol.Call) error {
 	ctx, by := c.R.Context(), caller(c)
+	// A reader may send slowly: the memory that all share is taken when it has come.
+	body, err := protocol.ReadBody(c.R, maxAskBytes)
+	if err != nil {
+		return err
+	}
 	release, err := p.catalog.Reserve(ctx, maxAuditBytes)
 	if err != nil {
 		return err
 	}
 	defer release()
-	body, err := readPacked(c.R)
-	if err != nil {
+	if body, err = unpacked(c.R, body); err != nil {
 		return err
 	}
 	names, err := auditedNames(body)

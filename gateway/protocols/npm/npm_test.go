@@ -20,6 +20,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -593,6 +594,46 @@ func TestAuditBomb(t *testing.T) {
 		fmt.Fprintf(&many, `%c"p%d":[]`, "{,"[min(i, 1)], i)
 	}
 	r.expect(r.do("POST", "-/npm/v1/security/advisories/bulk", strings.NewReader(many.String()+"}")), 413)
+}
+
+// TestAuditSlow: who sends an audit slowly holds none of the memory that all share.
+func TestAuditSlow(t *testing.T) {
+	r := start(t, catalogtest.Options{Catalog: catalog.Config{WorkingBytes: 4 << 20}})
+	r.expect(r.publish("demo", "1.0.0", "x", nil), 201)
+	const bulk = "-/npm/v1/security/advisories/bulk"
+	slow, send := io.Pipe()
+	var ended sync.WaitGroup
+	ended.Go(func() {
+		req, err := http.NewRequestWithContext(t.Context(), "POST", r.URL+"/npm/acme/lib/"+bulk, slow)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		if resp, err := r.Client.Do(req); err == nil {
+			resp.Body.Close()
+		}
+	})
+	if _, err := send.Write([]byte(`{"demo":`)); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute) // a bound against a hang
+	defer cancel()
+	for range 20 { // the slow one is in by then
+		req, err := http.NewRequestWithContext(ctx, "POST", r.URL+"/npm/acme/lib/"+bulk, strings.NewReader("{}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := r.Client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != 200 {
+			t.Errorf("%d", resp.StatusCode)
+		}
+	}
+	send.CloseWithError(io.ErrUnexpectedEOF)
+	ended.Wait()
 }
 
 func TestOnePublisherWins(t *testing.T) {
