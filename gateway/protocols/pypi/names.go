@@ -9,7 +9,8 @@ import (
 )
 
 var (
-	nameForm  = regexp.MustCompile(`^(?i:[a-z0-9]|[a-z0-9][a-z0-9._-]*[a-z0-9])$`)
+	// Letters are those of ASCII: without case, more fold to s and k.
+	nameForm  = regexp.MustCompile(`^(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9._-]*[a-zA-Z0-9])$`)
 	nameParts = regexp.MustCompile(`[-_.]+`)
 )
 
@@ -37,7 +38,7 @@ var preForms = map[string]string{"alpha": "a", "a": "a", "beta": "b", "b": "b", 
 // Errors: meta.ErrInvalid.
 func version(text string) (string, error) {
 	m := versionForm.FindStringSubmatch(text)
-	if m == nil || len(text) > meta.MaxVersionBytes {
+	if m == nil || len(text) > meta.MaxVersionBytes || strings.ContainsFunc(text, func(r rune) bool { return r >= 0x80 }) {
 		return "", fmt.Errorf("%.100q is no version (PEP 440): %w", text, meta.ErrInvalid)
 	}
 	part := func(name string) string { return strings.ToLower(m[versionForm.SubexpIndex(name)]) }

@@ -13,6 +13,7 @@ func TestNormalize(t *testing.T) {
 		"friendly.bard": "friendly-bard", "friendly_bard": "friendly-bard", "friendly--bard": "friendly-bard",
 		"FrIeNdLy-._.-bArD": "friendly-bard", "a": "a", "2": "2",
 		"": "", "-a": "", "a-": "", "a b": "", "é": "", "a/b": "", "a\n": "",
+		"\u017fetup": "", "\u212aube": "", // letters that fold to s and k
 	} {
 		got, err := normalize(text)
 		if got != want || (err == nil) != (want != "") || err != nil && !errors.Is(err, meta.ErrInvalid) {
@@ -28,7 +29,7 @@ func TestVersion(t *testing.T) {
 		"1.0-preview-4": "1.0rc4", "1.0-1": "1.0.post1", "1.0.post": "1.0.post0", "1.0r4": "1.0.post4", "1.0-rev.02": "1.0.post2",
 		"1.0.dev4": "1.0.dev4", "1.0-dev": "1.0.dev0", "1.0a2.post3.dev4": "1.0a2.post3.dev4",
 		"1.0+Ubuntu-1_02": "1.0+ubuntu.1.2", "1.0+abc.007": "1.0+abc.7",
-		"": "", "one": "", "1.0x": "", "1.0+": "", "1..0": "", "1.0 0": "", "../1": "",
+		"": "", "one": "", "1.0x": "", "1.0+": "", "1..0": "", "1.0 0": "", "../1": "", "1.0+\u017f": "", "1.0po\u017ft1": "",
 	} {
 		got, err := version(text)
 		if got != want || (err == nil) != (want != "") {
