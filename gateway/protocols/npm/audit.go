@@ -16,27 +16,30 @@ import (
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 )
 
-// maxAuditBytes bounds what an audit asks, unpacked, and what it is answered; maxAskBytes
-// how it is sent.
+// Bounds of audits. Each npm install asks for one, so that the usual one takes little of
+// the memory that all share.
 const (
-	maxAuditBytes = 16 << 20
-	maxAskBytes   = 1 << 20
+	maxAskBytes    = 1 << 20  // as it is sent
+	maxAuditBytes  = 16 << 20 // unpacked
+	minUnpackBytes = 64 << 10
+	maxUnpackRatio = 32
+	maxAdviceBytes = 2 << 20 // of the answer, some thousands of advisories
 )
 
-// unpacked returns a body that may be packed with gzip.
-func unpacked(r *http.Request, body []byte) ([]byte, error) {
+// unpacked returns a body that may be packed with gzip, of at most maxBytes.
+func unpacked(r *http.Request, body []byte, maxBytes int64) ([]byte, error) {
 	if !strings.EqualFold(r.Header.Get("Content-Encoding"), "gzip") {
 		return body, nil
 	}
 	z, err := gzip.NewReader(bytes.NewReader(body))
 	if err == nil {
-		body, err = io.ReadAll(io.LimitReader(z, maxAuditBytes+1))
+		body, err = io.ReadAll(io.LimitReader(z, maxBytes+1))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("the body is no gzip: %v: %w", err, meta.ErrInvalid)
 	}
-	if len(body) > maxAuditBytes {
-		return nil, fmt.Errorf("the body unpacks to over %d bytes: %w", maxAuditBytes, meta.ErrTooLarge)
+	if int64(len(body)) > maxBytes {
+		return nil, fmt.Errorf("the body unpacks to over %d bytes: %w", maxBytes, meta.ErrTooLarge)
 	}
 	return body, nil
 }
@@ -90,12 +93,13 @@ func (p *Protocol) advisories(c *protocol.Call) error {
 	if err != nil {
 		return err
 	}
-	release, err := p.catalog.Reserve(ctx, maxAuditBytes)
+	room := min(maxAuditBytes, max(minUnpackBytes, maxUnpackRatio*int64(len(body))))
+	release, err := p.catalog.Reserve(ctx, room+maxAdviceBytes)
 	if err != nil {
 		return err
 	}
 	defer release()
-	if body, err = unpacked(c.R, body); err != nil {
+	if body, err = unpacked(c.R, body, room); err != nil {
 		return err
 	}
 	names, err := auditedNames(body)
@@ -122,7 +126,7 @@ func (p *Protocol) advisories(c *protocol.Call) error {
 		return err
 	}
 	answer, err := p.proxies.Relay(ctx, proxy, upstream.Relayed{
-		Method: http.MethodPost, Path: "-/npm/v1/security/advisories/bulk", Accept: fullType, ContentType: fullType, Body: body, MaxBytes: maxAuditBytes,
+		Method: http.MethodPost, Path: "-/npm/v1/security/advisories/bulk", Accept: fullType, ContentType: fullType, Body: body, MaxBytes: maxAdviceBytes,
 	})
 	if err != nil {
 		return err
