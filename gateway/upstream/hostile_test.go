@@ -36,6 +36,7 @@ func TestWantsThatMakeNoSense(t *testing.T) {
 	for _, w := range []upstream.Want{
 		{Path: "a", Digest: "x"}, {Path: "b", Digest: digest.Digest("sha1:" + strings.Repeat("0", 40))}, {Path: "c", MaxBytes: -1}, {Path: "d", MaxBytes: -5},
 		{Path: "e", Kind: 7}, {Path: "f", TTL: -1}, {Path: "g", Sums: many},
+		{Path: "h", Accept: "a\nb"}, {Path: "i", Accept: strings.Repeat("a", 2000)},
 	} {
 		if f, err := p.fetch(w); err == nil {
 			t.Errorf("%+v is found: %+v", w, f)

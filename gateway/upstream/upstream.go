@@ -74,9 +74,9 @@ func (w *Want) check() error {
 			return fmt.Errorf("the promise of %.200q: %w: %w", w.Path, protocol.ErrUpstream, err)
 		}
 	}
-	if w.Kind > File || w.MaxBytes < 0 || w.TTL < 0 || len(w.Sums) > maxSums {
-		return fmt.Errorf("what is wanted of %.200q, kind %d, at most %d bytes for %s with %d checksums, makes no sense: %w",
-			w.Path, w.Kind, w.MaxBytes, w.TTL, len(w.Sums), meta.ErrInvalid)
+	if w.Kind > File || w.MaxBytes < 0 || w.TTL < 0 || len(w.Sums) > maxSums || w.Accept != text(w.Accept) {
+		return fmt.Errorf("what is wanted of %.200q, kind %d as %.80q, at most %d bytes for %s with %d checksums, makes no sense: %w",
+			w.Path, w.Kind, w.Accept, w.MaxBytes, w.TTL, len(w.Sums), meta.ErrInvalid)
 	}
 	return nil
 }
