@@ -28,7 +28,7 @@ func keyOf(repo *meta.Repository, w *Want) flightKey {
 	var promise strings.Builder
 	promise.WriteString(string(w.Digest))
 	for _, algorithm := range slices.Sorted(maps.Keys(w.Sums)) {
-		fmt.Fprintf(&promise, " %s:%s", algorithm, w.Sums[algorithm])
+		fmt.Fprintf(&promise, " %q:%q", algorithm, w.Sums[algorithm])
 	}
 	return flightKey{repo: repo.Ref, upstream: upstreamOf(repo, w.Path), path: w.Path, accept: w.Accept, kind: w.Kind, promise: promise.String(), max: w.MaxBytes, raw: w.Raw}
 }

@@ -161,6 +161,21 @@ func TestSums(t *testing.T) {
 	}
 }
 
+// TestPromisesAreNotMixed: no promise is written so that it is taken for another, of which
+// more is checked.
+func TestPromisesAreNotMixed(t *testing.T) {
+	repo := &meta.Repository{Format: "npm", Upstream: &meta.Upstream{URL: "https://h"}}
+	honest := keyOf(repo, &Want{Sums: map[string]string{"blake2b": "a", "sha256": "b"}})
+	for _, sums := range []map[string]string{{"blake2b": "a sha256:b"}, {"blake2b": `a" "sha256":"b`}, {"blake2b:a sha256": "b"}} {
+		if keyOf(repo, &Want{Sums: sums}) == honest {
+			t.Errorf("%q waits for the same download", sums)
+		}
+	}
+	if keyOf(repo, &Want{Digest: " sha256:b"}) == keyOf(repo, &Want{Sums: map[string]string{"sha256": "b"}}) {
+		t.Error("a digest is taken for a checksum")
+	}
+}
+
 func FuzzChallenge(f *testing.F) {
 	for _, seed := range []string{
 		`Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:library/alpine:pull"`,
