@@ -336,6 +336,9 @@ func (p *Protocol) writable(c *protocol.Call, action meta.Action) (meta.RepoRef,
 // unpublish takes a whole package away, or the version of a tarball.
 func (p *Protocol) unpublish(c *protocol.Call) error {
 	t, err := parsePath(c.Params.Get("path"))
+	if err == nil && t.version != "" {
+		err = fmt.Errorf("%s is taken away by its tarball's path, use `npm unpublish`: %w", c.Params.Get("path"), meta.ErrNotFound)
+	}
 	if err != nil {
 		return err
 	}

@@ -420,6 +420,10 @@ func TestUnpublish(t *testing.T) {
 	r.expect(r.do("DELETE", "@acme/demo/-/demo-2.0.0.tgz/-rev/"+p.Rev, nil), 200)
 	r.expect(r.do("GET", "@acme/demo/-/demo-2.0.0.tgz", nil), 404)
 	r.expect(r.do("DELETE", "@acme%2fdemo/-rev/1", nil), 409)
+	// The path of a version's manifest is not that of its package.
+	r.expect(r.do("DELETE", "@acme%2fdemo/1.0.0/-rev/"+p.Rev, nil), 404)
+	r.expect(r.do("DELETE", "@acme/demo/latest/-rev/"+p.Rev, nil), 404)
+	r.expect(r.do("GET", "@acme/demo/-/demo-1.0.0.tgz", nil), 200)
 	r.expect(r.do("DELETE", "@acme%2fdemo/-rev/"+p.Rev, nil), 200)
 	r.expect(r.do("GET", "@acme/demo", nil), 404)
 	r.expect(r.do("DELETE", "@acme%2fdemo/-rev/"+p.Rev, nil), 404)
