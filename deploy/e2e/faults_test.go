@@ -78,8 +78,8 @@ func TestBadInputs(t *testing.T) {
 		if _, err := c.Do(ctx, http.MethodHead, "/v2/"+repository+"/blobs/"+digest, nil, nil, 0, http.StatusOK); image.StatusOf(err) != http.StatusNotFound {
 			t.Errorf("half a blob reads: %v", err)
 		}
-		// The session answers as soon as the server has seen the cut, and closing it as
-		// if it were whole is refused.
+		// What came is kept, and closing the session as if it were whole is refused, as soon
+		// as the server has seen the cut: until then another request is using it.
 		if err := proc.Await(ctx, "the upload to be free again", func(ctx context.Context) error {
 			response, err := c.Do(ctx, http.MethodGet, location, nil, nil, 0, http.StatusNoContent)
 			if err != nil {
@@ -93,8 +93,17 @@ func TestBadInputs(t *testing.T) {
 		}, d.process); err != nil {
 			t.Fatal(err)
 		}
-		_, err := c.Do(ctx, http.MethodPut, with(location, digest), nil, http.NoBody, 0, http.StatusCreated)
-		refused(t, err, http.StatusBadRequest, "DIGEST_INVALID")
+		var refusal error
+		if err := proc.Await(ctx, "the cut request to end", func(ctx context.Context) error {
+			_, refusal = c.Do(ctx, http.MethodPut, with(location, digest), nil, http.NoBody, 0, http.StatusCreated)
+			if image.StatusOf(refusal) == http.StatusConflict {
+				return refusal
+			}
+			return nil
+		}, d.process); err != nil {
+			t.Fatal(err)
+		}
+		refused(t, refusal, http.StatusBadRequest, "DIGEST_INVALID")
 	})
 	t.Run("an oversized manifest", func(t *testing.T) {
 		huge := append(img.Manifest[:len(img.Manifest):len(img.Manifest)], bytes.Repeat([]byte(" "), 4<<20)...)

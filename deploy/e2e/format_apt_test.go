@@ -15,7 +15,7 @@ import (
 
 func init() {
 	formats = append(formats, format{
-		name: "apt", tools: []string{"apt-get", "dpkg", "dpkg-deb", "gpgv", "curl"}, pkg: "shoal-hello",
+		name: "apt", sets: true, tools: []string{"apt-get", "dpkg", "dpkg-deb", "gpgv", "curl"}, pkg: "shoal-hello",
 		publish: func(ctx context.Context, t *testing.T, p place, home, pkg, version string, seed uint64) (string, error) {
 			file := filepath.Join(home, debName(pkg, version))
 			write(t, file, string(debOf(t, pkg, version, seed)))

@@ -14,7 +14,7 @@ import (
 
 func init() {
 	formats = append(formats, format{
-		name: "rpm", tools: []string{"dnf", "curl"}, pkg: "shoal-hello",
+		name: "rpm", sets: true, tools: []string{"dnf", "curl"}, pkg: "shoal-hello",
 		publish: func(ctx context.Context, t *testing.T, p place, home, pkg, version string, seed uint64) (string, error) {
 			made := rpmOf(pkg, version, seed)
 			file := filepath.Join(home, made.File())
