@@ -62,6 +62,7 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) {
 	abort := g.guard(e)
 	if err := e.stream.resume(); err != nil {
 		e.err = err
+		e.lastOfItsConnection()
 	}
 	if e.err != nil && !abort {
 		if e.stream.wrote() {
@@ -75,6 +76,15 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) {
 	g.record(e, received, time.Since(started))
 	if abort {
 		panic(http.ErrAbortHandler)
+	}
+}
+
+// lastOfItsConnection has the connection closed with this answer. net/http reads on while
+// a request of HTTP/1 is served, to see its client leave, and takes a read deadline for
+// that: the context of the connection, and so of each later request on it, is over.
+func (e *exchange) lastOfItsConnection() {
+	if e.r.ProtoMajor == 1 {
+		e.stream.Header().Set("Connection", "close")
 	}
 }
 
@@ -100,6 +110,12 @@ func (g *Gateway) guard(e *exchange) (abort bool) {
 func (g *Gateway) answer(e *exchange) error {
 	h := e.stream.Header()
 	protect(h)
+	if e.r.Context().Err() != nil {
+		// The client of a connection that ended does not read this; that of one whose context
+		// alone ended asks again.
+		e.lastOfItsConnection()
+		return fmt.Errorf("the connection is over: %w", &meta.UnavailableError{Reason: "connection", RetryAfter: time.Second})
+	}
 	if err := g.identify(e); err != nil {
 		// Its certificate has ended, or its root was dropped, since the connection was made:
 		// the client shows another on the next.

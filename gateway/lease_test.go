@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -230,6 +231,60 @@ func TestCallsEndWithTheirRight(t *testing.T) {
 	}
 	if got, err := testutil.GatherAndCount(n.metrics, "shoal_gateway_cut_total"); err != nil || got != 1 {
 		t.Errorf("metric of calls that were cut: %d %v", got, err)
+	}
+}
+
+// A client whose call was cut goes on with its next one: nothing of the cut stays with
+// the connection, which clients and forwarders keep.
+func TestConnectionAfterACut(t *testing.T) {
+	c := newCluster(t)
+	h := &head{reachable: true}
+	begun, connection := make(chan context.Context, 1), make(chan context.Context, 1)
+	n := c.start(meta.RoleServer, h.on, upload(protocol.AnyServer, func(c *protocol.Call) error {
+		select {
+		case begun <- c.R.Context():
+		case <-c.R.Context().Done():
+		}
+		if c.R.Header.Get("Hold") == "" {
+			return c.R.Context().Err()
+		}
+		// Until net/http has seen the cut too, as it has by the time a slow handler returns.
+		<-(<-connection).Done()
+		<-c.R.Context().Done()
+		return c.R.Context().Err()
+	}))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Hold") != "" {
+			connection <- r.Context()
+		}
+		n.Handler().ServeHTTP(w, r)
+	}))
+	defer server.Close()
+	cl := client(t, nil, false)
+	post := func(header ...string) (int, string) {
+		resp, text, err := tryCall(cl, "POST", server.URL+"/up/acme/app", nil, append(header, asAdmin()...)...)
+		if err != nil {
+			return 0, err.Error()
+		}
+		return resp.StatusCode, text
+	}
+	for range 3 {
+		h.set(0, true)
+		answered := make(chan int, 1)
+		go func() {
+			status, _ := post("Hold", "1")
+			answered <- status
+		}()
+		wait(t, "the call", begun)
+		h.set(time.Hour, true)
+		if status := wait(t, "its answer", answered); status != http.StatusServiceUnavailable {
+			t.Errorf("a call that was cut: %d", status)
+		}
+		h.set(0, true)
+		if status, text := post(); status != http.StatusOK {
+			t.Fatalf("the next call: %d %s", status, text)
+		}
+		<-begun
 	}
 }
 
