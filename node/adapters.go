@@ -203,7 +203,7 @@ func (d demands) Copies(ctx context.Context, root digest.CID) ([]meta.Replica, e
 	return r, err
 }
 
-func (d demands) Watch(ctx context.Context, region meta.RegionName, changed func()) error {
+func (d demands) Watch(ctx context.Context, region meta.RegionName, changed func(), failed func(digest.CID)) error {
 	_, asOf, err := raftmeta.Ask(ctx, d.store, meta.Local, state.GetCluster{})
 	if err != nil && !errors.Is(err, meta.ErrNotFound) {
 		return err
@@ -221,6 +221,9 @@ func (d demands) Watch(ctx context.Context, region meta.RegionName, changed func
 			d.incidents.note(change)
 			changed()
 		case change.Region == region && (change.Kind == feed.KindDemand || change.Kind == feed.KindReplica && change.Deleted):
+			if change.Kind == feed.KindReplica && change.Node == d.self {
+				failed(change.Root)
+			}
 			changed()
 		case change.Region == region && change.Kind == feed.KindReplica && change.Node == d.self && d.settled != nil:
 			d.settled(ctx, region, change.Root)

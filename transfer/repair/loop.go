@@ -53,6 +53,8 @@ type Loop struct {
 	metrics *metrics
 	wake    chan struct{}
 	damaged chan damage
+	failed  chan digest.CID // copies that the metadata has as failed, whoever said so
+	missed  atomic.Bool     // some such news was not taken in
 	reports chan meta.Replica
 	results chan result
 	backlog atomic.Int64
@@ -76,8 +78,9 @@ type making struct {
 	lane   place.Lane
 	demand meta.Time
 	began  time.Time
-	// sound is false when it was found damaged while it was being made.
-	sound bool
+	// sound is false when it was found damaged while it was being made, doubted is true
+	// when the metadata was told so meanwhile.
+	sound, doubted bool
 }
 
 // activity is how much was lately copied for a tenant: work, in bytes, as of last, of
@@ -152,6 +155,7 @@ func New(cfg Config) (*Loop, error) {
 	l := &Loop{
 		cfg: cfg, log: log,
 		wake: make(chan struct{}, 1), damaged: make(chan damage, damageQueue),
+		failed:  make(chan digest.CID, damageQueue),
 		reports: make(chan meta.Replica, reportQueue), results: make(chan result),
 		running: map[digest.CID]*making{}, passed: map[laneName]passed{}, active: map[string]activity{},
 	}
@@ -171,6 +175,16 @@ func (l *Loop) Damaged(root digest.CID) {
 	case l.damaged <- damage{root, "a chunk of it did not have its hash"}:
 	default:
 		l.metrics.dropped.Inc()
+	}
+}
+
+// doubted says that this server's copy of root does not count any more, be it by the
+// word of another: those that share a bucket share its copies. It does not block.
+func (l *Loop) doubted(root digest.CID) {
+	select {
+	case l.failed <- root:
+	default:
+		l.missed.Store(true)
 	}
 }
 
@@ -197,12 +211,13 @@ func (l *Loop) Run(ctx context.Context) error {
 // watch turns news of the metadata into wake-ups.
 func (l *Loop) watch(ctx context.Context) error {
 	for {
-		err := l.cfg.Demands.Watch(ctx, l.cfg.Region, l.changed)
+		err := l.cfg.Demands.Watch(ctx, l.cfg.Region, l.changed, l.doubted)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		l.log.Debug("the watch on demands broke", "error", err)
 		// What was missed meanwhile shows in the next listing.
+		l.missed.Store(true)
 		l.changed()
 		if !sleep(ctx, time.Second) {
 			return ctx.Err()
@@ -276,7 +291,16 @@ func (l *Loop) plan(ctx context.Context) error {
 			}
 			l.forget(d.root)
 			l.tell(meta.Replica{Root: d.root, State: meta.ReplicaFailed, Reason: d.reason})
+		case root := <-l.failed:
+			if m := l.running[root]; m != nil {
+				m.doubted = true
+			}
+			l.forget(root)
 		case <-l.wake:
+			if l.missed.Swap(false) {
+				l.known.Purge()
+				clear(l.passed)
+			}
 			bringTo(time.Now().Add(pause))
 		case <-due.C:
 			began := time.Now()
@@ -569,9 +593,9 @@ func (l *Loop) make(ctx context.Context, d meta.Replica) result {
 // is done.
 func (l *Loop) conclude(ctx context.Context, r result) (again time.Time) {
 	root, now := r.demand.Root, time.Now()
-	sound := l.running[root].sound
+	m := l.running[root]
 	delete(l.running, root)
-	if r.err == nil && !sound {
+	if r.err == nil && !m.sound {
 		r.err = fmt.Errorf("it was damaged again: %w", meta.ErrCorrupt)
 	}
 	if r.err == nil {
@@ -583,6 +607,10 @@ func (l *Loop) conclude(ctx context.Context, r result) (again time.Time) {
 		if !r.idle {
 			l.metrics.outcomes.WithLabelValues("verified").Inc()
 			l.tell(meta.Replica{Root: root, State: meta.ReplicaVerified, Seen: r.demand.Seen})
+		}
+		if m.doubted {
+			l.forget(root) // it may be older than the doubt
+			return now
 		}
 		return time.Time{}
 	}

@@ -32,9 +32,10 @@ type Demands interface {
 	Pending(ctx context.Context, region meta.RegionName, lane place.Lane, after *meta.Replica, limit int) ([]meta.Replica, error)
 	// Copies returns all that is known of root's copies, of all regions.
 	Copies(ctx context.Context, root digest.CID) ([]meta.Replica, error)
-	// Watch calls changed, which does not block, whenever the region's demands may
-	// have changed, until ctx ends or the watch breaks; then it is called again.
-	Watch(ctx context.Context, region meta.RegionName, changed func()) error
+	// Watch calls changed whenever the region's demands may have changed, and before
+	// that failed when it is because Self's copy of root does not count any more, until
+	// ctx ends or the watch breaks; then it is called again. Neither blocks.
+	Watch(ctx context.Context, region meta.RegionName, changed func(), failed func(root digest.CID)) error
 }
 
 // Reporter tells the metadata of this server's copies.

@@ -29,6 +29,7 @@ type cluster struct {
 	demands  []meta.Replica
 	copies   map[digest.CID][]meta.Replica
 	changed  []func()
+	failed   map[meta.NodeID][]func(digest.CID)
 	reports  []meta.Replica
 	ensured  []digest.CID
 	running  int
@@ -43,7 +44,15 @@ type cluster struct {
 	reporting func(meta.Replica)
 }
 
-func newCluster() *cluster { return &cluster{copies: map[digest.CID][]meta.Replica{}} }
+func newCluster() *cluster {
+	return &cluster{copies: map[digest.CID][]meta.Replica{}, failed: map[meta.NodeID][]func(digest.CID){}}
+}
+
+// seat is the cluster as one server, or several with one bucket, see it.
+type seat struct {
+	*cluster
+	self meta.NodeID
+}
 
 func (c *cluster) demand(i int, class meta.Class) digest.CID { return c.demandOf("acme", i, class, 10) }
 
@@ -105,12 +114,13 @@ func (c *cluster) Copies(_ context.Context, root digest.CID) ([]meta.Replica, er
 	return slices.Clone(c.copies[root]), nil
 }
 
-func (c *cluster) Watch(ctx context.Context, _ meta.RegionName, changed func()) error {
+func (c seat) Watch(ctx context.Context, _ meta.RegionName, changed func(), failed func(digest.CID)) error {
 	c.mu.Lock()
 	err := c.watchErr
 	c.watchErr = nil
 	if err == nil {
 		c.changed = append(c.changed, changed)
+		c.failed[c.self] = append(c.failed[c.self], failed)
 	}
 	c.mu.Unlock()
 	if err != nil {
@@ -143,7 +153,11 @@ func (c *cluster) Report(_ context.Context, replicas []meta.Replica) error {
 		} else {
 			c.copies[r.Root] = append(known, r)
 		}
-		c.settle(r.Root)
+		if c.settle(r.Root) {
+			for _, f := range c.failed[r.Server] {
+				f(r.Root)
+			}
+		}
 	}
 	for _, f := range c.changed {
 		f()
@@ -151,7 +165,8 @@ func (c *cluster) Report(_ context.Context, replicas []meta.Replica) error {
 	return nil
 }
 
-func (c *cluster) settle(root digest.CID) {
+// settle reports whether a verified demand is pending again.
+func (c *cluster) settle(root digest.CID) (again bool) {
 	verified := 0
 	for _, r := range c.copies[root] {
 		if r.State == meta.ReplicaVerified {
@@ -160,12 +175,14 @@ func (c *cluster) settle(root digest.CID) {
 	}
 	for i := range c.demands {
 		if c.demands[i].Root == root {
+			again = c.demands[i].State == meta.ReplicaVerified && verified < 2
 			c.demands[i].State = meta.ReplicaPending
 			if verified >= 2 {
 				c.demands[i].State = meta.ReplicaVerified
 			}
 		}
 	}
+	return again
 }
 
 func (c *cluster) Ensure(ctx context.Context, b meta.Blob) error {
@@ -229,7 +246,7 @@ var twoServers = []meta.NodeID{"a", "b"}
 func start(t *testing.T, c *cluster, self meta.NodeID, all []meta.NodeID, change ...func(*Config)) *Loop {
 	t.Helper()
 	cfg := Config{
-		Self: self, Region: "eu", Demands: c, Reporter: c, Content: c,
+		Self: self, Region: "eu", Demands: seat{c, self}, Reporter: c, Content: c,
 		Servers: func() []meta.NodeID { return all }, Metrics: prometheus.NewPedanticRegistry(),
 	}
 	for _, f := range change {
@@ -489,6 +506,52 @@ func TestDamaged(t *testing.T) {
 		after(5 * time.Second)
 		got = slices.DeleteFunc(c.reported(other), func(s string) bool { return strings.HasPrefix(s, "b") })
 		if len(got) < 3 || got[len(got)-1] != "a verified" || !strings.Contains(got[len(got)-2], "failed") {
+			t.Errorf("reported %v", got)
+		}
+	})
+}
+
+// Two servers share a bucket, and so its copies. What one of them finds damaged the other
+// has just made, or is making: it is made again at once, by the one whose it is.
+func TestDoubtedByAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster()
+		root := c.demand(1, meta.ClassStandard)
+		start(t, c, "bucket", []meta.NodeID{"bucket", "b"})
+		other := start(t, c, "bucket", []meta.NodeID{"bucket", "b"}, func(cfg *Config) {
+			cfg.Mine = func(digest.CID) bool { return false }
+		})
+		start(t, c, "b", []meta.NodeID{"bucket", "b"})
+		after(time.Second)
+		other.Damaged(root)
+		after(time.Second)
+		of := func(root digest.CID) []string {
+			return slices.DeleteFunc(c.reported(root), func(s string) bool { return strings.HasPrefix(s, "b ") })
+		}
+		if got, want := of(root), []string{"bucket verified", "bucket failed a chunk of it did not have its hash", "bucket verified"}; !slices.Equal(got, want) {
+			t.Errorf("reported %v, want %v", got, want)
+		}
+
+		// The news comes while it is being made.
+		held := make(chan struct{})
+		c.mu.Lock()
+		c.ensure = func(context.Context, meta.Blob) error {
+			<-held
+			return nil
+		}
+		c.mu.Unlock()
+		late := c.demand(2, meta.ClassStandard)
+		after(time.Second)
+		for _, s := range []meta.NodeID{"bucket", "b"} {
+			if err := c.Report(t.Context(), []meta.Replica{{Root: late, Region: "eu", Server: s, State: meta.ReplicaVerified}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		other.Damaged(late)
+		after(time.Second)
+		close(held)
+		after(time.Second)
+		if got := of(late); got[len(got)-1] != "bucket verified" {
 			t.Errorf("reported %v", got)
 		}
 	})
