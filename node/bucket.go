@@ -280,6 +280,10 @@ func (b *blobs) ensure(content *transfer.Content) func(context.Context, meta.Blo
 		return content.Ensure
 	}
 	return func(ctx context.Context, blob meta.Blob) error {
+		// What is owed may be so because another server found the object damaged.
+		if err := b.bucket.Refresh(ctx, blob.Root); err != nil {
+			return err
+		}
 		if err := content.Ensure(ctx, blob); err != nil {
 			return err
 		}

@@ -288,6 +288,79 @@ func TestDamageIsHealed(t *testing.T) {
 	data(t, s, "", in.Root)
 }
 
+// What one server found damaged another, which has read the object whole, learns, and
+// makes it again; then the first one reads the new object.
+func TestDamageIsLearnt(t *testing.T) {
+	s := buckettest.Start(t)
+	a, b := newNode(t, s, ""), newNode(t, s, "")
+	content := storetest.Content(2<<20, 1)
+	in := storetest.Put(t, a, content)
+	a.empty(t)
+	whole := func(n *node) bool {
+		blob, err := n.Open(t.Context(), in.Root)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer blob.Close()
+		l, err := n.Look(t.Context(), in.Root)
+		if err != nil || l.Whole != blob.Complete() {
+			t.Errorf("looks like %+v, %v; complete %v", l, err, blob.Complete())
+		}
+		return blob.Complete()
+	}
+	if !whole(a) || !whole(b) {
+		t.Fatal("it is not whole")
+	}
+	if _, err := b.Keep(t.Context(), in.Root, 0); err != nil {
+		t.Fatal(err)
+	}
+	old := data(t, s, "", in.Root)
+	buckettest.Flip(t, path.Join(s.Dir, old), 700<<10)
+	if found, err := a.Scrub(t.Context(), in.Root, store.ScrubOptions{}); err != nil || found.Damaged != 1 || whole(a) {
+		t.Fatalf("%+v, %v", found, err)
+	}
+	if err := b.Refresh(t.Context(), in.Root); err != nil {
+		t.Fatal(err)
+	}
+	if whole(b) {
+		t.Error("the other server does not know")
+	}
+	if _, err := b.Keep(t.Context(), in.Root, 0); !errors.Is(err, meta.ErrNotFound) {
+		t.Errorf("kept without the damaged chunk: %v", err)
+	}
+	blob, err := b.Open(t.Context(), in.Root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer blob.Close()
+	m := blob.Map()
+	if err := blob.WriteChunk(t.Context(), 2, content[m.PlainOffset(2):m.PlainOffset(3)]); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Keep(t.Context(), in.Root, 0); err != nil || !whole(b) {
+		t.Errorf("kept: %v", err)
+	}
+	if err := a.Refresh(t.Context(), in.Root); err != nil || !whole(a) {
+		t.Errorf("the first server does not read the new object: %v", err)
+	}
+	if !bytes.Equal(storetest.Get(t, a, in.Root), content) {
+		t.Error("content came back changed")
+	}
+	// When all of it is gone that is learnt as well.
+	for key := range s.Files(path.Dir(old)) {
+		if err := os.Remove(path.Join(s.Dir, key)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a.empty(t)
+	if err := a.Refresh(t.Context(), in.Root); err != nil {
+		t.Error(err)
+	}
+	if _, err := a.Open(t.Context(), in.Root); !errors.Is(err, meta.ErrNotFound) {
+		t.Errorf("opened: %v", err)
+	}
+}
+
 // A lost map is made again, a lost object is gone for everybody who asks.
 func TestLostObjects(t *testing.T) {
 	s := buckettest.Start(t)

@@ -164,8 +164,9 @@ func (b *Bucket) Look(ctx context.Context, root digest.CID) (store.Looked, error
 		}
 	}
 	looked := l.found[root].looked()
-	if !looked.Whole {
-		// It may be younger than the listing.
+	known, ok := b.known.Peek(root)
+	if !looked.Whole || ok && !known.sound() {
+		// It, or its damage, may be younger than the listing.
 		f, err := b.objects(ctx, root)
 		if err != nil {
 			return store.Looked{}, err

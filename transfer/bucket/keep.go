@@ -122,15 +122,15 @@ func (b *Bucket) keep(ctx context.Context, root digest.CID, since uint64) (uint6
 	if err != nil {
 		return 0, err
 	}
-	if o := f.newest; o != nil && !o.damaged && o.seen >= since {
-		o, err := b.remember(ctx, o)
+	if f.newest != nil {
+		o, err := b.remember(ctx, f.newest)
 		if err != nil {
 			return 0, err
 		}
-		o.mu.Lock()
-		o.sure = time.Now()
-		o.mu.Unlock()
-		return o.seen, nil
+		if o.sound() && o.seen >= since {
+			o.confirm()
+			return o.seen, nil
+		}
 	}
 	bl, err := b.Open(ctx, root)
 	if err != nil {
@@ -144,7 +144,7 @@ func (b *Bucket) keep(ctx context.Context, root digest.CID, since uint64) (uint6
 	if err != nil {
 		return 0, err
 	}
-	o.sure = time.Now()
+	o.confirm()
 	b.known.Add(root, o)
 	return o.seen, nil
 }

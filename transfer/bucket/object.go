@@ -156,21 +156,46 @@ func (b *Bucket) objects(ctx context.Context, root digest.CID) (found, error) {
 	return f, err
 }
 
-// find returns the object to read a root from.
+// find returns the object to read a root from. Beside one with damaged chunks another
+// server may have put a sound one.
 //
 // Errors: meta.ErrNotFound.
 func (b *Bucket) find(ctx context.Context, root digest.CID) (*object, error) {
-	if o, ok := b.known.Get(root); ok && !o.isGone() {
+	if o, ok := b.known.Get(root); ok && !o.isGone() && (o.sound() || o.isSure()) {
 		return o, nil
 	}
+	return b.search(ctx, root)
+}
+
+// search is find in the bucket itself.
+func (b *Bucket) search(ctx context.Context, root digest.CID) (*object, error) {
 	f, err := b.objects(ctx, root)
 	if err != nil {
 		return nil, err
 	}
 	if f.newest == nil {
+		if o, ok := b.known.Peek(root); ok {
+			b.lose(o)
+		}
 		return nil, fmt.Errorf("it is not in the bucket: %w", meta.ErrNotFound)
 	}
-	return b.remember(ctx, f.newest)
+	o, err := b.remember(ctx, f.newest)
+	if err != nil {
+		return nil, err
+	}
+	o.confirm()
+	return o, nil
+}
+
+// Refresh learns what the bucket has of root now: the other servers of the region write
+// objects, and note which chunks are damaged.
+//
+// Errors: meta.ErrUnavailable; none when it has nothing.
+func (b *Bucket) Refresh(ctx context.Context, root digest.CID) error {
+	if _, err := b.search(ctx, root); err != nil && !errors.Is(err, meta.ErrNotFound) {
+		return fmt.Errorf("look for %s in the bucket: %w", root, err)
+	}
+	return nil
 }
 
 // remember makes o the one object of its root that readers share.
@@ -179,6 +204,7 @@ func (b *Bucket) remember(ctx context.Context, o *object) (*object, error) {
 		return nil, err
 	}
 	if old, ok := b.known.Get(o.root); ok && old.name == o.name && !old.isGone() {
+		old.learn(o)
 		return old, nil
 	}
 	b.known.Add(o.root, o)
@@ -207,6 +233,23 @@ func (b *Bucket) loadBad(ctx context.Context, o *object) error {
 		}
 	}
 	return nil
+}
+
+// learn takes over which chunks are damaged from the same object as it was listed later.
+func (o *object) learn(listed *object) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for i := range listed.bad {
+		o.setBad(i)
+	}
+	o.damaged, o.loaded = o.damaged || listed.damaged, o.loaded || listed.loaded
+}
+
+// confirm notes that it is there.
+func (o *object) confirm() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.sure = time.Now()
 }
 
 func (o *object) setBad(i int) {
