@@ -168,7 +168,7 @@ func (n *Node) buildAgent(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	pages, err := n.pages()
+	pages, err := n.pages(int64(n.cfg.Reserve))
 	if err != nil {
 		return err
 	}

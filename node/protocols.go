@@ -40,9 +40,32 @@ func protocols(names *catalog.Catalog, pages *rendered.Cache, proxies *upstream.
 	}
 }
 
-// pages opens the cache of rendered documents.
-func (n *Node) pages() (*rendered.Cache, error) {
-	return rendered.New(rendered.Config{Dir: filepath.Join(n.cfg.Data, "rendered"), Metrics: n.metrics})
+// pages opens the cache of rendered documents, on a disk of which reserve bytes stay
+// free; 0 is what blobs leave free where nothing is configured.
+func (n *Node) pages(reserve int64) (*rendered.Cache, error) {
+	dir := filepath.Join(n.cfg.Data, "rendered")
+	return rendered.New(rendered.Config{Dir: dir, Metrics: n.metrics, Room: func() rendered.Room {
+		total, free, err := diskUsage(dir)
+		if err != nil {
+			return rendered.RoomPlenty // The next write finds out.
+		}
+		return pageRoom(reserve, total, free)
+	}})
+}
+
+// pageRoom says what a disk has room for: documents are kept above the reserve of blobs,
+// and made for who asks a little below it, which is above that of the metadata still.
+func pageRoom(reserve, total, free int64) rendered.Room {
+	if reserve == 0 {
+		reserve = min(total/100, 512<<20)
+	}
+	switch {
+	case free >= reserve:
+		return rendered.RoomPlenty
+	case free >= reserve/10*9:
+		return rendered.RoomPassing
+	}
+	return rendered.RoomNone
 }
 
 // formats names those of them that keep repositories.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/shoal-registry/shoal/gateway/rendered"
 	"github.com/shoal-registry/shoal/raftmeta/consensus"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 )
@@ -31,6 +32,27 @@ func TestRoomOf(t *testing.T) {
 	} {
 		if level = small.roomOf(level, step.free*mib); level != step.want {
 			t.Errorf("step %d: %d MiB free is %d, want %d", i, step.free, level, step.want)
+		}
+	}
+}
+
+// TestPageRoom: rendered documents leave the reserve of blobs alone, and that of the
+// metadata on the same disk however many are made for who asks.
+func TestPageRoom(t *testing.T) {
+	const gib = 1 << 30
+	shared := reserveOf(1000 * gib)
+	blobs := shared.low + shared.low/4
+	for _, c := range []struct {
+		reserve, total, free int64
+		want                 rendered.Room
+	}{
+		{0, 10 * gib, gib / 10, rendered.RoomPlenty}, {0, 10 * gib, gib / 10 * 95 / 100, rendered.RoomPassing}, {0, 10 * gib, gib / 20, rendered.RoomNone},
+		{0, 1000 * gib, gib / 2, rendered.RoomPlenty}, {0, 1000 * gib, gib/2 - 1, rendered.RoomPassing}, {0, 1000 * gib, 0, rendered.RoomNone},
+		{blobs, 1000 * gib, blobs, rendered.RoomPlenty}, {blobs, 1000 * gib, blobs - 1, rendered.RoomPassing},
+		{blobs, 1000 * gib, shared.low + shared.low/9, rendered.RoomNone}, {blobs, 1000 * gib, shared.low, rendered.RoomNone},
+	} {
+		if got := pageRoom(c.reserve, c.total, c.free); got != c.want {
+			t.Errorf("%d free of %d with a reserve of %d is %d, want %d", c.free, c.total, c.reserve, got, c.want)
 		}
 	}
 }

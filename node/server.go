@@ -246,7 +246,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	pages, err := n.pages()
+	pages, err := n.pages(room.blobs(n.cfg.Data, int64(n.cfg.Reserve)))
 	if err != nil {
 		return err
 	}

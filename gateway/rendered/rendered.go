@@ -9,9 +9,11 @@
 // stale: a package that changes has another revision, and what is of the old one goes as
 // the least recently used.
 //
-// Memory and disk are bounded: the documents kept in each, the size of one, and while one
-// is rendered at most 1 MiB of it is in memory. The package starts no goroutines; a
-// render runs in its first caller's, and others who want the same document wait for it.
+// Memory and disk are bounded: the documents kept in each, the size of one, how many are
+// rendered at a time (turns.go), and while one is rendered at most 1 MiB of it is in
+// memory. A client chooses the base URL that it asks by, so of a document those of a few
+// are kept. Config.Room keeps the reserve of the disk. The package starts no goroutines;
+// a render runs in its first caller's, and others who want the same document wait for it.
 package rendered
 
 import (
@@ -25,6 +27,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
@@ -45,6 +48,22 @@ const (
 	// An entry costs memory beside its bytes, and in a file a descriptor.
 	maxInMemory = 16_384
 	maxFiles    = 256
+
+	// maxBases is for how many base URLs a document is kept: a registry has a few names.
+	maxBases = 16
+	// roomEvery is after how many bytes of a file Room is asked again.
+	roomEvery = 1 << 20
+)
+
+// Room is what the disk of large documents has room for.
+type Room int
+
+// RoomNone is a disk at its reserve: no file is made. With RoomPassing one is made for
+// who asks, and none is kept.
+const (
+	RoomPlenty Room = iota
+	RoomPassing
+	RoomNone
 )
 
 // Config is what a Cache is made of. The zero value is good for tests.
@@ -55,7 +74,9 @@ type Config struct {
 	// MemoryBytes and DiskBytes bound what is kept, MaxBytes one document; 0 is the
 	// default.
 	MemoryBytes, DiskBytes, MaxBytes int64
-	Metrics                          prometheus.Registerer // nil registers nothing
+	// Room says what the disk of Dir has room for; nil is always plenty.
+	Room    func() Room
+	Metrics prometheus.Registerer // nil registers nothing
 }
 
 // Key names a document by all that it is a function of.
@@ -68,15 +89,18 @@ type Key struct {
 	// whatever else says what it is of, like the digest of an upstream's document.
 	Revisions []uint64
 	Revision  string
-	// Variant tells documents of the same revision apart: by kind, media type, base URL.
+	// Variant tells documents of the same revision apart: by kind, media type.
 	Variant string
+	// Base is what a document's links begin with when that is as the client asked for it,
+	// which is any number of URLs. Those of a few are kept, the last that were asked for.
+	Base string
 }
 
 type id [sha256.Size]byte
 
 func (k Key) id() id {
 	var b []byte
-	for _, s := range []string{string(k.Repo.Tenant), k.Repo.Name, k.Package, k.Revision, k.Variant} {
+	for _, s := range []string{string(k.Repo.Tenant), k.Repo.Name, k.Package, k.Revision, k.Variant, k.Base} {
 		b = append(binary.AppendUvarint(b, uint64(len(s))), s...)
 	}
 	for _, r := range k.Revisions {
@@ -89,11 +113,15 @@ func (k Key) id() id {
 type Cache struct {
 	cfg     Config
 	metrics metrics
+	turns   *turns
 
 	mu      sync.Mutex // guards all below
 	memory  *tier
 	files   *tier
 	flights map[id]*flight
+	// bases lists what is kept of one document for several base URLs, by the id without
+	// them, the least recently used first.
+	bases map[id][]id
 }
 
 // flight is a document that is being rendered. The fields hold once done is closed.
@@ -105,13 +133,26 @@ type flight struct {
 
 // tier is one place of documents, bounded in bytes and in number.
 type tier struct {
-	lru        *simplelru.LRU[id, *Document]
+	lru        *simplelru.LRU[id, *kept]
 	bytes, max int64
 }
 
-func newTier(maxBytes int64, entries int) *tier {
+// kept is a document in its tier; of is the id without the base URL, zero when it has
+// none.
+type kept struct {
+	*Document
+	of id
+}
+
+func (c *Cache) newTier(maxBytes int64, entries int) *tier {
 	t := &tier{max: maxBytes}
-	lru, err := simplelru.NewLRU(entries, func(_ id, d *Document) { t.bytes -= d.Size })
+	lru, err := simplelru.NewLRU(entries, func(k id, d *kept) {
+		t.bytes -= d.Size
+		c.metrics.evicted.Inc()
+		if d.of != (id{}) {
+			c.unlist(d.of, k)
+		}
+	})
 	if err != nil {
 		panic(err) // the size is positive
 	}
@@ -119,18 +160,80 @@ func newTier(maxBytes int64, entries int) *tier {
 	return t
 }
 
-// add keeps a document, and returns how many others went for it.
-func (t *tier) add(k id, d *Document) (evicted int) {
+// add keeps a document, and lets others go for it.
+func (t *tier) add(k id, d *kept) bool {
 	if d.Size > t.max {
-		return 0
+		return false
 	}
-	before := t.lru.Len() + 1
 	t.bytes += d.Size
 	t.lru.Add(k, d)
 	for t.bytes > t.max {
 		t.lru.RemoveOldest()
 	}
-	return before - t.lru.Len()
+	return true
+}
+
+// unlist takes a document that goes from those of its base URLs.
+func (c *Cache) unlist(of, k id) {
+	left := slices.DeleteFunc(c.bases[of], func(other id) bool { return other == k })
+	if len(left) == 0 {
+		delete(c.bases, of)
+		return
+	}
+	c.bases[of] = left
+}
+
+// list makes a document the last used one of its base URLs, and lets the first go of too
+// many.
+func (c *Cache) list(of, k id) {
+	if of == (id{}) {
+		return
+	}
+	others := slices.DeleteFunc(c.bases[of], func(other id) bool { return other == k })
+	c.bases[of] = append(others, k)
+	if len(others) >= maxBases {
+		first := others[0]
+		c.memory.lru.Remove(first)
+		c.files.lru.Remove(first)
+	}
+}
+
+// kept returns a document that is there.
+func (c *Cache) kept(k id) (*kept, bool) {
+	d, ok := c.memory.lru.Get(k)
+	if !ok {
+		d, ok = c.files.lru.Get(k)
+	}
+	if ok {
+		c.list(d.of, k)
+	}
+	return d, ok
+}
+
+func (c *Cache) keep(k, of id, d *Document) {
+	t := c.memory
+	if d.file != nil {
+		t = c.files
+	}
+	if t.add(k, &kept{d, of}) {
+		c.list(of, k)
+	}
+}
+
+// shed lets all large documents go when the disk is short of room, and refuses another
+// when it has none left: the file of one stays for as long as somebody reads it.
+func (c *Cache) shed() error {
+	room := c.cfg.Room()
+	if room == RoomPlenty {
+		return nil
+	}
+	c.mu.Lock()
+	c.files.lru.Purge()
+	c.mu.Unlock()
+	if room == RoomPassing {
+		return nil
+	}
+	return fmt.Errorf("the disk of %s is down to its reserve, make room on it", c.cfg.Dir)
 }
 
 type metrics struct {
@@ -145,6 +248,9 @@ func New(cfg Config) (*Cache, error) {
 	standard(&cfg.MemoryBytes, DefaultMemoryBytes)
 	standard(&cfg.DiskBytes, DefaultDiskBytes)
 	standard(&cfg.MaxBytes, DefaultMaxBytes)
+	if cfg.Room == nil {
+		cfg.Room = func() Room { return RoomPlenty }
+	}
 	if cfg.Dir != "" {
 		if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 			return nil, fmt.Errorf("folder of rendered documents: %w", err)
@@ -157,16 +263,14 @@ func New(cfg Config) (*Cache, error) {
 			return nil, fmt.Errorf("folder of rendered documents: %w", err)
 		}
 	}
-	c := &Cache{
-		cfg: cfg, memory: newTier(cfg.MemoryBytes, maxInMemory), files: newTier(cfg.DiskBytes, maxFiles),
-		flights: map[id]*flight{},
-	}
+	c := &Cache{cfg: cfg, turns: newTurns(), flights: map[id]*flight{}, bases: map[id][]id{}}
+	c.memory, c.files = c.newTier(cfg.MemoryBytes, maxInMemory), c.newTier(cfg.DiskBytes, maxFiles)
 	f := promauto.With(cfg.Metrics)
 	c.metrics.answers = f.NewCounterVec(prometheus.CounterOpts{
-		Name: "shoal_rendered_documents_total", Help: "Rendered documents that were asked for, by how they were had: kept, joined, rendered, failed.",
+		Name: "shoal_rendered_documents_total", Help: "Rendered documents that were asked for, by how they were had: kept, joined, rendered, failed, or busy when too many others were rendered.",
 	}, []string{"how"})
 	c.metrics.evicted = f.NewCounter(prometheus.CounterOpts{
-		Name: "shoal_rendered_evicted_total", Help: "Rendered documents that made room for others.",
+		Name: "shoal_rendered_evicted_total", Help: "Rendered documents that were let go, to make room for others or on the disk.",
 	})
 	for place, t := range map[string]*tier{"memory": c.memory, "disk": c.files} {
 		f.NewGaugeFunc(prometheus.GaugeOpts{
@@ -218,20 +322,19 @@ func (reader) Close() error { return nil }
 // Get returns the document of a key, which render writes when it is not there. One of
 // several callers renders, for all; when that one's ctx ends another does.
 //
+// render does not call Get: it has a turn, and waits for none.
+//
 // Errors: of render, which nobody keeps; meta.ErrTooLarge above Config.MaxBytes;
-// meta.ErrNoSpace; of ctx.
+// meta.ErrNoSpace; *meta.UnavailableError when too many others are rendered for too long;
+// of ctx.
 func (c *Cache) Get(ctx context.Context, k Key, render func(io.Writer) error) (*Document, error) {
 	key := k.id()
 	for {
 		c.mu.Lock()
-		d, ok := c.memory.lru.Get(key)
-		if !ok {
-			d, ok = c.files.lru.Get(key)
-		}
-		if ok {
+		if d, ok := c.kept(key); ok {
 			c.mu.Unlock()
 			c.metrics.answers.WithLabelValues("kept").Inc()
-			return d, nil
+			return d.Document, nil
 		}
 		f, others := c.flights[key]
 		if !others {
@@ -240,7 +343,7 @@ func (c *Cache) Get(ctx context.Context, k Key, render func(io.Writer) error) (*
 		}
 		c.mu.Unlock()
 		if !others {
-			return c.lead(ctx, key, f, render)
+			return c.lead(ctx, k, f, render)
 		}
 		select {
 		case <-f.done:
@@ -258,24 +361,33 @@ func (c *Cache) Get(ctx context.Context, k Key, render func(io.Writer) error) (*
 var errLeft = errors.New("who rendered it has left")
 
 // lead renders for all who wait for f.
-func (c *Cache) lead(ctx context.Context, key id, f *flight, render func(io.Writer) error) (_ *Document, err error) {
+func (c *Cache) lead(ctx context.Context, k Key, f *flight, render func(io.Writer) error) (_ *Document, err error) {
 	f.err = errLeft // stays when render panics
 	defer func() {
+		key, of := k.id(), id{}
+		if k.Base != "" {
+			k.Base = ""
+			of = k.id()
+		}
+		keep := f.doc != nil && (f.doc.file == nil || c.cfg.Room() == RoomPlenty)
 		c.mu.Lock()
 		delete(c.flights, key)
-		if f.doc != nil {
-			t := c.memory
-			if f.doc.file != nil {
-				t = c.files
-			}
-			c.metrics.evicted.Add(float64(t.add(key, f.doc)))
+		if keep {
+			c.keep(key, of, f.doc)
 		}
 		c.mu.Unlock()
 		close(f.done)
 	}()
-	d, err := c.render(render)
+	how := "busy"
+	give, err := c.turns.take(ctx, k.Repo.Tenant)
+	var d *Document
+	if err == nil {
+		defer give()
+		how = "failed"
+		d, err = c.render(render)
+	}
 	if err != nil {
-		c.metrics.answers.WithLabelValues("failed").Inc()
+		c.metrics.answers.WithLabelValues(how).Inc()
 		f.err = err
 		if ctx.Err() != nil {
 			f.err = errLeft
@@ -288,7 +400,7 @@ func (c *Cache) lead(ctx context.Context, key id, f *flight, render func(io.Writ
 }
 
 func (c *Cache) render(render func(io.Writer) error) (*Document, error) {
-	w := &writer{dir: c.cfg.Dir, max: c.cfg.MaxBytes, hash: sha256.New()}
+	w := &writer{dir: c.cfg.Dir, max: c.cfg.MaxBytes, hash: sha256.New(), room: c.shed}
 	err := render(w)
 	if err = errors.Join(err, w.err); err != nil {
 		w.drop()
@@ -309,10 +421,12 @@ const filePrefix = "rendered-"
 type writer struct {
 	dir  string
 	max  int64
+	room func() error // an error when there is no room for more of a file
 	hash hash.Hash
 	buf  bytes.Buffer
 	file *os.File
 	size int64
+	next int64 // the size at which room is asked for
 	err  error // the first, that render may have swallowed
 }
 
@@ -329,6 +443,12 @@ func (w *writer) Write(p []byte) (int, error) {
 func (w *writer) write(p []byte) error {
 	if w.size+int64(len(p)) > w.max {
 		return fmt.Errorf("rendered document is over the limit of %d bytes: %w", w.max, meta.ErrTooLarge)
+	}
+	if to := w.size + int64(len(p)); to > MemoryDocumentBytes && to > w.next {
+		if err := w.room(); err != nil {
+			return fmt.Errorf("rendered document: %w: %w", err, meta.ErrNoSpace)
+		}
+		w.next = to + roomEvery
 	}
 	if w.file == nil && w.size+int64(len(p)) > MemoryDocumentBytes {
 		if err := w.spill(); err != nil {

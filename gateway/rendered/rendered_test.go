@@ -8,9 +8,12 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -276,4 +279,166 @@ func TestManyReaders(t *testing.T) {
 		})
 	}
 	all.Wait()
+}
+
+// TestBases: a document is kept for a few base URLs, in memory and on disk, the last that
+// were asked for; others' documents stay, whatever a client sends.
+func TestBases(t *testing.T) {
+	for _, size := range []int{10, MemoryDocumentBytes + 1} {
+		c := open(t, Config{})
+		body := bytes.Repeat([]byte("x"), size)
+		other, of := key("other", 1), func(i int) Key {
+			k := key("p", 1)
+			k.Base = fmt.Sprintf("http://host-%d/", i)
+			return k
+		}
+		other.Base = "http://host-0/"
+		get := func(k Key, render func(io.Writer) error) {
+			t.Helper()
+			if _, err := c.Get(t.Context(), k, render); err != nil {
+				t.Fatal(err)
+			}
+		}
+		get(other, text(body))
+		get(of(0), text(body))
+		for i := range 100 {
+			get(of(i+1), text(body))
+			get(of(0), never(t)) // in use all the time
+		}
+		for i := range maxBases - 1 {
+			get(of(100-i), never(t))
+		}
+		get(other, never(t))
+		docs, listed := c.memory.lru.Len()+c.files.lru.Len(), 0
+		for _, ids := range c.bases {
+			listed += len(ids)
+		}
+		if docs != maxBases+1 || listed != docs || len(c.bases) != 2 {
+			t.Errorf("of %d bytes %d documents are kept, %d listed for %d", size, docs, listed, len(c.bases))
+		}
+		if bytes := c.memory.bytes + c.files.bytes; bytes != int64(docs*size) {
+			t.Errorf("%d bytes are counted", bytes)
+		}
+		c.memory.lru.Purge()
+		c.files.lru.Purge()
+		if len(c.bases) != 0 {
+			t.Errorf("%d base URLs stay of what went", len(c.bases))
+		}
+	}
+}
+
+// TestRendersAtATime: a few documents are rendered at a time, a tenant leaves some turns
+// to others, who waits too long is told to come again, and all turns come back.
+func TestRendersAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := open(t, Config{})
+		var now, most atomic.Int32
+		gate := make(chan struct{})
+		of := func(tenant string, i int) Key {
+			return Key{Repo: meta.RepoRef{Tenant: meta.TenantName(tenant), Name: "npm"}, Package: fmt.Sprint(i)}
+		}
+		slow := func(io.Writer) error {
+			most.Store(max(most.Load(), now.Add(1)))
+			<-gate
+			now.Add(-1)
+			return nil
+		}
+		var all sync.WaitGroup
+		var busy atomic.Int32
+		get := func(ctx context.Context, k Key) {
+			all.Go(func() {
+				_, err := c.Get(ctx, k, slow)
+				if unavailable, ok := errors.AsType[*meta.UnavailableError](err); ok && unavailable.Reason == "busy" && unavailable.RetryAfter > 0 {
+					busy.Add(1)
+				} else if err != nil && !errors.Is(err, context.Canceled) {
+					t.Error(err)
+				}
+			})
+		}
+		ctx, leave := context.WithCancel(t.Context())
+		for i := range 100 {
+			get(ctx, of("flood", i))
+		}
+		synctest.Wait()
+		if n := now.Load(); n != maxTenantRenders {
+			t.Errorf("%d of one tenant are rendered at a time", n)
+		}
+		for i := range 20 {
+			get(t.Context(), of(fmt.Sprint("other", i), 1))
+		}
+		synctest.Wait()
+		if n := now.Load(); n != maxRenders {
+			t.Errorf("%d are rendered at a time", n)
+		}
+		leave() // those that wait; who renders goes on
+		synctest.Wait()
+		time.Sleep(turnWait + time.Second)
+		synctest.Wait()
+		if n := busy.Load(); n != 20-(maxRenders-maxTenantRenders) {
+			t.Errorf("%d are told to come again", n)
+		}
+		close(gate)
+		all.Wait()
+		if len(c.turns.all) != 0 || len(c.turns.tenants) != 0 || len(c.flights) != 0 || most.Load() != maxRenders {
+			t.Errorf("left are %d turns, %d tenants, %d flights; %d at most", len(c.turns.all), len(c.turns.tenants), len(c.flights), most.Load())
+		}
+		if _, err := c.Get(t.Context(), of("flood", 1000), text([]byte("on"))); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestRoom: a disk that is short of room keeps nothing, one at its reserve takes nothing,
+// also in the middle of a document; small documents need none.
+func TestRoom(t *testing.T) {
+	var room Room
+	c := open(t, Config{Room: func() Room { return room }})
+	large := func(w io.Writer) error { return text(make([]byte, 2<<20))(w) }
+	small := text(make([]byte, 1000))
+	get := func(i uint64, render func(io.Writer) error) error {
+		d, err := c.Get(t.Context(), key("p", i), render)
+		if err == nil && int64(len(read(t, d))) != d.Size {
+			t.Error("it does not come back")
+		}
+		return err
+	}
+	check := func(files, bytes int) {
+		t.Helper()
+		if c.files.lru.Len() != files || c.files.bytes != int64(bytes) {
+			t.Errorf("%d files of %d bytes are kept", c.files.lru.Len(), c.files.bytes)
+		}
+	}
+	if err := get(1, large); err != nil {
+		t.Error(err)
+	}
+	check(1, 2<<20)
+	room = RoomPassing
+	for range 2 {
+		if err := get(2, large); err != nil {
+			t.Error(err)
+		}
+		check(0, 0)
+	}
+	room = RoomNone
+	if err := get(3, large); !errors.Is(err, meta.ErrNoSpace) || !strings.Contains(err.Error(), "reserve") {
+		t.Errorf("without room a large document is %v", err)
+	}
+	if err := get(4, small); err != nil || c.memory.lru.Len() != 1 {
+		t.Errorf("without room a small document is %v", err)
+	}
+	room = RoomPlenty
+	fills := func(w io.Writer) error {
+		if err := large(w); err != nil {
+			return err
+		}
+		room = RoomNone
+		return large(w)
+	}
+	if err := get(5, fills); !errors.Is(err, meta.ErrNoSpace) {
+		t.Errorf("a document that fills the disk is %v", err)
+	}
+	check(0, 0)
+	if files, err := os.ReadDir(c.cfg.Dir); err != nil || len(files) != 0 {
+		t.Errorf("the folder has %v, %v", files, err)
+	}
 }

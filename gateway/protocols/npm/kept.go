@@ -11,7 +11,7 @@ import (
 
 // document returns the packument of the source, rendered or kept.
 func (s *source) document(ctx context.Context, by catalog.Caller, v view) (*rendered.Document, error) {
-	return s.kept(ctx, v.String(), func(w io.Writer) error {
+	return s.kept(ctx, rendered.Key{Variant: v.String(), Base: v.base}, func(w io.Writer) error {
 		if s.found != nil {
 			return s.renderUpstream(ctx, w, v)
 		}
@@ -20,10 +20,10 @@ func (s *source) document(ctx context.Context, by catalog.Caller, v view) (*rend
 }
 
 // kept returns what render writes of the source, which is a function of what the key
-// says: the revisions of hosted packages, or the upstream's document and how old a
-// version has to be.
-func (s *source) kept(ctx context.Context, variant string, render func(io.Writer) error) (*rendered.Document, error) {
-	k := rendered.Key{Package: s.name, Variant: variant}
+// says: beside the variant that k names, the revisions of hosted packages, or the
+// upstream's document and how old a version has to be.
+func (s *source) kept(ctx context.Context, k rendered.Key, render func(io.Writer) error) (*rendered.Document, error) {
+	k.Package = s.name
 	if s.found != nil {
 		k.Repo = s.proxy.Ref
 		k.Revision = string(s.found.Record.Digest) + " " + settled(s.proxy, time.Now()).String()

@@ -23,7 +23,7 @@ type view struct {
 	all bool
 }
 
-func (v view) String() string { return fmt.Sprintf("%s short=%t all=%t", v.base, v.short, v.all) }
+func (v view) String() string { return fmt.Sprintf("short=%t all=%t", v.short, v.all) }
 
 // writer writes a packument: the versions as they come, what is known at their end last.
 type writer struct {

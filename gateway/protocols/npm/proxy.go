@@ -15,6 +15,7 @@ import (
 
 	"github.com/shoal-registry/shoal/gateway/catalog"
 	"github.com/shoal-registry/shoal/gateway/protocol"
+	"github.com/shoal-registry/shoal/gateway/rendered"
 	"github.com/shoal-registry/shoal/gateway/upstream"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/verify/digest"
@@ -181,7 +182,7 @@ func (s *source) renderBalls(ctx context.Context, w io.Writer) error {
 //
 // Errors: meta.ErrNotFound, also for what is too young.
 func (s *source) ball(ctx context.Context, version string) (b ball, _ error) {
-	doc, err := s.kept(ctx, ballsView, func(w io.Writer) error { return s.renderBalls(ctx, w) })
+	doc, err := s.kept(ctx, rendered.Key{Variant: ballsView}, func(w io.Writer) error { return s.renderBalls(ctx, w) })
 	if err != nil {
 		return b, err
 	}

@@ -303,7 +303,7 @@ func entryVersion(leaf map[string]any, id string) (map[string]any, string) {
 // rewritten renders a document made of what an upstream has, once for its bytes and
 // gateway, and answers with it.
 func (p *Protocol) rewritten(c *protocol.Call, member *meta.Repository, f *upstream.Found, h hive, id, name string, v func() (any, error)) error {
-	variant := strings.Join([]string{"proxied", string(h), name, string(f.Record.Digest), linksOf(c).base}, " ")
+	variant := strings.Join([]string{"proxied", string(h), name, string(f.Record.Digest)}, " ")
 	if age := member.Upstream.MinReleaseAge; age > 0 {
 		// What is too young an hour ago may not be now.
 		variant += fmt.Sprintf(" %s %d", age, time.Now().Unix()/3600)

@@ -340,13 +340,13 @@ func (p *Protocol) registrationLeaf(c *protocol.Call) error {
 // with it.
 func (p *Protocol) serveHive(c *protocol.Call, s *census, h hive, name string, render func(io.Writer) error) error {
 	c.AsOf(s.asOf)
-	return p.serveVariant(c, s.key, h, strings.Join([]string{"registration", string(h), name, linksOf(c).base}, " "), render)
+	return p.serveVariant(c, s.key, h, strings.Join([]string{"registration", string(h), name}, " "), render)
 }
 
 // serveVariant answers with a document of a hive: compressed where the hive is, unless the
 // client does not take that.
 func (p *Protocol) serveVariant(c *protocol.Call, key rendered.Key, h hive, variant string, render func(io.Writer) error) error {
-	key.Variant = variant
+	key.Variant, key.Base = variant, linksOf(c).base
 	squeeze := h != hivePlain && takesGzip(c.R.Header)
 	if h != hivePlain {
 		c.W.Header().Set("Vary", "Accept-Encoding")
