@@ -99,6 +99,8 @@ const (
 	// fill it.
 	absencesPerSecond = 20
 	absencesAtOnce    = 500
+	// warnEvery bounds what the log says of nodes that ask for what they may not.
+	warnEvery = time.Minute
 	// downFor is how long an upstream that did not answer is not asked for what is known.
 	downFor = 10 * time.Second
 	// maxUpstreams bounds what is remembered of upstreams: tokens, and that one is down.
@@ -116,6 +118,7 @@ type Engine struct {
 	slots    *semaphore.Weighted
 	absences *lru.Cache[flightKey, time.Time] // until when
 	durable  *rate.Limiter                    // absences that are kept in the log
+	unnamed  rate.Sometimes                   // warnings of addresses that no document names
 	down     *lru.Cache[downKey, time.Time]   // until when
 	tokens   *lru.Cache[tokenKey, bearer]
 
@@ -124,6 +127,7 @@ type Engine struct {
 	running sync.WaitGroup
 	mu      sync.Mutex
 	flights map[flightKey]*flight
+	names   map[string]Names           // by format
 	tenants map[meta.TenantName]*share // those with downloads under way or waiting
 }
 
@@ -142,8 +146,8 @@ func New(cfg Config) (*Engine, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	e := &Engine{
-		cfg: cfg, log: cfg.Log, slots: semaphore.NewWeighted(maxDownloads), flights: map[flightKey]*flight{}, tenants: map[meta.TenantName]*share{},
-		durable: rate.NewLimiter(absencesPerSecond, absencesAtOnce),
+		cfg: cfg, log: cfg.Log, slots: semaphore.NewWeighted(maxDownloads), flights: map[flightKey]*flight{}, names: map[string]Names{}, tenants: map[meta.TenantName]*share{},
+		durable: rate.NewLimiter(absencesPerSecond, absencesAtOnce), unnamed: rate.Sometimes{Interval: warnEvery},
 	}
 	var err error
 	if e.metrics, err = newMetrics(cfg.Metrics); err != nil {

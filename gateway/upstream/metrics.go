@@ -23,7 +23,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		}, []string{"from"}),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "shoal_upstream_requests_total",
-			Help: "Requests to upstreams by what came of them: bytes, unchanged, absent, refused, failed, unusable, mismatch.",
+			Help: "Requests to upstreams by what came of them: bytes, unchanged, absent, refused, failed, unusable, mismatch, unnamed (an agent asked for what no document names, nobody was asked).",
 		}, []string{"result"}),
 		bytes:  prometheus.NewCounter(prometheus.CounterOpts{Name: "shoal_upstream_bytes_total", Help: "Bytes that came from upstreams."}),
 		flying: prometheus.NewGauge(prometheus.GaugeOpts{Name: "shoal_upstream_downloads", Help: "Downloads from upstreams under way or waiting for a place."}),

@@ -77,7 +77,7 @@ func (e *Engine) Handler(may func(node meta.NodeID, repo *meta.Repository) bool)
 			}
 		}
 		go func() { // It ends with the call, as its context does.
-			f, err := e.answer(ctx, c.Who.Node, &q, may, watch)
+			f, err := e.answer(ctx, c.Who, &q, may, watch)
 			done <- result{f, err}
 		}()
 		c.W.Header().Set("Content-Type", "application/octet-stream")
@@ -116,16 +116,22 @@ func (e *Engine) Handler(may func(node meta.NodeID, repo *meta.Repository) bool)
 	}
 }
 
-func (e *Engine) answer(ctx context.Context, node meta.NodeID, q *Question, may func(meta.NodeID, *meta.Repository) bool, watch func(*arrival)) (*Found, error) {
+func (e *Engine) answer(ctx context.Context, who meta.Principal, q *Question, may func(meta.NodeID, *meta.Repository) bool, watch func(*arrival)) (*Found, error) {
 	by := catalog.Caller{Who: e.principal()}
 	repo, _, err := e.cfg.Catalog.Repository(ctx, by, q.Repo)
 	if err != nil {
 		return nil, err
 	}
-	if !may(node, &repo) {
+	if !may(who.Node, &repo) {
 		return nil, fmt.Errorf("repository %s: %w", q.Repo, meta.ErrNotFound)
 	}
 	f, err := e.fetch(ctx, by, &repo, &q.Want, func(ctx context.Context, repo *meta.Repository, w *Want) (*Found, error) {
+		// Another server writes the log itself; nobody else's word is taken.
+		if who.Role != meta.RoleServer {
+			if err := e.named(ctx, who.Node, repo, w); err != nil {
+				return nil, err
+			}
+		}
 		return e.own(ctx, repo, w, watch)
 	})
 	if err != nil || q.Group == "" {
@@ -136,7 +142,7 @@ func (e *Engine) answer(ctx context.Context, node meta.NodeID, q *Question, may 
 	if err != nil {
 		return nil, err
 	}
-	if !may(node, &group) {
+	if !may(who.Node, &group) {
 		return nil, fmt.Errorf("repository %s: %w", group.Ref, meta.ErrNotFound)
 	}
 	f.Source, err = e.rememberHere(ctx, group.Ref, q.Repo.Name, cmp.Or(q.Package, q.Want.Package))

@@ -45,7 +45,9 @@ var _ protocol.Protocol = (*Protocol)(nil)
 // New returns the protocol over a catalog; the index is kept in documents, and what
 // proxies have comes from the engine.
 func New(c *catalog.Catalog, documents *rendered.Cache, engine *upstream.Engine) *Protocol {
-	return &Protocol{catalog: c, documents: documents, upstream: engine}
+	p := &Protocol{catalog: c, documents: documents, upstream: engine}
+	engine.NamedBy(Format, p.names)
+	return p
 }
 
 // Format implements protocol.Protocol.

@@ -489,29 +489,18 @@ func (p *Protocol) find(ctx context.Context, f *foreign, at coordinate) (of char
 // and what its bytes are: a chart that it does not show is not served.
 func (p *Protocol) fetched(c *protocol.Call, f *foreign, of chart, file string) error {
 	ctx := c.R.Context()
-	missing := fmt.Errorf("chart %.200q at %s: %w", file, f.repo.Ref, meta.ErrNotFound)
-	base, err := url.Parse(strings.TrimSuffix(f.repo.Upstream.URL, "/") + "/")
+	provenance := strings.HasSuffix(file, provenanceSuffix)
+	at, err := f.address(of, provenance)
 	if err != nil {
-		return fmt.Errorf("the upstream's URL of %s: %w: %w", f.repo.Ref, meta.ErrInvalid, err)
+		return err
 	}
-	link, err := url.Parse(of.URLs[0])
-	if err != nil {
-		return fmt.Errorf("address of %s: %w: %w", file, protocol.ErrUpstream, err)
-	}
-	link = base.ResolveReference(link)
-	if link.Scheme != "http" && link.Scheme != "https" || link.User != nil || link.Host == "" {
-		return missing // charts of an OCI registry are not fetched here
-	}
-	want := upstream.Want{Kind: upstream.File, Package: of.Name, Version: of.Version}
+	want := upstream.Want{Path: at, Kind: upstream.File, Package: of.Name, Version: of.Version}
 	content := protocol.Content{MediaType: mediaChart, Cache: protocol.Immutable, Public: public(c)}
-	if strings.HasSuffix(file, provenanceSuffix) {
-		link.Path, link.RawPath = link.Path+provenanceSuffix, link.EscapedPath()+provenanceSuffix
+	if provenance {
 		want.MaxBytes, content.MediaType = maxProvenance, mediaProvenance
 	} else if of.Digest != "" {
 		want.Digest = digest.Digest("sha256:" + of.Digest)
 	}
-	link.Fragment = ""
-	want.Path = link.String()
 	got, err := p.engine.Fetch(ctx, caller(c), &f.repo, want)
 	if err != nil {
 		return err

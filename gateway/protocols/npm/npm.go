@@ -52,7 +52,9 @@ var _ protocol.Protocol = (*Protocol)(nil)
 // New returns the protocol over c, with pages for its documents and proxies for what
 // others have.
 func New(c *catalog.Catalog, pages *rendered.Cache, proxies *upstream.Engine) *Protocol {
-	return &Protocol{catalog: c, pages: pages, proxies: proxies}
+	p := &Protocol{catalog: c, pages: pages, proxies: proxies}
+	proxies.NamedBy(Format, p.names)
+	return p
 }
 
 // Format implements protocol.Protocol.

@@ -52,7 +52,9 @@ var _ protocol.Protocol = (*Protocol)(nil)
 // New returns the protocol over c; documents are kept in pages. Proxies and groups ask e,
 // which is nil where there are none.
 func New(c *catalog.Catalog, pages *rendered.Cache, e *upstream.Engine) *Protocol {
-	return &Protocol{catalog: c, proxies: e, rendered: pages}
+	p := &Protocol{catalog: c, proxies: e, rendered: pages}
+	e.NamedBy(Format, p.names)
+	return p
 }
 
 // Format implements protocol.Protocol.

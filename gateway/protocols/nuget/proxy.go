@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/shoal-registry/shoal/gateway/catalog"
 	"github.com/shoal-registry/shoal/gateway/protocol"
 	"github.com/shoal-registry/shoal/gateway/rendered"
 	"github.com/shoal-registry/shoal/gateway/upstream"
@@ -33,6 +34,9 @@ const (
 type services struct {
 	flat, registration string
 }
+
+// file is where a file of a version is.
+func (s services) file(id, key, file string) string { return s.flat + id + "/" + key + "/" + file }
 
 // indexPath is where a proxy's upstream has its service index: its URL is that document's,
 // or what it lies below.
@@ -101,9 +105,9 @@ func oneOrMore(b json.RawMessage) (out []string) {
 }
 
 // discover asks a proxy's upstream for its services.
-func (p *Protocol) discover(c *protocol.Call, member *meta.Repository, h hive) (services, error) {
+func (p *Protocol) discover(ctx context.Context, by catalog.Caller, member *meta.Repository, h hive) (services, error) {
 	var index serviceIndex
-	if _, err := p.foreign(c, member, upstream.Want{Path: indexPath(member), TTL: indexTTL, MaxBytes: maxIndexBytes}, &index); err != nil {
+	if _, err := p.foreign(ctx, by, member, upstream.Want{Path: indexPath(member), TTL: indexTTL, MaxBytes: maxIndexBytes}, &index); err != nil {
 		return services{}, err
 	}
 	return index.services(h)
@@ -114,9 +118,8 @@ func (p *Protocol) discover(c *protocol.Call, member *meta.Repository, h hive) (
 //
 // Errors: as upstream.Engine.Fetch has them; protocol.ErrUpstream for what is no such
 // document.
-func (p *Protocol) foreign(c *protocol.Call, member *meta.Repository, w upstream.Want, v any) (*upstream.Found, error) {
-	ctx := c.R.Context()
-	f, err := p.proxies.Fetch(ctx, caller(c), member, w)
+func (p *Protocol) foreign(ctx context.Context, by catalog.Caller, member *meta.Repository, w upstream.Want, v any) (*upstream.Found, error) {
+	f, err := p.proxies.Fetch(ctx, by, member, w)
 	if err != nil {
 		return nil, err
 	}
@@ -157,8 +160,8 @@ func decode(b []byte, maxBytes int64, v any) error {
 
 // probe is what a group asks a proxy for, to find out whether it has a package: its list
 // of versions.
-func (p *Protocol) probe(c *protocol.Call, member *meta.Repository, id string) (upstream.Want, error) {
-	s, err := p.discover(c, member, hiveSemVer2)
+func (p *Protocol) probe(ctx context.Context, by catalog.Caller, member *meta.Repository, id string) (upstream.Want, error) {
+	s, err := p.discover(ctx, by, member, hiveSemVer2)
 	if err != nil {
 		return upstream.Want{}, err
 	}
@@ -184,14 +187,14 @@ type foreignPage struct {
 
 // foreignPages returns the pages of a package's registration at an upstream, those with
 // good bounds; not inlined ones are without items.
-func (p *Protocol) foreignPages(c *protocol.Call, member *meta.Repository, h hive, id string) ([]foreignPage, *upstream.Found, error) {
-	s, err := p.discover(c, member, h)
+func (p *Protocol) foreignPages(ctx context.Context, by catalog.Caller, member *meta.Repository, h hive, id string) ([]foreignPage, *upstream.Found, error) {
+	s, err := p.discover(ctx, by, member, h)
 	if err != nil {
 		return nil, nil, err
 	}
 	w := upstream.Want{Path: s.registration + id + "/index.json", Package: id, MaxBytes: maxRegistrationBytes}
 	var index foreignIndex
-	f, err := p.foreign(c, member, w, &index)
+	f, err := p.foreign(ctx, by, member, w, &index)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -211,12 +214,12 @@ func (p *Protocol) foreignPages(c *protocol.Call, member *meta.Repository, h hiv
 }
 
 // load fetches the items of a page that is not inlined.
-func (p *Protocol) load(c *protocol.Call, member *meta.Repository, id string, page *foreignPage) error {
+func (p *Protocol) load(ctx context.Context, by catalog.Caller, member *meta.Repository, id string, page *foreignPage) error {
 	if page.Items != nil {
 		return nil
 	}
 	var loaded foreignPage
-	f, err := p.foreign(c, member, upstream.Want{Path: page.ID, Package: id, MaxBytes: maxRegistrationBytes}, &loaded)
+	f, err := p.foreign(ctx, by, member, upstream.Want{Path: page.ID, Package: id, MaxBytes: maxRegistrationBytes}, &loaded)
 	if err != nil {
 		return err
 	}
@@ -303,7 +306,7 @@ func entryVersion(leaf map[string]any, id string) (map[string]any, string) {
 // rewritten renders a document made of what an upstream has, once for its bytes and
 // gateway, and answers with it.
 func (p *Protocol) rewritten(c *protocol.Call, member *meta.Repository, f *upstream.Found, h hive, id, name string, v func() (any, error)) error {
-	variant := strings.Join([]string{"proxied", string(h), name, string(f.Record.Digest)}, " ")
+	variant := strings.Join([]string{"proxied", string(h), name, string(f.Record.Digest), linksOf(c).base}, " ")
 	if age := member.Upstream.MinReleaseAge; age > 0 {
 		// What is too young an hour ago may not be now.
 		variant += fmt.Sprintf(" %s %d", age, time.Now().Unix()/3600)
@@ -320,7 +323,7 @@ func (p *Protocol) rewritten(c *protocol.Call, member *meta.Repository, f *upstr
 }
 
 func (p *Protocol) proxiedRegistration(c *protocol.Call, member *meta.Repository, h hive, id string) error {
-	pages, f, err := p.foreignPages(c, member, h, id)
+	pages, f, err := p.foreignPages(c.R.Context(), caller(c), member, h, id)
 	if err != nil {
 		return err
 	}
@@ -361,7 +364,7 @@ func pageOf(pages []foreignPage, low, high version, exact bool) *foreignPage {
 }
 
 func (p *Protocol) proxiedPage(c *protocol.Call, member *meta.Repository, h hive, id string, low, high version) error {
-	pages, _, err := p.foreignPages(c, member, h, id)
+	pages, _, err := p.foreignPages(c.R.Context(), caller(c), member, h, id)
 	if err != nil {
 		return err
 	}
@@ -369,7 +372,7 @@ func (p *Protocol) proxiedPage(c *protocol.Call, member *meta.Repository, h hive
 	if page == nil {
 		return fmt.Errorf("page %s to %s of %s: %w", low.key(), high.key(), id, meta.ErrNotFound)
 	}
-	if err := p.load(c, member, id, page); err != nil {
+	if err := p.load(c.R.Context(), caller(c), member, id, page); err != nil {
 		return err
 	}
 	to, until := linksOf(c), young(member)
@@ -385,13 +388,13 @@ func (p *Protocol) proxiedPage(c *protocol.Call, member *meta.Repository, h hive
 // foreignEntry returns what an upstream's registration says of a version.
 //
 // Errors: meta.ErrNotFound.
-func (p *Protocol) foreignEntry(c *protocol.Call, member *meta.Repository, h hive, id, key string) (map[string]any, *upstream.Found, error) {
+func (p *Protocol) foreignEntry(ctx context.Context, by catalog.Caller, member *meta.Repository, h hive, id, key string) (map[string]any, *upstream.Found, error) {
 	v, ok := scanVersion(key)
 	missing := fmt.Errorf("version %s of %s in %s: %w", key, id, member.Ref, meta.ErrNotFound)
 	if !ok {
 		return nil, nil, missing
 	}
-	pages, _, err := p.foreignPages(c, member, h, id)
+	pages, _, err := p.foreignPages(ctx, by, member, h, id)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -399,7 +402,7 @@ func (p *Protocol) foreignEntry(c *protocol.Call, member *meta.Repository, h hiv
 	if page == nil {
 		return nil, nil, missing
 	}
-	if err := p.load(c, member, id, page); err != nil {
+	if err := p.load(ctx, by, member, id, page); err != nil {
 		return nil, nil, err
 	}
 	for _, leaf := range page.Items {
@@ -411,7 +414,7 @@ func (p *Protocol) foreignEntry(c *protocol.Call, member *meta.Repository, h hiv
 }
 
 func (p *Protocol) proxiedLeaf(c *protocol.Call, member *meta.Repository, h hive, id, key string) error {
-	entry, f, err := p.foreignEntry(c, member, h, id, key)
+	entry, f, err := p.foreignEntry(c.R.Context(), caller(c), member, h, id, key)
 	if err != nil {
 		return err
 	}
@@ -450,14 +453,14 @@ func (p *Protocol) foreignVersions(c *protocol.Call, member *meta.Repository, id
 	versions := []string{}
 	until := young(member)
 	if until.IsZero() {
-		w, err := p.probe(c, member, id)
+		w, err := p.probe(c.R.Context(), caller(c), member, id)
 		if err != nil {
 			return nil, nil, err
 		}
 		var list struct {
 			Versions []string `json:"versions"`
 		}
-		f, err := p.foreign(c, member, w, &list)
+		f, err := p.foreign(c.R.Context(), caller(c), member, w, &list)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -469,12 +472,12 @@ func (p *Protocol) foreignVersions(c *protocol.Call, member *meta.Repository, id
 		return versions, f, nil
 	}
 	// The list has no times; the registration has.
-	pages, f, err := p.foreignPages(c, member, hiveSemVer2, id)
+	pages, f, err := p.foreignPages(c.R.Context(), caller(c), member, hiveSemVer2, id)
 	if err != nil {
 		return nil, nil, err
 	}
 	for i := range pages {
-		if err := p.load(c, member, id, &pages[i]); err != nil {
+		if err := p.load(c.R.Context(), caller(c), member, id, &pages[i]); err != nil {
 			return nil, nil, err
 		}
 		for _, leaf := range pages[i].Items {
@@ -493,18 +496,18 @@ func (p *Protocol) foreignVersions(c *protocol.Call, member *meta.Repository, id
 // proxiedFile answers a version's .nupkg or .nuspec. The package must hash to what the
 // upstream's catalog says, where it says it.
 func (p *Protocol) proxiedFile(c *protocol.Call, member *meta.Repository, id, key, file string) error {
-	s, err := p.discover(c, member, hiveSemVer2)
+	s, err := p.discover(c.R.Context(), caller(c), member, hiveSemVer2)
 	if err != nil {
 		return err
 	}
-	w := upstream.Want{Path: s.flat + id + "/" + key + "/" + file, Kind: upstream.File, Package: id, Version: key}
+	w := upstream.Want{Path: s.file(id, key, file), Kind: upstream.File, Package: id, Version: key}
 	content := protocol.Content{MediaType: packageType, Cache: protocol.Immutable, Public: public(c)}
 	until := young(member)
 	if file == manifestFile(id) {
 		w.MaxBytes, content.MediaType = maxManifestBytes, manifestType
 	}
 	if file != manifestFile(id) || !until.IsZero() {
-		entry, _, err := p.foreignEntry(c, member, hiveSemVer2, id, key)
+		entry, _, err := p.foreignEntry(c.R.Context(), caller(c), member, hiveSemVer2, id, key)
 		switch {
 		case errors.Is(err, meta.ErrNotFound) && until.IsZero():
 			// It may be there all the same: some sources register only what is listed.
@@ -513,7 +516,7 @@ func (p *Protocol) proxiedFile(c *protocol.Call, member *meta.Repository, id, ke
 		case !released(entry, until):
 			return tooYoung(member, id, key)
 		case file != manifestFile(id):
-			if w.Sums, err = p.sums(c, member, id, entry); err != nil {
+			if w.Sums, err = p.sums(c.R.Context(), caller(c), member, id, key, entry); err != nil {
 				return err
 			}
 		}
@@ -524,22 +527,31 @@ func (p *Protocol) proxiedFile(c *protocol.Call, member *meta.Repository, id, ke
 
 // sums returns the checksum of a package from its catalog entry: what the registration
 // has of it, or else the entry's own document.
-func (p *Protocol) sums(c *protocol.Call, member *meta.Repository, id string, entry map[string]any) (map[string]string, error) {
+func (p *Protocol) sums(ctx context.Context, by catalog.Caller, member *meta.Repository, id, key string, entry map[string]any) (map[string]string, error) {
 	if sums := hashIn(entry); sums != nil {
 		return sums, nil
 	}
-	at, _ := entry["@id"].(string)
-	u, err := url.Parse(at)
-	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" {
+	at := entryURL(entry)
+	if at == "" {
 		return nil, nil
 	}
-	u.Fragment = ""
 	var doc map[string]any
-	_, err = p.foreign(c, member, upstream.Want{Path: u.String(), Kind: upstream.File, Package: id, MaxBytes: maxRegistrationBytes}, &doc)
+	_, err := p.foreign(ctx, by, member, upstream.Want{Path: at, Kind: upstream.File, Package: id, Version: key, MaxBytes: maxRegistrationBytes}, &doc)
 	if errors.Is(err, meta.ErrNotFound) {
 		return nil, nil
 	}
 	return hashIn(doc), err
+}
+
+// entryURL is where the document of a catalog entry is, "" for nowhere.
+func entryURL(entry map[string]any) string {
+	at, _ := entry["@id"].(string)
+	u, err := url.Parse(at)
+	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" {
+		return ""
+	}
+	u.Fragment = ""
+	return u.String()
 }
 
 // hashIn reads packageHash; nil when there is none that is known.
@@ -574,7 +586,7 @@ func (p *Protocol) proxiedQuery(c *protocol.Call, a *asked, id string) error {
 			ID: at, Type: "Package", Registration: at, PackageID: id, Version: versions[n-1], Tags: []string{}, Authors: []string{},
 			Types: []typeName{{"Dependency"}},
 		}
-		entry, f, err := p.foreignEntry(c, c.Repository, hiveSemVer2, id, newest.key())
+		entry, f, err := p.foreignEntry(c.R.Context(), caller(c), c.Repository, hiveSemVer2, id, newest.key())
 		switch {
 		case err == nil:
 			upstream.Describe(c, f)
@@ -624,7 +636,7 @@ func (p *Protocol) sourcesOf(c *protocol.Call, id string) ([]meta.Repository, er
 	ctx, cancel := context.WithCancelCause(c.R.Context())
 	defer cancel(nil)
 	members, err := p.proxies.Sources(ctx, caller(c), c.Repository, id, func(member *meta.Repository) upstream.Want {
-		w, err := p.probe(c, member, id)
+		w, err := p.probe(c.R.Context(), caller(c), member, id)
 		if err != nil {
 			cancel(err)
 		}

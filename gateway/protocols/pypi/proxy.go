@@ -129,12 +129,10 @@ func (p *Protocol) fetched(c *protocol.Call, repo *meta.Repository, name, file s
 	want := upstream.Want{Path: of.url, Kind: upstream.File, Package: name, Version: of.version, Sums: of.sums}
 	sum := of.sha256
 	if isMetadata {
-		u, err := url.Parse(of.url)
-		if err != nil {
+		if want.Path, err = metadataURL(of.url); err != nil {
 			return fmt.Errorf("address of %s: %w: %w", file, protocol.ErrUpstream, err)
 		}
-		u.Path, u.RawPath = u.Path+metadataSuffix, u.EscapedPath()+metadataSuffix
-		want.Path, want.Sums, want.MaxBytes, sum = u.String(), nil, maxMetadata, of.metadataSum
+		want.Sums, want.MaxBytes, sum = nil, maxMetadata, of.metadataSum
 	}
 	if sum != "" {
 		want.Digest = digest.Digest("sha256:" + sum)

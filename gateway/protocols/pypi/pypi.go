@@ -55,7 +55,9 @@ var _ protocol.Protocol = (*Protocol)(nil)
 
 // New returns the protocol over c, with pages kept in pages and proxies by e.
 func New(c *catalog.Catalog, pages *rendered.Cache, e *upstream.Engine) *Protocol {
-	return &Protocol{catalog: c, engine: e, pages: pages}
+	p := &Protocol{catalog: c, engine: e, pages: pages}
+	e.NamedBy(Format, p.names)
+	return p
 }
 
 // Format implements protocol.Protocol.

@@ -53,21 +53,81 @@ func NewWith(t testing.TB, o catalogtest.Options, cfg upstream.Config, build fun
 	t.Helper()
 	s := &Stack{}
 	s.Stack = catalogtest.NewWith(t, o, func(node *catalogtest.Stack) []protocol.Protocol {
-		cfg.Catalog, cfg.Metadata, cfg.Commands, cfg.Self, cfg.Now = node.Catalog, node.Metadata, node.Metadata, catalogtest.Node, s.now
-		cfg.Outgoing = outbound.Rules{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}}
-		e, err := upstream.New(cfg)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			if err := e.Close(); err != nil {
-				t.Error(err)
-			}
-		})
-		s.Engine = e
-		return build(node, e)
+		s.serve(t, node, cfg)
+		return build(node, s.Engine)
 	})
 	return s
+}
+
+// NewAgent is New of an agent. It asks a server, whose Engine is the Stack's, and which has
+// protocols of its own.
+func NewAgent(t testing.TB, o catalogtest.Options, build func(*catalogtest.Stack, *upstream.Engine) []protocol.Protocol) *Stack {
+	t.Helper()
+	s := &Stack{}
+	s.Stack = catalogtest.NewWith(t, o, func(node *catalogtest.Stack) []protocol.Protocol {
+		s.serve(t, node, upstream.Config{})
+		build(node, s.Engine)
+		return build(node, s.open(t, upstream.Config{Catalog: node.Catalog, Metadata: node.Metadata, Self: agent, Now: s.now, Peers: asker{s, t}}))
+	})
+	return s
+}
+
+// agent is a node that is no server.
+const agent = meta.NodeID("agent")
+
+// serve starts the Engine of a server.
+func (s *Stack) serve(t testing.TB, node *catalogtest.Stack, cfg upstream.Config) {
+	t.Helper()
+	cfg.Catalog, cfg.Metadata, cfg.Commands, cfg.Self, cfg.Now = node.Catalog, node.Metadata, node.Metadata, catalogtest.Node, s.now
+	cfg.Outgoing = outbound.Rules{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}}
+	s.Engine = s.open(t, cfg)
+}
+
+func (s *Stack) open(t testing.TB, cfg upstream.Config) *upstream.Engine {
+	t.Helper()
+	e, err := upstream.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return e
+}
+
+// asker has an agent ask the Stack's Engine.
+type asker struct {
+	stack *Stack
+	t     testing.TB
+}
+
+// For implements upstream.Peers.
+func (a asker) For(string) []meta.NodeID { return []meta.NodeID{catalogtest.Node} }
+
+// Ask implements upstream.Peers.
+func (a asker) Ask(ctx context.Context, _ meta.NodeID, q upstream.Question, told func(upstream.Progress)) (*upstream.Found, error) {
+	return a.stack.AskAs(ctx, a.t, meta.Principal{Node: agent, Role: meta.RoleAgent}, q, told)
+}
+
+// AskAs asks the Engine as another node does, one that may have everything.
+func (s *Stack) AskAs(ctx context.Context, t testing.TB, who meta.Principal, q upstream.Question, told func(upstream.Progress)) (*upstream.Found, error) {
+	serve := s.Engine.Handler(func(meta.NodeID, *meta.Repository) bool { return true })
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := serve(&protocol.Call{W: w, R: r, Who: who}); err != nil && r.Context().Err() == nil {
+			t.Error(err)
+		}
+	}))
+	defer server.Close()
+	return upstream.AskServer(ctx, server.Client(), server.URL, q, told)
+}
+
+// Lie asks the Engine for what a stolen agent says that the upstream of a repository has.
+func (s *Stack) Lie(t testing.TB, repo *meta.Repository, w upstream.Want) error {
+	t.Helper()
+	_, err := s.AskAs(Context(t), t, meta.Principal{Node: agent, Role: meta.RoleAgent}, upstream.Question{Repo: repo.Ref, Want: w}, nil)
+	return err
 }
 
 func (s *Stack) now() time.Time {

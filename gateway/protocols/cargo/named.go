@@ -1,0 +1,49 @@
+package cargo
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/shoal-registry/shoal/gateway/catalog"
+	"github.com/shoal-registry/shoal/gateway/upstream"
+	"github.com/shoal-registry/shoal/raftmeta/meta"
+)
+
+// names implements upstream.Names: config.json and the line of a version say together
+// where its crate is.
+func (p *Protocol) names(ctx context.Context, by catalog.Caller, repo *meta.Repository, w *upstream.Want) (bool, error) {
+	for _, name := range spellings(w.Path, w.Package) {
+		e, err := p.entryOf(ctx, by, repo, name, w.Version)
+		if errors.Is(err, meta.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return false, err
+		}
+		at, err := p.downloadPath(ctx, by, repo, e)
+		if err != nil || at == w.Path {
+			return err == nil, err
+		}
+	}
+	return false, nil
+}
+
+// maxSpellings bounds how many ways to write a crate's name are looked up.
+const maxSpellings = 4
+
+// spellings are the ways in which an address writes a crate's name, of which only the
+// normalized one is known: that has as many bytes.
+func spellings(at, normalized string) []string {
+	if normalized == "" {
+		return nil
+	}
+	all := []string{normalized}
+	for i := 0; i+len(normalized) <= len(at) && len(all) < maxSpellings; i++ {
+		s := at[i : i+len(normalized)]
+		if normalize(s) == normalized && !slices.Contains(all, s) {
+			all = append(all, s)
+		}
+	}
+	return all
+}
