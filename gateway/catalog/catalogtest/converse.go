@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"regexp"
@@ -90,16 +89,8 @@ func (s *Stack) exchange(t *testing.T, name, text, auth string) (*http.Response,
 		}
 		req.Header.Add(key, value)
 	}
-	resp, err := s.Client.Do(req)
-	if err != nil {
-		t.Fatalf("%s: %v", name, err)
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatalf("%s: %v", name, err)
-	}
-	return resp, b
+	a := answer(t, s.Client, name, req)
+	return a.Response, []byte(a.Text)
 }
 
 // silent are headers that say nothing about the case.

@@ -57,35 +57,14 @@ func (a archive) in(repo string) *archive {
 	return &a
 }
 
-func (a *archive) do(method, path string, body []byte, headers ...string) (*http.Response, []byte) {
+func (a *archive) do(method, path string, body []byte, headers ...string) catalogtest.Answer {
 	a.t.Helper()
-	req, err := http.NewRequestWithContext(a.t.Context(), method, a.URL+"/apt/"+a.repo+"/"+path, bytes.NewReader(body))
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	for _, h := range headers {
-		name, value, _ := strings.Cut(h, ": ")
-		req.Header.Set(name, value)
-	}
-	resp, err := a.Client.Do(req)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	return resp, b
+	return a.Ask(a.t, method, "/apt/"+a.repo+"/"+path, bytes.NewReader(body), headers...)
 }
 
 func (a *archive) expect(status int, method, path string, body []byte, headers ...string) []byte {
 	a.t.Helper()
-	resp, b := a.do(method, path, body, headers...)
-	if resp.StatusCode != status {
-		a.t.Fatalf("%s %s: %d %s, want %d", method, path, resp.StatusCode, b, status)
-	}
-	return b
+	return []byte(a.do(method, path, body, headers...).Expect(a.t, status).Text)
 }
 
 func (a *archive) get(path string) []byte {
@@ -212,10 +191,8 @@ func TestArchive(t *testing.T) {
 	a.expect(404, "GET", "dists/none/InRelease", nil)
 
 	// apt asks whether there is something new.
-	resp, _ := a.do("HEAD", "dists/stable/InRelease", nil)
-	if resp, b := a.do("GET", "dists/stable/InRelease", nil, "If-Modified-Since: "+resp.Header.Get("Last-Modified")); resp.StatusCode != 304 {
-		t.Errorf("%d %s", resp.StatusCode, b)
-	}
+	head := a.do("HEAD", "dists/stable/InRelease", nil)
+	a.expect(304, "GET", "dists/stable/InRelease", nil, "If-Modified-Since: "+head.Header.Get("Last-Modified"))
 }
 
 // What is published twice, or is not what its name says, is refused and changes nothing.
@@ -381,10 +358,10 @@ func TestRace(t *testing.T) {
 	for i := range 20 {
 		body := debOf(t, "hello", "2.0", "all", fmt.Sprint("seed ", i))
 		all.Go(func() {
-			resp, _ := a.do("PUT", "pool/stable/main/hello_2.0_all.deb", body)
+			answer := a.do("PUT", "pool/stable/main/hello_2.0_all.deb", body)
 			mu.Lock()
 			defer mu.Unlock()
-			got[resp.StatusCode]++
+			got[answer.StatusCode]++
 		})
 	}
 	all.Wait()
@@ -482,8 +459,8 @@ func TestTooManyComponents(t *testing.T) {
 		name := fmt.Sprintf("wide%d", i)
 		all.Go(func() {
 			path := fmt.Sprintf("pool/wide/c%d/%s_1.0_all.deb", i, name)
-			if resp, b := a.do("PUT", path, debOf(t, name, "1.0", "all", "")); resp.StatusCode != 201 {
-				t.Errorf("%s: %d %s", path, resp.StatusCode, b)
+			if answer := a.do("PUT", path, debOf(t, name, "1.0", "all", "")); answer.StatusCode != 201 {
+				t.Errorf("%s: %d %s", path, answer.StatusCode, answer.Text)
 			}
 		})
 	}

@@ -10,7 +10,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -51,44 +50,19 @@ func start(t testing.TB, o catalogtest.Options) *crates {
 	return c
 }
 
-type answer struct {
-	*http.Response
-	body string
-}
-
 // do sends a request about a path below /cargo/acme/cargo/, or an absolute one; headers
 // are `Name: value`.
-func (c *crates) do(method, path, body string, headers ...string) answer {
+func (c *crates) do(method, path, body string, headers ...string) catalogtest.Answer {
 	c.t.Helper()
 	if !strings.HasPrefix(path, "/") {
 		path = "/cargo/acme/cargo/" + path
 	}
-	req, err := http.NewRequestWithContext(c.t.Context(), method, c.URL+path, strings.NewReader(body))
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	for _, h := range headers {
-		name, value, _ := strings.Cut(h, ": ")
-		req.Header.Add(name, value)
-	}
-	resp, err := c.Client.Do(req)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	return answer{resp, string(b)}
+	return c.Ask(c.t, method, path, strings.NewReader(body), headers...)
 }
 
-func (c *crates) expect(a answer, status int) answer {
+func (c *crates) expect(a catalogtest.Answer, status int) catalogtest.Answer {
 	c.t.Helper()
-	if a.StatusCode != status {
-		c.t.Fatalf("%s %s answers %d %s, want %d", a.Request.Method, a.Request.URL, a.StatusCode, a.body, status)
-	}
-	return a
+	return a.Expect(c.t, status)
 }
 
 // file is one of a crate, below NAME-VERSION/ unless it begins with a slash.
@@ -139,7 +113,7 @@ func crate(t testing.TB, name, version, text string) string {
 	return packed(t, name+"-"+version, file{"Cargo.toml", manifest(name, version)}, file{"src/lib.rs", "// " + text + "\n"})
 }
 
-func (c *crates) put(name, version, text string) answer {
+func (c *crates) put(name, version, text string) catalogtest.Answer {
 	c.t.Helper()
 	return c.do("PUT", "api/v1/crates/new", framed(said(name, version), crate(c.t, name, version, text)))
 }
@@ -178,8 +152,8 @@ package = "winapi"
 	sum := digest.FromBytes([]byte(body)).Encoded()
 	a := c.expect(c.do("PUT", "api/v1/crates/new", framed(meta1, body)), 200)
 	token := "Shoal-Token: " + a.Header.Get("Shoal-Token")
-	if !strings.Contains(a.body, `"warnings"`) {
-		t.Errorf("a publish answers %s", a.body)
+	if !strings.Contains(a.Text, `"warnings"`) {
+		t.Errorf("a publish answers %s", a.Text)
 	}
 	want := `{"name":"Fancy_Demo","vers":"1.2.0","deps":[` +
 		`{"name":"serde","req":"^1.0","features":["derive"],"optional":true,"default_features":false,"target":null,"kind":"normal","registry":"https://example.com/index","package":null},` +
@@ -187,15 +161,15 @@ package = "winapi"
 		`{"name":"cc","req":"*","features":[],"optional":false,"default_features":true,"target":null,"kind":"build","registry":null,"package":null}],` +
 		`"cksum":"` + sum + `","features":{"default":["std"],"std":[]},"links":"demo","v":2,"features2":{"serde":["dep:serde"]},"rust_version":"1.70","yanked":false}` + "\n"
 	index := c.expect(c.do("GET", "fa/nc/fancy_demo", "", token), 200)
-	if index.body != want {
-		t.Errorf("the index has\n%s\nwant\n%s", index.body, want)
+	if index.Text != want {
+		t.Errorf("the index has\n%s\nwant\n%s", index.Text, want)
 	}
 	if a := c.do("GET", "fa/nc/fancy_demo", "", "If-None-Match: "+index.Header.Get("Etag")); a.StatusCode != 304 {
 		t.Errorf("unchanged it answers %d", a.StatusCode)
 	}
 	for _, name := range []string{"Fancy_Demo", "fancy-demo"} {
-		if a := c.expect(c.do("GET", "api/v1/crates/"+name+"/1.2.0/download", ""), 200); a.body != body {
-			t.Errorf("%s: %d bytes", name, len(a.body))
+		if a := c.expect(c.do("GET", "api/v1/crates/"+name+"/1.2.0/download", ""), 200); a.Text != body {
+			t.Errorf("%s: %d bytes", name, len(a.Text))
 		}
 	}
 	for _, path := range []string{
@@ -210,8 +184,8 @@ package = "winapi"
 	for _, path := range []string{"1/a", "2/ab", "3/a/abc", "ab/cd/abcd"} {
 		c.expect(c.do("GET", path, ""), 200)
 	}
-	if a := c.expect(c.do("GET", "api/v1/crates/fancy_demo/owners", ""), 200); !strings.Contains(a.body, `{"id":1,"login":"anonymous","name":""}`) {
-		t.Errorf("owners are %s", a.body)
+	if a := c.expect(c.do("GET", "api/v1/crates/fancy_demo/owners", ""), 200); !strings.Contains(a.Text, `{"id":1,"login":"anonymous","name":""}`) {
+		t.Errorf("owners are %s", a.Text)
 	}
 	var found struct {
 		Crates []struct {
@@ -222,12 +196,12 @@ package = "winapi"
 		Meta struct{ Total int }
 	}
 	a = c.expect(c.do("GET", "api/v1/crates?q=fancy-d&per_page=5", ""), 200)
-	if err := json.Unmarshal([]byte(a.body), &found); err != nil || found.Meta.Total != 1 || found.Crates[0].Name != "Fancy_Demo" || found.Crates[0].MaxVersion != "1.2.0" || found.Crates[0].Description != "line one" {
-		t.Errorf("found %s, %v", a.body, err)
+	if err := json.Unmarshal([]byte(a.Text), &found); err != nil || found.Meta.Total != 1 || found.Crates[0].Name != "Fancy_Demo" || found.Crates[0].MaxVersion != "1.2.0" || found.Crates[0].Description != "line one" {
+		t.Errorf("found %s, %v", a.Text, err)
 	}
 	a = c.expect(c.do("GET", "api/v1/crates?q=a&per_page=2&page=2", ""), 200)
-	if err := json.Unmarshal([]byte(a.body), &found); err != nil || found.Meta.Total != 5 || len(found.Crates) != 2 || found.Crates[0].Name != "abc" {
-		t.Errorf("the second page is %s, %v", a.body, err)
+	if err := json.Unmarshal([]byte(a.Text), &found); err != nil || found.Meta.Total != 5 || len(found.Crates) != 2 || found.Crates[0].Name != "abc" {
+		t.Errorf("the second page is %s, %v", a.Text, err)
 	}
 }
 
@@ -236,20 +210,20 @@ func TestSpelling(t *testing.T) {
 	c := start(t, catalogtest.Options{})
 	c.expect(c.put("My_Crate", "1.0.0", "x"), 200)
 	for _, name := range []string{"my_crate", "My-Crate", "MY_CRATE"} {
-		if a := c.expect(c.put(name, "1.1.0", "x"), 409); !strings.Contains(a.body, "My_Crate") {
-			t.Errorf("%s is refused with %s", name, a.body)
+		if a := c.expect(c.put(name, "1.1.0", "x"), 409); !strings.Contains(a.Text, "My_Crate") {
+			t.Errorf("%s is refused with %s", name, a.Text)
 		}
 	}
 	c.expect(c.put("My_Crate", "1.1.0", "x"), 200)
-	if a := c.expect(c.do("GET", "my/_c/my_crate", ""), 200); strings.Count(a.body, "\n") != 2 {
-		t.Errorf("the index has %s", a.body)
+	if a := c.expect(c.do("GET", "my/_c/my_crate", ""), 200); strings.Count(a.Text, "\n") != 2 {
+		t.Errorf("the index has %s", a.Text)
 	}
 	// Versions do not differ by build metadata.
 	c.expect(c.put("My_Crate", "1.2.0+one", "x"), 200)
 	c.expect(c.put("My_Crate", "1.2.0+two", "x"), 409)
 	c.expect(c.put("My_Crate", "1.2.0", "x"), 409)
-	if a := c.expect(c.do("GET", "my/_c/my_crate", ""), 200); !strings.Contains(a.body, `"vers":"1.2.0+one"`) {
-		t.Errorf("the index has %s", a.body)
+	if a := c.expect(c.do("GET", "my/_c/my_crate", ""), 200); !strings.Contains(a.Text, `"vers":"1.2.0+one"`) {
+		t.Errorf("the index has %s", a.Text)
 	}
 	c.expect(c.do("GET", "api/v1/crates/My_Crate/1.2.0+one/download", ""), 200)
 }
@@ -262,7 +236,7 @@ func TestYankAndDelete(t *testing.T) {
 		t.Helper()
 		var got []string
 		a := c.expect(c.do("GET", "de/mo/demo", ""), 200)
-		for line := range strings.Lines(a.body) {
+		for line := range strings.Lines(a.Text) {
 			var l struct {
 				Vers   string
 				Yanked *bool
@@ -280,8 +254,8 @@ func TestYankAndDelete(t *testing.T) {
 	c.expect(c.do("DELETE", "api/v1/crates/demo/1.1.0/yank", ""), 200)
 	yanked("1.0.0 false, 1.1.0 true")
 	c.expect(c.do("GET", "api/v1/crates/demo/1.1.0/download", ""), 200)
-	if a := c.expect(c.do("GET", "api/v1/crates?q=demo", ""), 200); !strings.Contains(a.body, `"max_version":"1.0.0"`) {
-		t.Errorf("found %s", a.body)
+	if a := c.expect(c.do("GET", "api/v1/crates?q=demo", ""), 200); !strings.Contains(a.Text, `"max_version":"1.0.0"`) {
+		t.Errorf("found %s", a.Text)
 	}
 	c.expect(c.do("PUT", "api/v1/crates/demo/1.1.0/unyank", ""), 200)
 	yanked("1.0.0 false, 1.1.0 false")
@@ -293,15 +267,15 @@ func TestYankAndDelete(t *testing.T) {
 		t.Fatal(err)
 	}
 	yanked("1.1.0 false")
-	if a := c.expect(c.do("GET", "api/v1/crates/demo/1.0.0/download", ""), 403); !strings.Contains(a.body, "the token was stolen") {
-		t.Errorf("quarantine says %s", a.body)
+	if a := c.expect(c.do("GET", "api/v1/crates/demo/1.0.0/download", ""), 403); !strings.Contains(a.Text, "the token was stolen") {
+		t.Errorf("quarantine says %s", a.Text)
 	}
 	by := catalog.Caller{Who: meta.Principal{Name: "user:x"}}
 	if _, err := c.Catalog.DeleteVersion(t.Context(), by, catalog.Package{Repo: ref, Name: "demo"}, "1.1.0"); err != nil {
 		t.Fatal(err)
 	}
-	if a := c.expect(c.put("demo", "1.1.0", "other"), 409); !strings.Contains(a.body, "already exists") {
-		t.Errorf("deleted and other bytes: %s", a.body)
+	if a := c.expect(c.put("demo", "1.1.0", "other"), 409); !strings.Contains(a.Text, "already exists") {
+		t.Errorf("deleted and other bytes: %s", a.Text)
 	}
 	c.expect(c.put("demo", "1.1.0", "x"), 200)
 	yanked("1.1.0 false")
@@ -365,16 +339,16 @@ func TestRefused(t *testing.T) {
 			c.t = t
 			a := c.expect(c.do("PUT", "api/v1/crates/new", r.body), r.want)
 			var f struct{ Errors []struct{ Detail string } }
-			if err := json.Unmarshal([]byte(a.body), &f); err != nil || len(f.Errors) != 1 || f.Errors[0].Detail == "" || len(a.body) > 1500 {
-				t.Errorf("refused with %s, %v", a.body, err)
+			if err := json.Unmarshal([]byte(a.Text), &f); err != nil || len(f.Errors) != 1 || f.Errors[0].Detail == "" || len(a.Text) > 1500 {
+				t.Errorf("refused with %s, %v", a.Text, err)
 			}
 			c.expect(c.do("GET", "de/mo/demo", ""), 404)
 		})
 	}
 	c.t = t
 	c.expect(c.do("PUT", "api/v1/crates/new", dep(serde, "[dependencies]\nserde = \"1.0\"\n")), 200)
-	if a := c.expect(c.put("demo", "1.0.0", "other"), 409); !strings.Contains(a.body, "already exists") {
-		t.Errorf("a duplicate is refused with %s", a.body)
+	if a := c.expect(c.put("demo", "1.0.0", "other"), 409); !strings.Contains(a.Text, "already exists") {
+		t.Errorf("a duplicate is refused with %s", a.Text)
 	}
 }
 
@@ -403,8 +377,8 @@ func TestLongLine(t *testing.T) {
 	about := strings.Replace(said("large", "1.0.0"), `"features":{}`, `"features":`+string(b), 1)
 	c.expect(c.do("PUT", "api/v1/crates/new", framed(about, crate(t, "large", "1.0.0", "x"))), 200)
 	a := c.expect(c.do("GET", "la/rg/large", ""), 200)
-	if !strings.Contains(a.body, "feature-number-1499") || !strings.HasSuffix(a.body, `"yanked":false}`+"\n") || strings.Count(a.body, "\n") != 1 {
-		t.Errorf("the index has %d bytes", len(a.body))
+	if !strings.Contains(a.Text, "feature-number-1499") || !strings.HasSuffix(a.Text, `"yanked":false}`+"\n") || strings.Count(a.Text, "\n") != 1 {
+		t.Errorf("the index has %d bytes", len(a.Text))
 	}
 	v, _, err := c.Catalog.Version(t.Context(), catalog.Caller{}, catalog.Package{Repo: meta.RepoRef{Tenant: "acme", Name: "cargo"}, Name: "large"}, "1.0.0")
 	if err != nil {
@@ -431,7 +405,7 @@ func TestRace(t *testing.T) {
 				winner.Store(body)
 			case 409:
 			default:
-				t.Errorf("%d %s", a.StatusCode, a.body)
+				t.Errorf("%d %s", a.StatusCode, a.Text)
 			}
 		})
 	}
@@ -439,7 +413,7 @@ func TestRace(t *testing.T) {
 	if won.Load() != 1 {
 		t.Fatalf("%d of 20 were acknowledged", won.Load())
 	}
-	if a := c.expect(c.do("GET", "api/v1/crates/demo/1.1.0/download", ""), 200); a.body != winner.Load() {
+	if a := c.expect(c.do("GET", "api/v1/crates/demo/1.1.0/download", ""), 200); a.Text != winner.Load() {
 		t.Error("what is served is not what was acknowledged")
 	}
 }
@@ -451,14 +425,14 @@ func TestAuth(t *testing.T) {
 	if want := `Cargo login_url="` + c.URL + `/cargo/acme/cargo/me"`; a.Header.Get("Www-Authenticate") != want {
 		t.Errorf("the challenge is %q, want %q", a.Header.Get("Www-Authenticate"), want)
 	}
-	if a := c.expect(c.do("GET", "me", ""), 200); !strings.Contains(a.body, "cargo login") {
-		t.Errorf("the page is %s", a.body)
+	if a := c.expect(c.do("GET", "me", ""), 200); !strings.Contains(a.Text, "cargo login") {
+		t.Errorf("the page is %s", a.Text)
 	}
 	// cargo sends the token as it is.
 	a = c.expect(c.do("GET", "config.json", "", "Authorization: "+catalogtest.AdminToken), 200)
 	want := fmt.Sprintf(`{"dl":"%[1]s/cargo/acme/cargo/api/v1/crates","api":"%[1]s/cargo/acme/cargo","auth-required":true}`, c.URL)
-	if a.body != want {
-		t.Errorf("config.json is %s", a.body)
+	if a.Text != want {
+		t.Errorf("config.json is %s", a.Text)
 	}
 }
 

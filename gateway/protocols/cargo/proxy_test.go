@@ -18,7 +18,7 @@ func lineOf(name, version, body, pubtime string) string {
 }
 
 // at answers about a path of a repository of acme.
-func (c *crates) at(repo, path string) answer {
+func (c *crates) at(repo, path string) catalogtest.Answer {
 	c.t.Helper()
 	return c.do("GET", "/cargo/acme/"+repo+"/"+path, "")
 }
@@ -34,11 +34,11 @@ func TestProxy(t *testing.T) {
 	r.Put("files/de/mo/Demo/1.0.0.crate", []byte(body))
 	r.Put("files/de/mo/Demo/1.1.0.crate", []byte(bad))
 	for range 2 {
-		if a := c.expect(c.at("proxy", "de/mo/demo"), 200); a.body != index {
-			t.Errorf("the index is %s", a.body)
+		if a := c.expect(c.at("proxy", "de/mo/demo"), 200); a.Text != index {
+			t.Errorf("the index is %s", a.Text)
 		}
-		if a := c.expect(c.at("proxy", "api/v1/crates/Demo/1.0.0/download"), 200); a.body != body {
-			t.Errorf("the crate has %d bytes", len(a.body))
+		if a := c.expect(c.at("proxy", "api/v1/crates/Demo/1.0.0/download"), 200); a.Text != body {
+			t.Errorf("the crate has %d bytes", len(a.Text))
 		}
 		c.expect(c.at("proxy", "no/mo/nomo"), 404)
 		c.expect(c.at("proxy", "api/v1/crates/Demo/3.0.0/download"), 404)
@@ -49,18 +49,18 @@ func TestProxy(t *testing.T) {
 		}
 	}
 	// Its config.json is ours.
-	if a := c.expect(c.at("proxy", "config.json"), 200); !strings.Contains(a.body, c.URL+"/cargo/acme/proxy/api/v1/crates") {
-		t.Errorf("config.json is %s", a.body)
+	if a := c.expect(c.at("proxy", "config.json"), 200); !strings.Contains(a.Text, c.URL+"/cargo/acme/proxy/api/v1/crates") {
+		t.Errorf("config.json is %s", a.Text)
 	}
 	// A crate that is not what the index says is nothing.
 	c.expect(c.at("proxy", "api/v1/crates/Demo/1.1.0/download"), 502)
 	r.Cut(true)
 	c.Later(100 * time.Hour)
-	if a := c.expect(c.at("proxy", "de/mo/demo"), 200); a.body != index || a.Header.Get("Warning") == "" {
-		t.Errorf("without the upstream: %s, %v", a.body, a.Header)
+	if a := c.expect(c.at("proxy", "de/mo/demo"), 200); a.Text != index || a.Header.Get("Warning") == "" {
+		t.Errorf("without the upstream: %s, %v", a.Text, a.Header)
 	}
-	if a := c.expect(c.at("proxy", "api/v1/crates/Demo/1.0.0/download"), 200); a.body != body {
-		t.Errorf("without the upstream the crate has %d bytes", len(a.body))
+	if a := c.expect(c.at("proxy", "api/v1/crates/Demo/1.0.0/download"), 200); a.Text != body {
+		t.Errorf("without the upstream the crate has %d bytes", len(a.Text))
 	}
 	c.expect(c.do("PUT", "/cargo/acme/proxy/api/v1/crates/new", framed(said("demo", "1.0.0"), body)), 405)
 }
@@ -74,14 +74,14 @@ func TestMinReleaseAge(t *testing.T) {
 	r.Put("config.json", fmt.Appendf(nil, `{"dl":"%s/dl"}`, r.URL))
 	r.Put("de/mo/demo", []byte(untold+old+"\nno JSON\n"+young))
 	r.Put("dl/demo/1.0.0/download", []byte("one"))
-	if a := c.expect(c.at("proxy", "de/mo/demo"), 200); a.body != untold+old {
-		t.Errorf("the index is %s", a.body)
+	if a := c.expect(c.at("proxy", "de/mo/demo"), 200); a.Text != untold+old {
+		t.Errorf("the index is %s", a.Text)
 	}
-	if a := c.expect(c.at("proxy", "api/v1/crates/demo/1.0.0/download"), 200); a.body != "one" {
-		t.Errorf("the crate is %s", a.body)
+	if a := c.expect(c.at("proxy", "api/v1/crates/demo/1.0.0/download"), 200); a.Text != "one" {
+		t.Errorf("the crate is %s", a.Text)
 	}
-	if a := c.expect(c.at("proxy", "api/v1/crates/demo/1.1.0/download"), 403); !strings.Contains(a.body, "minimum release age of 72h") {
-		t.Errorf("refused with %s", a.body)
+	if a := c.expect(c.at("proxy", "api/v1/crates/demo/1.1.0/download"), 403); !strings.Contains(a.Text, "minimum release age of 72h") {
+		t.Errorf("refused with %s", a.Text)
 	}
 	c.expect(c.at("proxy", "api/v1/crates/demo/0.9.0/download"), 502) // its checksum is none
 }
@@ -108,13 +108,13 @@ func TestGroup(t *testing.T) {
 	}
 	a := c.expect(c.at("all", "my/_l/my_lib"), 200)
 	ours := digest.FromBytes([]byte(crate(t, "my_lib", "1.0.0", "ours"))).Encoded()
-	if strings.Count(a.body, "\n") != 2 || !strings.Contains(a.body, ours) || strings.Contains(a.body, "9.9.9") {
-		t.Errorf("the index is %s", a.body)
+	if strings.Count(a.Text, "\n") != 2 || !strings.Contains(a.Text, ours) || strings.Contains(a.Text, "9.9.9") {
+		t.Errorf("the index is %s", a.Text)
 	}
 	c.expect(c.at("all", "my/-l/my-lib"), 404)
 	c.expect(c.at("all", "api/v1/crates/my-lib/9.9.9/download"), 404)
 	c.expect(c.at("all", "api/v1/crates/my_lib/9.9.9/download"), 404)
-	if a := c.expect(c.at("all", "api/v1/crates/my_lib/1.0.0/download"), 200); a.body != crate(t, "my_lib", "1.0.0", "ours") {
+	if a := c.expect(c.at("all", "api/v1/crates/my_lib/1.0.0/download"), 200); a.Text != crate(t, "my_lib", "1.0.0", "ours") {
 		t.Error("the first member's crate is not the one that is served")
 	}
 	c.expect(c.at("all", "api/v1/crates/my_lib/1.1.0/download"), 200)
@@ -124,19 +124,19 @@ func TestGroup(t *testing.T) {
 	r.Put("th/ei/theirs", []byte(lineOf("theirs", "1.0.0", "theirs", "")))
 	r.Put("dl/theirs/1.0.0/download", []byte("theirs"))
 	c.expect(c.at("all", "th/ei/theirs"), 200)
-	if a := c.expect(c.at("all", "api/v1/crates/theirs/1.0.0/download"), 200); a.body != "theirs" {
-		t.Errorf("theirs is %q", a.body)
+	if a := c.expect(c.at("all", "api/v1/crates/theirs/1.0.0/download"), 200); a.Text != "theirs" {
+		t.Errorf("theirs is %q", a.Text)
 	}
 	c.expect(c.do("PUT", "/cargo/acme/all/api/v1/crates/new", framed(said("my_lib", "1.2.0"), crate(t, "my_lib", "1.2.0", "x"))), 200)
 	c.expect(c.at("cargo", "api/v1/crates/my_lib/1.2.0/download"), 200)
 	c.expect(c.do("DELETE", "/cargo/acme/all/api/v1/crates/my_lib/1.2.0/yank", ""), 200)
-	if a := c.expect(c.at("all", "my/_l/my_lib"), 200); strings.Count(a.body, `"yanked":true`) != 1 {
-		t.Errorf("the index is %s", a.body)
+	if a := c.expect(c.at("all", "my/_l/my_lib"), 200); strings.Count(a.Text, `"yanked":true`) != 1 {
+		t.Errorf("the index is %s", a.Text)
 	}
-	if a := c.expect(c.at("all", "api/v1/crates?q=lib"), 200); !strings.Contains(a.body, `"total":1`) || !strings.Contains(a.body, `"my_lib"`) {
-		t.Errorf("found %s", a.body)
+	if a := c.expect(c.at("all", "api/v1/crates?q=lib"), 200); !strings.Contains(a.Text, `"total":1`) || !strings.Contains(a.Text, `"my_lib"`) {
+		t.Errorf("found %s", a.Text)
 	}
-	if a := c.expect(c.at("all", "api/v1/crates/my_lib/owners"), 200); strings.Count(a.body, `"login"`) != 1 {
-		t.Errorf("owners %s", a.body)
+	if a := c.expect(c.at("all", "api/v1/crates/my_lib/owners"), 200); strings.Count(a.Text, `"login"`) != 1 {
+		t.Errorf("owners %s", a.Text)
 	}
 }

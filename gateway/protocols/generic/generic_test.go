@@ -35,40 +35,15 @@ func start(t testing.TB, o catalogtest.Options) *files {
 	return &files{catalogtest.New(t, o, func(c *catalog.Catalog) []protocol.Protocol { return []protocol.Protocol{generic.New(c, nil)} }), t}
 }
 
-type answer struct {
-	*http.Response
-	body string
-}
-
 // do sends a request about a path below /generic/acme/files/; headers are `Name: value`.
-func (f *files) do(method, path, body string, headers ...string) answer {
+func (f *files) do(method, path, body string, headers ...string) catalogtest.Answer {
 	f.t.Helper()
-	req, err := http.NewRequestWithContext(f.t.Context(), method, f.URL+"/generic/acme/files/"+path, strings.NewReader(body))
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	for _, h := range headers {
-		name, value, _ := strings.Cut(h, ": ")
-		req.Header.Add(name, value)
-	}
-	resp, err := f.Client.Do(req)
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	return answer{resp, string(b)}
+	return f.Ask(f.t, method, "/generic/acme/files/"+path, strings.NewReader(body), headers...)
 }
 
-func (f *files) expect(a answer, status int) answer {
+func (f *files) expect(a catalogtest.Answer, status int) catalogtest.Answer {
 	f.t.Helper()
-	if a.StatusCode != status {
-		f.t.Fatalf("%s %s answers %d %s, want %d", a.Request.Method, a.Request.URL, a.StatusCode, a.body, status)
-	}
-	return a
+	return a.Expect(f.t, status)
 }
 
 func TestConversation(t *testing.T) {
@@ -91,38 +66,38 @@ func TestPutGet(t *testing.T) {
 		Path, Digest string
 		Size         int
 	}
-	if err := json.Unmarshal([]byte(put.body), &stored); err != nil || stored.Path != "tools/bin/a.bin" || stored.Digest != string(d) || stored.Size != len(body) {
-		t.Errorf("PUT answers %s: %v", put.body, err)
+	if err := json.Unmarshal([]byte(put.Text), &stored); err != nil || stored.Path != "tools/bin/a.bin" || stored.Digest != string(d) || stored.Size != len(body) {
+		t.Errorf("PUT answers %s: %v", put.Text, err)
 	}
 	if put.Header.Get("Location") != "/generic/acme/files/tools/bin/a.bin" || put.Header.Get("Shoal-Token") == "" {
 		t.Errorf("PUT answers %v", put.Header)
 	}
 	got := f.expect(f.do("GET", "tools/bin/a.bin", "", "Shoal-Token: "+put.Header.Get("Shoal-Token")), 200)
-	if got.body != body || got.Header.Get("Content-Type") != "application/x-thing" || got.Header.Get("Etag") != `"`+string(d)+`"` {
-		t.Errorf("GET answers %d bytes, %v", len(got.body), got.Header)
+	if got.Text != body || got.Header.Get("Content-Type") != "application/x-thing" || got.Header.Get("Etag") != `"`+string(d)+`"` {
+		t.Errorf("GET answers %d bytes, %v", len(got.Text), got.Header)
 	}
 	if got.Header.Get("Content-Security-Policy") == "" {
 		t.Error("a file may act as the registry's own page")
 	}
 	head := f.expect(f.do("HEAD", "tools/bin/a.bin", ""), 200)
-	if head.ContentLength != int64(len(body)) || head.body != "" {
+	if head.ContentLength != int64(len(body)) || head.Text != "" {
 		t.Errorf("HEAD answers %v", head.Header)
 	}
 	part := f.expect(f.do("GET", "tools/bin/a.bin", "", "Range: bytes=999990-"), 206)
-	if part.body != "0123456789" {
-		t.Errorf("the range has %q", part.body)
+	if part.Text != "0123456789" {
+		t.Errorf("the range has %q", part.Text)
 	}
 	f.expect(f.do("GET", "tools/bin/a.bin", "", `If-None-Match: "`+string(d)+`"`), 304)
 	// The same again changes nothing, other bytes are a new version; the old one
 	// stays readable by its digest and for ever.
 	f.expect(f.do("PUT", "tools/bin/a.bin", body, "Content-Type: application/x-thing"), 200)
 	f.expect(f.do("PUT", "tools/bin/a.bin", "new"), 201)
-	if a := f.expect(f.do("GET", "tools/bin/a.bin", ""), 200); a.body != "new" {
-		t.Errorf("the path serves %q", a.body)
+	if a := f.expect(f.do("GET", "tools/bin/a.bin", ""), 200); a.Text != "new" {
+		t.Errorf("the path serves %q", a.Text)
 	}
 	old := f.expect(f.do("GET", "tools/bin/a.bin?version="+string(d), ""), 200)
-	if old.body != body || !strings.Contains(old.Header.Get("Cache-Control"), "immutable") {
-		t.Errorf("the old version: %d bytes, %v", len(old.body), old.Header)
+	if old.Text != body || !strings.Contains(old.Header.Get("Cache-Control"), "immutable") {
+		t.Errorf("the old version: %d bytes, %v", len(old.Text), old.Header)
 	}
 	// Deleting takes what the path serves; it can come back with the same bytes.
 	f.expect(f.do("DELETE", "tools/bin/a.bin", ""), 204)
@@ -216,7 +191,7 @@ func TestList(t *testing.T) {
 				Size *int64
 			}
 		}
-		if err := json.Unmarshal([]byte(a.body), &l); err != nil {
+		if err := json.Unmarshal([]byte(a.Text), &l); err != nil {
 			t.Fatal(err)
 		}
 		for _, e := range l.Entries {
@@ -255,8 +230,8 @@ func TestList(t *testing.T) {
 	}
 	f.expect(f.do("GET", "none/", ""), 404)
 	html := f.expect(f.do("GET", "", "", "Accept: text/html,application/xhtml+xml,*/*;q=0.8"), 200)
-	if !strings.Contains(html.body, `<a href="./b/">b/</a>`) || !strings.HasPrefix(html.Header.Get("Content-Type"), "text/html") {
-		t.Errorf("the page is %s", html.body)
+	if !strings.Contains(html.Text, `<a href="./b/">b/</a>`) || !strings.HasPrefix(html.Header.Get("Content-Type"), "text/html") {
+		t.Errorf("the page is %s", html.Text)
 	}
 }
 
@@ -265,12 +240,12 @@ func TestListEscapes(t *testing.T) {
 	f := start(t, catalogtest.Options{})
 	f.expect(f.do("PUT", "js:alert(1)%3Cb%3E%20%22", "x"), 201)
 	html := f.expect(f.do("GET", "", "", "Accept: text/html"), 200)
-	if strings.Contains(html.body, "<b>") || strings.Contains(html.body, `href="js:`) {
-		t.Errorf("the page is %s", html.body)
+	if strings.Contains(html.Text, "<b>") || strings.Contains(html.Text, `href="js:`) {
+		t.Errorf("the page is %s", html.Text)
 	}
 	a := f.expect(f.do("GET", "js:alert(1)%3Cb%3E%20%22", ""), 200)
-	if a.body != "x" {
-		t.Errorf("the file has %q", a.body)
+	if a.Text != "x" {
+		t.Errorf("the file has %q", a.Text)
 	}
 }
 
@@ -284,11 +259,11 @@ func TestListLarge(t *testing.T) {
 	f.expect(f.do("PUT", "after", "x"), 201)
 	f.expect(f.do("PUT", "zz", "x"), 201)
 	a := f.expect(f.do("GET", "", ""), 200)
-	if n := strings.Count(a.body, `"name"`); n != 3 {
-		t.Errorf("%d entries: %s", n, a.body)
+	if n := strings.Count(a.Text, `"name"`); n != 3 {
+		t.Errorf("%d entries: %s", n, a.Text)
 	}
 	a = f.expect(f.do("GET", "big/", ""), 200)
-	if n := strings.Count(a.body, `"name"`); n != 1000 || a.Header.Get("Link") == "" {
+	if n := strings.Count(a.Text, `"name"`); n != 1000 || a.Header.Get("Link") == "" {
 		t.Errorf("%d entries, Link %q", n, a.Header.Get("Link"))
 	}
 }

@@ -2,7 +2,6 @@ package generic_test
 
 import (
 	"bytes"
-	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -37,23 +36,7 @@ func startMembers(t *testing.T) *members {
 
 func (m *members) do(method, path, body string, want int) string {
 	m.t.Helper()
-	r, err := http.NewRequestWithContext(m.t.Context(), method, m.Stack.URL+"/generic/acme/"+path, strings.NewReader(body))
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	res, err := m.Client.Do(r)
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	defer res.Body.Close()
-	b, err := io.ReadAll(res.Body)
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	if res.StatusCode != want {
-		m.t.Fatalf("%s %s: %d %.300s, want %d", method, path, res.StatusCode, b, want)
-	}
-	return string(b)
+	return m.Ask(m.t, method, "/generic/acme/"+path, strings.NewReader(body)).Expect(m.t, want).Text
 }
 
 func TestProxy(t *testing.T) {

@@ -28,24 +28,24 @@ func TestQuarantine(t *testing.T) {
 	do(state.QuarantineVersion{Repo: ref, Package: "bin/tool", Version: stolen, Reason: "the token was stolen"})
 	for _, path := range []string{"bin/tool", "bin/tool?version=" + stolen} {
 		a := f.expect(f.do("GET", path, ""), 403)
-		if !strings.Contains(a.body, "the token was stolen") || !strings.Contains(a.body, `"denied"`) {
-			t.Errorf("%s is refused with %s", path, a.body)
+		if !strings.Contains(a.Text, "the token was stolen") || !strings.Contains(a.Text, `"denied"`) {
+			t.Errorf("%s is refused with %s", path, a.Text)
 		}
 	}
-	if a := f.expect(f.do("GET", "bin/tool?version="+sound, ""), 200); a.body != "sound" {
-		t.Errorf("the version before is %q", a.body)
+	if a := f.expect(f.do("GET", "bin/tool?version="+sound, ""), 200); a.Text != "sound" {
+		t.Errorf("the version before is %q", a.Text)
 	}
-	if a := f.expect(f.do("GET", "bin/", "", "Accept: application/json"), 200); strings.Contains(a.body, `"tool"`) || !strings.Contains(a.body, `"other"`) {
-		t.Errorf("listed is %s", a.body)
+	if a := f.expect(f.do("GET", "bin/", "", "Accept: application/json"), 200); strings.Contains(a.Text, `"tool"`) || !strings.Contains(a.Text, `"other"`) {
+		t.Errorf("listed is %s", a.Text)
 	}
 	f.expect(f.do("DELETE", "bin/tool?version="+stolen, ""), 403)
 	f.expect(f.do("PUT", "bin/tool", "stolen"), 403)
 	f.expect(f.do("PUT", "bin/tool", "repaired"), 201)
-	if a := f.expect(f.do("GET", "bin/tool", ""), 200); a.body != "repaired" {
-		t.Errorf("the path serves %q", a.body)
+	if a := f.expect(f.do("GET", "bin/tool", ""), 200); a.Text != "repaired" {
+		t.Errorf("the path serves %q", a.Text)
 	}
 	do(state.ReleaseVersion{Repo: ref, Package: "bin/tool", Version: stolen, Reason: "it was not"})
-	if a := f.expect(f.do("GET", "bin/tool?version="+stolen, ""), 200); a.body != "stolen" {
-		t.Errorf("released it is %q", a.body)
+	if a := f.expect(f.do("GET", "bin/tool?version="+stolen, ""), 200); a.Text != "stolen" {
+		t.Errorf("released it is %q", a.Text)
 	}
 }

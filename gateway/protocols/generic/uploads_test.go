@@ -22,7 +22,7 @@ func (f *files) session(path string) string {
 	return at
 }
 
-func (f *files) offset(a answer, want string) {
+func (f *files) offset(a catalogtest.Answer, want string) {
 	f.t.Helper()
 	if got := a.Header.Get("Upload-Offset"); got != want {
 		f.t.Fatalf("%s %s: the offset is %q, want %s", a.Request.Method, a.Request.URL, got, want)
@@ -51,12 +51,12 @@ func TestSession(t *testing.T) {
 	f.expect(f.do("PUT", at, ""), 400)
 	f.expect(f.do("PUT", at+"?digest=md5:x", ""), 400)
 	done := f.expect(f.do("PUT", at+"?digest="+string(d), "three", "Content-Type: text/plain"), 201)
-	if done.Header.Get("Location") != "/generic/acme/files/dir/a%20b.txt" || !strings.Contains(done.body, string(d)) {
-		t.Errorf("it ends with %v %s", done.Header, done.body)
+	if done.Header.Get("Location") != "/generic/acme/files/dir/a%20b.txt" || !strings.Contains(done.Text, string(d)) {
+		t.Errorf("it ends with %v %s", done.Header, done.Text)
 	}
 	got := f.expect(f.do("GET", "dir/a b.txt", ""), 200)
-	if got.body != whole || got.Header.Get("Content-Type") != "text/plain" {
-		t.Errorf("the file is %q, %v", got.body, got.Header)
+	if got.Text != whole || got.Header.Get("Content-Type") != "text/plain" {
+		t.Errorf("the file is %q, %v", got.Text, got.Header)
 	}
 	for _, method := range []string{"GET", "PATCH", "DELETE"} {
 		f.expect(f.do(method, at, ""), 404)
@@ -75,8 +75,8 @@ func TestSessionRefuses(t *testing.T) {
 	at := f.session("a.txt")
 	f.expect(f.do("PATCH", at, "some"), 202)
 	wrong := f.expect(f.do("PUT", at+"?digest="+string(digest.FromBytes([]byte("other"))), ""), 400)
-	if !strings.Contains(wrong.body, string(digest.FromBytes([]byte("some")))) {
-		t.Errorf("a wrong digest: %s", wrong.body)
+	if !strings.Contains(wrong.Text, string(digest.FromBytes([]byte("some")))) {
+		t.Errorf("a wrong digest: %s", wrong.Text)
 	}
 	f.expect(f.do("GET", "a.txt", ""), 404)
 	f.expect(f.do("GET", at, ""), 404)
@@ -93,8 +93,8 @@ func TestSessionRefuses(t *testing.T) {
 	f.offset(f.expect(f.do("GET", at, ""), 204), "0")
 	sum := godigest.SHA512.FromString("second")
 	f.expect(f.do("PUT", at+"?digest="+string(sum), "second"), 201)
-	if got := f.expect(f.do("GET", "a.txt", ""), 200); got.body != "second" {
-		t.Errorf("the file is %q", got.body)
+	if got := f.expect(f.do("GET", "a.txt", ""), 200); got.Text != "second" {
+		t.Errorf("the file is %q", got.Text)
 	}
 	// A session is of its repository.
 	f.Create(t, meta.Repository{Ref: meta.RepoRef{Tenant: "acme", Name: "others"}, Format: "generic"})

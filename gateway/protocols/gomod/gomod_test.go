@@ -8,7 +8,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -51,44 +50,19 @@ func start(t testing.TB, o catalogtest.Options) *modules {
 	return m
 }
 
-type answer struct {
-	*http.Response
-	body string
-}
-
 // do sends a request about a path below /go/acme/go/, or an absolute one; headers are
 // `Name: value`.
-func (m *modules) do(method, path, body string, headers ...string) answer {
+func (m *modules) do(method, path, body string, headers ...string) catalogtest.Answer {
 	m.t.Helper()
 	if !strings.HasPrefix(path, "/") {
 		path = "/go/acme/go/" + path
 	}
-	req, err := http.NewRequestWithContext(m.t.Context(), method, m.URL+path, strings.NewReader(body))
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	for _, h := range headers {
-		name, value, _ := strings.Cut(h, ": ")
-		req.Header.Add(name, value)
-	}
-	resp, err := m.Client.Do(req)
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	return answer{resp, string(b)}
+	return m.Ask(m.t, method, path, strings.NewReader(body), headers...)
 }
 
-func (m *modules) expect(a answer, status int) answer {
+func (m *modules) expect(a catalogtest.Answer, status int) catalogtest.Answer {
 	m.t.Helper()
-	if a.StatusCode != status {
-		m.t.Fatalf("%s %s answers %d %s, want %d", a.Request.Method, a.Request.URL, a.StatusCode, a.body, status)
-	}
-	return a
+	return a.Expect(m.t, status)
 }
 
 // file is one of a zip: a name below PATH@VERSION/, unless it begins with a slash.
@@ -123,7 +97,7 @@ func lib(t testing.TB, path, version, text string) string {
 	return zipped(t, path, version, file{"go.mod", "module " + path + "\n\ngo 1.21\n"}, file{"lib.go", "package lib // " + text + "\n"})
 }
 
-func (m *modules) put(path, version, text string) answer {
+func (m *modules) put(path, version, text string) catalogtest.Answer {
 	m.t.Helper()
 	escaped, err := module.EscapePath(path)
 	if err != nil {
@@ -145,8 +119,8 @@ func TestPublishAndRead(t *testing.T) {
 	body := lib(t, path, "v1.2.0", "x")
 	a := m.expect(m.do("PUT", at+"v1.2.0.zip", body), 201)
 	var put struct{ Module, Version, Digest, Sum string }
-	if err := json.Unmarshal([]byte(a.body), &put); err != nil || put.Module != path || put.Version != "v1.2.0" || !strings.HasPrefix(put.Sum, "h1:") {
-		t.Errorf("PUT answers %s, %v", a.body, err)
+	if err := json.Unmarshal([]byte(a.Text), &put); err != nil || put.Module != path || put.Version != "v1.2.0" || !strings.HasPrefix(put.Sum, "h1:") {
+		t.Errorf("PUT answers %s, %v", a.Text, err)
 	}
 	token := "Shoal-Token: " + a.Header.Get("Shoal-Token")
 	m.expect(m.do("PUT", at+"v1.2.0.zip", body), 200)
@@ -156,33 +130,33 @@ func TestPublishAndRead(t *testing.T) {
 	m.expect(m.put(path, pseudo, "p"), 201)
 	// The go command sends %21 for the mark of a capital.
 	for _, at := range []string{at, "example.com/%21acme/lib/@v/"} {
-		if a := m.expect(m.do("GET", at+"list", "", token), 200); a.body != "v1.10.0-rc.1\nv1.2.0\nv1.9.0\n" {
-			t.Errorf("list is %q", a.body)
+		if a := m.expect(m.do("GET", at+"list", "", token), 200); a.Text != "v1.10.0-rc.1\nv1.2.0\nv1.9.0\n" {
+			t.Errorf("list is %q", a.Text)
 		}
 	}
 	zip := m.expect(m.do("GET", at+"v1.2.0.zip", "", token), 200)
-	if zip.body != body || zip.Header.Get("Content-Type") != "application/zip" || !strings.Contains(zip.Header.Get("Cache-Control"), "immutable") {
-		t.Errorf("the zip has %d bytes, %v", len(zip.body), zip.Header)
+	if zip.Text != body || zip.Header.Get("Content-Type") != "application/zip" || !strings.Contains(zip.Header.Get("Cache-Control"), "immutable") {
+		t.Errorf("the zip has %d bytes, %v", len(zip.Text), zip.Header)
 	}
-	if part := m.expect(m.do("GET", at+"v1.2.0.zip", "", "Range: bytes=0-1"), 206); part.body != "PK" {
-		t.Errorf("a range is %q", part.body)
+	if part := m.expect(m.do("GET", at+"v1.2.0.zip", "", "Range: bytes=0-1"), 206); part.Text != "PK" {
+		t.Errorf("a range is %q", part.Text)
 	}
-	if mod := m.expect(m.do("GET", at+"v1.2.0.mod", "", token), 200); mod.body != "module "+path+"\n\ngo 1.21\n" {
-		t.Errorf("the mod is %q", mod.body)
+	if mod := m.expect(m.do("GET", at+"v1.2.0.mod", "", token), 200); mod.Text != "module "+path+"\n\ngo 1.21\n" {
+		t.Errorf("the mod is %q", mod.Text)
 	}
 	infos := map[string]string{}
 	for range 2 {
 		i := m.expect(m.do("GET", at+"v1.2.0.info", "", token), 200)
-		infos[i.body] = i.Header.Get("Etag")
-		if !strings.HasPrefix(i.body, `{"Version":"v1.2.0","Time":"20`) || !strings.HasSuffix(i.body, `Z"}`) {
-			t.Errorf("the info is %s", i.body)
+		infos[i.Text] = i.Header.Get("Etag")
+		if !strings.HasPrefix(i.Text, `{"Version":"v1.2.0","Time":"20`) || !strings.HasSuffix(i.Text, `Z"}`) {
+			t.Errorf("the info is %s", i.Text)
 		}
 	}
 	if len(infos) != 1 {
 		t.Errorf("the info changes: %v", infos)
 	}
-	if l := m.expect(m.do("GET", "example.com/!acme/lib/@latest", ""), 200); !strings.HasPrefix(l.body, `{"Version":"v1.9.0",`) {
-		t.Errorf("latest is %s", l.body)
+	if l := m.expect(m.do("GET", "example.com/!acme/lib/@latest", ""), 200); !strings.HasPrefix(l.Text, `{"Version":"v1.9.0",`) {
+		t.Errorf("latest is %s", l.Text)
 	}
 	m.expect(m.do("GET", at+pseudo+".info", ""), 200)
 	for _, absent := range []string{
@@ -190,8 +164,8 @@ func TestPublishAndRead(t *testing.T) {
 		at + "v1.3.0.info", at + "v1.3.0.mod", at + "v1.3.0.zip", at + "main.info", at + "v1.info", at + "x", at + "v1.2.0.tar", "sumdb/sum.example/supported",
 	} {
 		a := m.expect(m.do("GET", absent, ""), 404)
-		if a.Header.Get("Content-Type") != "text/plain; charset=utf-8" || a.body == "" {
-			t.Errorf("%s: %q %v", absent, a.body, a.Header)
+		if a.Header.Get("Content-Type") != "text/plain; charset=utf-8" || a.Text == "" {
+			t.Errorf("%s: %q %v", absent, a.Text, a.Header)
 		}
 	}
 }
@@ -212,8 +186,8 @@ func TestMarksAndTombstones(t *testing.T) {
 	}
 	list := func(want string) {
 		t.Helper()
-		if a := m.expect(m.do("GET", at+"list", ""), 200); strings.Join(strings.Fields(a.body), " ") != want {
-			t.Errorf("list is %q, want %q", a.body, want)
+		if a := m.expect(m.do("GET", at+"list", ""), 200); strings.Join(strings.Fields(a.Text), " ") != want {
+			t.Errorf("list is %q, want %q", a.Text, want)
 		}
 	}
 	list("v1.0.0 v1.1.0 v1.2.0 v1.3.0")
@@ -222,8 +196,8 @@ func TestMarksAndTombstones(t *testing.T) {
 	m.expect(m.do("GET", at+"v1.3.0.zip", ""), 200)
 	mark("v1.2.0", meta.Marking{Unlisted: &yes})
 	list("v1.0.0 v1.1.0")
-	if l := m.expect(m.do("GET", path+"/@latest", ""), 200); !strings.Contains(l.body, `"v1.1.0"`) {
-		t.Errorf("latest is %s", l.body)
+	if l := m.expect(m.do("GET", path+"/@latest", ""), 200); !strings.Contains(l.Text, `"v1.1.0"`) {
+		t.Errorf("latest is %s", l.Text)
 	}
 	mark("v1.3.0", meta.Marking{Yanked: &no})
 	list("v1.0.0 v1.1.0 v1.3.0")
@@ -232,16 +206,16 @@ func TestMarksAndTombstones(t *testing.T) {
 	}
 	list("v1.1.0 v1.3.0")
 	for _, ext := range []string{".info", ".mod", ".zip"} {
-		if a := m.expect(m.do("GET", at+"v1.0.0"+ext, ""), 403); !strings.Contains(a.body, "the token was stolen") {
-			t.Errorf("quarantine says %s", a.body)
+		if a := m.expect(m.do("GET", at+"v1.0.0"+ext, ""), 403); !strings.Contains(a.Text, "the token was stolen") {
+			t.Errorf("quarantine says %s", a.Text)
 		}
 	}
 	// Deleted is gone, and comes back with the same bytes only.
 	m.expect(m.do("DELETE", at+"v1.1.0.zip", ""), 204)
 	list("v1.3.0")
 	for _, ext := range []string{".info", ".mod", ".zip"} {
-		if a := m.expect(m.do("GET", at+"v1.1.0"+ext, ""), 410); !strings.Contains(a.body, "deleted") {
-			t.Errorf("gone says %s", a.body)
+		if a := m.expect(m.do("GET", at+"v1.1.0"+ext, ""), 410); !strings.Contains(a.Text, "deleted") {
+			t.Errorf("gone says %s", a.Text)
 		}
 	}
 	m.expect(m.do("GET", at+"v1.0.7.zip", ""), 404)
@@ -290,8 +264,8 @@ func TestRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			m.t = t
 			a := m.expect(m.do("PUT", c.path+"/@v/"+c.version+".zip", c.body), c.want)
-			if len(a.body) > 1000 {
-				t.Errorf("the refusal has %d bytes", len(a.body))
+			if len(a.Text) > 1000 {
+				t.Errorf("the refusal has %d bytes", len(a.Text))
 			}
 			m.expect(m.do("GET", p+"/@v/list", ""), 404)
 		})
@@ -301,12 +275,12 @@ func TestRefused(t *testing.T) {
 	m.expect(m.put(p+"/v2", "v2.0.0", "x"), 201)
 	m.expect(m.put("gopkg.in/yaml.v3", "v3.0.0", "x"), 201)
 	m.expect(m.do("PUT", p+"/@v/v2.0.0+incompatible.zip", zipped(t, p, "v2.0.0+incompatible", file{"x.go", "package x"})), 201)
-	if a := m.expect(m.do("GET", p+"/@v/v2.0.0+incompatible.mod", ""), 200); a.body != "module "+p+"\n" {
-		t.Errorf("the made-up go.mod is %q", a.body)
+	if a := m.expect(m.do("GET", p+"/@v/v2.0.0+incompatible.mod", ""), 200); a.Text != "module "+p+"\n" {
+		t.Errorf("the made-up go.mod is %q", a.Text)
 	}
 	a := m.expect(m.put(p, v, "other"), 409)
-	if !strings.Contains(a.body, "versions of modules never change") {
-		t.Errorf("a duplicate is refused with %s", a.body)
+	if !strings.Contains(a.Text, "versions of modules never change") {
+		t.Errorf("a duplicate is refused with %s", a.Text)
 	}
 }
 
@@ -357,8 +331,8 @@ func TestLongMod(t *testing.T) {
 	} {
 		v := fmt.Sprintf("v1.%d.0", i)
 		m.expect(m.do("PUT", "example.com/lib/@v/"+v+".zip", zipped(t, "example.com/lib", v, file{"go.mod", mod})), 201)
-		if a := m.expect(m.do("GET", "example.com/lib/@v/"+v+".mod", ""), 200); a.body != mod {
-			t.Errorf("%d bytes of %d", len(a.body), len(mod))
+		if a := m.expect(m.do("GET", "example.com/lib/@v/"+v+".mod", ""), 200); a.Text != mod {
+			t.Errorf("%d bytes of %d", len(a.Text), len(mod))
 		}
 		ref := meta.RepoRef{Tenant: "acme", Name: "go"}
 		version, _, err := m.Catalog.Version(t.Context(), catalog.Caller{}, catalog.Package{Repo: ref, Name: "example.com/lib"}, v)
@@ -387,7 +361,7 @@ func TestRace(t *testing.T) {
 				winner.Store(body)
 			case 409:
 			default:
-				t.Errorf("%d %s", a.StatusCode, a.body)
+				t.Errorf("%d %s", a.StatusCode, a.Text)
 			}
 		})
 	}
@@ -395,7 +369,7 @@ func TestRace(t *testing.T) {
 	if won.Load() != 1 {
 		t.Fatalf("%d of 20 were acknowledged", won.Load())
 	}
-	if a := m.expect(m.do("GET", "example.com/lib/@v/v1.1.0.zip", ""), 200); a.body != winner.Load() {
+	if a := m.expect(m.do("GET", "example.com/lib/@v/v1.1.0.zip", ""), 200); a.Text != winner.Load() {
 		t.Error("what is served is not what was acknowledged")
 	}
 }
@@ -410,8 +384,8 @@ func TestListIsKept(t *testing.T) {
 		t.Errorf("unchanged it answers %d", a.StatusCode)
 	}
 	m.expect(m.put("example.com/lib", "v1.0.1", "y"), 201)
-	if a := m.expect(m.do("GET", "example.com/lib/@v/list", "", "If-None-Match: "+tag), 200); a.body != "v1.0.0\nv1.0.1\n" {
-		t.Errorf("the list is %q", a.body)
+	if a := m.expect(m.do("GET", "example.com/lib/@v/list", "", "If-None-Match: "+tag), 200); a.Text != "v1.0.0\nv1.0.1\n" {
+		t.Errorf("the list is %q", a.Text)
 	}
 }
 

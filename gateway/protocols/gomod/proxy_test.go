@@ -22,7 +22,7 @@ func release(t testing.TB, r *upstreamtest.Registry, path, version string, at ti
 }
 
 // at answers about a path of a repository of acme.
-func (m *modules) at(repo, path string) answer {
+func (m *modules) at(repo, path string) catalogtest.Answer {
 	m.t.Helper()
 	return m.do("GET", "/go/acme/"+repo+"/"+path, "")
 }
@@ -40,8 +40,8 @@ func TestProxy(t *testing.T) {
 	wants := map[string]string{at + "list": "v1.0.0\n", at + "v1.0.0.zip": zip, at + "v1.0.0.mod": "module example.com/lib\n\ngo 1.21\n", "example.com/lib/@latest": `{"Version":"v1.0.0"}`}
 	for range 2 {
 		for path, want := range wants {
-			if a := m.expect(m.at("proxy", path), 200); a.body != want {
-				t.Errorf("%s: %q", path, a.body)
+			if a := m.expect(m.at("proxy", path), 200); a.Text != want {
+				t.Errorf("%s: %q", path, a.Text)
 			}
 		}
 		m.expect(m.at("proxy", at+"v1.0.0.info"), 200)
@@ -64,8 +64,8 @@ func TestProxy(t *testing.T) {
 	m.Later(100 * time.Hour)
 	for path, want := range wants {
 		a := m.expect(m.at("proxy", path), 200)
-		if a.body != want {
-			t.Errorf("without the upstream %s: %q", path, a.body)
+		if a.Text != want {
+			t.Errorf("without the upstream %s: %q", path, a.Text)
 		}
 		if stale := a.Header.Get("Warning") != ""; stale != (strings.HasSuffix(path, "list") || strings.HasSuffix(path, "latest")) {
 			t.Errorf("%s: Warning %q", path, a.Header.Get("Warning"))
@@ -91,17 +91,17 @@ func TestMinReleaseAge(t *testing.T) {
 	r.Put("example.com/lib/@latest", fmt.Appendf(nil, `{"Version":"v1.2.0","Time":%q}`, now.UTC().Format(time.RFC3339)))
 	// v1.3.0 is listed there and has no info.
 	for range 2 {
-		if a := m.expect(m.at("proxy", at+"list"), 200); a.body != "v1.1.0\nv1.0.0\n" {
-			t.Errorf("the list is %q", a.body)
+		if a := m.expect(m.at("proxy", at+"list"), 200); a.Text != "v1.1.0\nv1.0.0\n" {
+			t.Errorf("the list is %q", a.Text)
 		}
-		if a := m.expect(m.at("proxy", "example.com/lib/@latest"), 200); !strings.Contains(a.body, `"v1.1.0"`) {
-			t.Errorf("latest is %s", a.body)
+		if a := m.expect(m.at("proxy", "example.com/lib/@latest"), 200); !strings.Contains(a.Text, `"v1.1.0"`) {
+			t.Errorf("latest is %s", a.Text)
 		}
 	}
 	for _, ext := range []string{".info", ".mod", ".zip"} {
 		m.expect(m.at("proxy", at+"v1.1.0"+ext), 200)
-		if a := m.expect(m.at("proxy", at+"v1.2.0"+ext), 403); !strings.Contains(a.body, "minimum release age of 72h") {
-			t.Errorf("refused with %s", a.body)
+		if a := m.expect(m.at("proxy", at+"v1.2.0"+ext), 403); !strings.Contains(a.Text, "minimum release age of 72h") {
+			t.Errorf("refused with %s", a.Text)
 		}
 	}
 	if n := r.Asked(at + "v1.0.0.info"); n != 1 {
@@ -139,13 +139,13 @@ func TestGroup(t *testing.T) {
 	release(t, r, "corp.example/lib", "v9.9.9", time.Now())
 	r.Put("corp.example/lib/@v/list", []byte("v9.9.9\n"))
 	r.Put("corp.example/lib/@latest", []byte(`{"Version":"v9.9.9"}`))
-	if a := m.expect(m.at("all", "corp.example/lib/@v/list"), 200); a.body != "v1.0.0\nv1.1.0\n" {
-		t.Errorf("the list is %q", a.body)
+	if a := m.expect(m.at("all", "corp.example/lib/@v/list"), 200); a.Text != "v1.0.0\nv1.1.0\n" {
+		t.Errorf("the list is %q", a.Text)
 	}
-	if a := m.expect(m.at("all", "corp.example/lib/@latest"), 200); !strings.Contains(a.body, `"v1.1.0"`) {
-		t.Errorf("latest is %s", a.body)
+	if a := m.expect(m.at("all", "corp.example/lib/@latest"), 200); !strings.Contains(a.Text, `"v1.1.0"`) {
+		t.Errorf("latest is %s", a.Text)
 	}
-	if a := m.expect(m.at("all", "corp.example/lib/@v/v1.0.0.zip"), 200); a.body != lib(t, "corp.example/lib", "v1.0.0", "ours") {
+	if a := m.expect(m.at("all", "corp.example/lib/@v/v1.0.0.zip"), 200); a.Text != lib(t, "corp.example/lib", "v1.0.0", "ours") {
 		t.Error("the first member's version is not the one that is served")
 	}
 	m.expect(m.at("all", "corp.example/lib/@v/v1.1.0.mod"), 200)
@@ -157,7 +157,7 @@ func TestGroup(t *testing.T) {
 	// What nobody owns comes from there.
 	theirs := release(t, r, "example.com/lib", "v1.0.0", time.Now())
 	r.Put("example.com/lib/@v/list", []byte("v1.0.0\n"))
-	if a := m.expect(m.at("all", "example.com/lib/@v/v1.0.0.zip"), 200); a.body != theirs {
+	if a := m.expect(m.at("all", "example.com/lib/@v/v1.0.0.zip"), 200); a.Text != theirs {
 		t.Error("another zip")
 	}
 	m.expect(m.at("all", "example.com/lib/sub/@v/list"), 404)
@@ -196,8 +196,8 @@ func TestSumDB(t *testing.T) {
 			"/supported": "", "/latest": "go.sum database tree\n1\n", "/lookup/example.com/!acme/lib@v1.0.0": "0\nexample.com/Acme/lib v1.0.0 h1:x\n",
 			"/tile/8/0/x001/234": "tile", "/tile/8/data/000.p/1": "data",
 		} {
-			if a := m.expect(m.at(repo, db+path), 200); a.body != want {
-				t.Errorf("%s%s is %q", repo, path, a.body)
+			if a := m.expect(m.at(repo, db+path), 200); a.Text != want {
+				t.Errorf("%s%s is %q", repo, path, a.Text)
 			}
 		}
 	}

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"mime/multipart"
 	"net/http"
 	"strings"
@@ -56,40 +55,15 @@ func start(t testing.TB, o catalogtest.Options) *museum {
 	return x
 }
 
-type answer struct {
-	*http.Response
-	body string
-}
-
 // do sends a request about a path below /helm/acme/; headers are `Name: value`.
-func (x *museum) do(method, path string, body []byte, headers ...string) answer {
+func (x *museum) do(method, path string, body []byte, headers ...string) catalogtest.Answer {
 	x.t.Helper()
-	req, err := http.NewRequestWithContext(x.t.Context(), method, x.URL+"/helm/acme/"+path, bytes.NewReader(body))
-	if err != nil {
-		x.t.Fatal(err)
-	}
-	for _, h := range headers {
-		name, value, _ := strings.Cut(h, ": ")
-		req.Header.Add(name, value)
-	}
-	resp, err := x.Client.Do(req)
-	if err != nil {
-		x.t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		x.t.Fatal(err)
-	}
-	return answer{resp, string(b)}
+	return x.Ask(x.t, method, "/helm/acme/"+path, bytes.NewReader(body), headers...)
 }
 
-func (x *museum) expect(a answer, status int) answer {
+func (x *museum) expect(a catalogtest.Answer, status int) catalogtest.Answer {
 	x.t.Helper()
-	if a.StatusCode != status {
-		x.t.Fatalf("%s %s answers %d %s, want %d", a.Request.Method, a.Request.URL, a.StatusCode, a.body, status)
-	}
-	return a
+	return a.Expect(x.t, status)
 }
 
 func tgzOf(t testing.TB, files ...string) []byte {
@@ -161,8 +135,8 @@ func (x *museum) index(repo string) map[string][]entry {
 	x.t.Helper()
 	a := x.expect(x.do("GET", repo+"/index.yaml", nil), 200)
 	var i index
-	if err := yaml.Unmarshal([]byte(a.body), &i); err != nil {
-		x.t.Fatalf("%s: %v", a.body, err)
+	if err := yaml.Unmarshal([]byte(a.Text), &i); err != nil {
+		x.t.Fatalf("%s: %v", a.Text, err)
 	}
 	if _, err := time.Parse(time.RFC3339Nano, i.Generated); err != nil || i.APIVersion != "v1" || a.Header.Get("Etag") == "" {
 		x.t.Errorf("%+v, %v, %v", i, a.Header, err)
@@ -187,8 +161,8 @@ func (x *museum) index(repo string) map[string][]entry {
 func TestUploadAndIndex(t *testing.T) {
 	x := start(t, catalogtest.Options{})
 	one, two := chartOf(t, "my-app", "1.0.0", "a"), chartOf(t, "my-app", "1.1.0-rc.1+build.5", "b")
-	if a := x.expect(x.do("POST", "hl/api/charts", one, "Content-Type: application/x-www-form-urlencoded"), 201); a.body != "{\"saved\":true}\n" {
-		t.Error(a.body)
+	if a := x.expect(x.do("POST", "hl/api/charts", one, "Content-Type: application/x-www-form-urlencoded"), 201); a.Text != "{\"saved\":true}\n" {
+		t.Error(a.Text)
 	}
 	prov := provOf("my-app", "1.1.0-rc.1+build.5", two)
 	contentType, body := form(t, "prov", prov, "chart", string(two), "other", "x")
@@ -208,29 +182,29 @@ func TestUploadAndIndex(t *testing.T) {
 		"my-app-1.0.0.tgz": string(one), "my-app-1.1.0-rc.1+build.5.tgz": string(two), "my-app-1.1.0-rc.1+build.5.tgz.prov": prov,
 	} {
 		a := x.expect(x.do("GET", "hl/charts/"+file, nil), 200)
-		if a.body != want || a.Header.Get("Cache-Control") != "private, max-age=31536000, immutable" {
-			t.Errorf("%s: %d bytes, %v", file, len(a.body), a.Header)
+		if a.Text != want || a.Header.Get("Cache-Control") != "private, max-age=31536000, immutable" {
+			t.Errorf("%s: %d bytes, %v", file, len(a.Text), a.Header)
 		}
 		x.expect(x.do("GET", "hl/charts/"+file, nil, "If-None-Match: "+a.Header.Get("Etag")), 304)
 	}
 	x.expect(x.do("GET", "hl/charts/my-app-1.0.0.tgz", nil, "Range: bytes=0-1"), 206)
 	for _, absent := range []string{"charts/my-app-1.0.0.tgz.prov", "charts/my-app-2.0.0.tgz", "charts/my-1.0.0.tgz", "charts/x.tgz", "charts/a.txt", "api/charts/none", "api/charts/my-app/9.9.9", "api/charts/../x"} {
 		if a := x.do("GET", "hl/"+absent, nil); a.StatusCode != 404 {
-			t.Errorf("%s: %d %s", absent, a.StatusCode, a.body)
+			t.Errorf("%s: %d %s", absent, a.StatusCode, a.Text)
 		}
 	}
 
 	var list map[string][]entry
-	if a := x.expect(x.do("GET", "hl/api/charts", nil), 200); json.Unmarshal([]byte(a.body), &list) != nil || len(list["my-app"]) != 2 || len(list["web"]) != 1 {
-		t.Error(a.body)
+	if a := x.expect(x.do("GET", "hl/api/charts", nil), 200); json.Unmarshal([]byte(a.Text), &list) != nil || len(list["my-app"]) != 2 || len(list["web"]) != 1 {
+		t.Error(a.Text)
 	}
 	var versions []entry
-	if a := x.expect(x.do("GET", "hl/api/charts/my-app", nil), 200); json.Unmarshal([]byte(a.body), &versions) != nil || len(versions) != 2 {
-		t.Error(a.body)
+	if a := x.expect(x.do("GET", "hl/api/charts/my-app", nil), 200); json.Unmarshal([]byte(a.Text), &versions) != nil || len(versions) != 2 {
+		t.Error(a.Text)
 	}
 	var version entry
-	if a := x.expect(x.do("GET", "hl/api/charts/my-app/1.0.0", nil), 200); json.Unmarshal([]byte(a.body), &version) != nil || version.Version != "1.0.0" {
-		t.Error(a.body)
+	if a := x.expect(x.do("GET", "hl/api/charts/my-app/1.0.0", nil), 200); json.Unmarshal([]byte(a.Text), &version) != nil || version.Version != "1.0.0" {
+		t.Error(a.Text)
 	}
 }
 
@@ -240,11 +214,11 @@ func TestDuplicatesAndDelete(t *testing.T) {
 	x.expect(x.do("POST", "hl/api/charts", one), 201)
 	x.expect(x.do("POST", "hl/api/charts", chartOf(t, "app", "1.1.0", "a")), 201)
 	x.expect(x.do("POST", "hl/api/charts", one), 201) // the same again, as after a broken connection
-	if a := x.expect(x.do("POST", "hl/api/charts?force", chartOf(t, "app", "1.0.0", "b")), 409); !strings.Contains(a.body, "already exists") {
-		t.Error(a.body)
+	if a := x.expect(x.do("POST", "hl/api/charts?force", chartOf(t, "app", "1.0.0", "b")), 409); !strings.Contains(a.Text, "already exists") {
+		t.Error(a.Text)
 	}
-	if a := x.expect(x.do("DELETE", "hl/api/charts/app/1.0.0", nil), 200); a.body != "{\"deleted\":true}\n" {
-		t.Error(a.body)
+	if a := x.expect(x.do("DELETE", "hl/api/charts/app/1.0.0", nil), 200); a.Text != "{\"deleted\":true}\n" {
+		t.Error(a.Text)
 	}
 	x.expect(x.do("DELETE", "hl/api/charts/app/1.0.0", nil), 404)
 	x.expect(x.do("GET", "hl/charts/app-1.0.0.tgz", nil), 404)
@@ -297,8 +271,8 @@ func TestUploadRefused(t *testing.T) {
 		"backslash":      {tgzOf(t, "app/Chart.yaml", "apiVersion: v2\nname: app\nversion: 1.0.0\n", `app/x\Chart.yaml`, "apiVersion: v2\nname: app\nversion: 9.0.0\n"), "backslash"},
 		"large metadata": {yaml("apiVersion: v2\nname: app\nversion: 1.0.0\ndependencies:\n" + strings.Repeat("- name: abcdefghijklmnopqrstuvwxyz\n", 1000)), "dependencies"},
 	} {
-		if a := x.do("POST", "hl/api/charts", c.body); a.StatusCode != 400 || !strings.Contains(a.body, c.says) {
-			t.Errorf("%s: %d %q, want 400 and %q", name, a.StatusCode, a.body, c.says)
+		if a := x.do("POST", "hl/api/charts", c.body); a.StatusCode != 400 || !strings.Contains(a.Text, c.says) {
+			t.Errorf("%s: %d %q, want 400 and %q", name, a.StatusCode, a.Text, c.says)
 		}
 	}
 	for name, parts := range map[string][]string{
@@ -308,7 +282,7 @@ func TestUploadRefused(t *testing.T) {
 	} {
 		contentType, body := form(t, parts...)
 		if a := x.do("POST", "hl/api/charts", body, contentType); a.StatusCode != 400 {
-			t.Errorf("%s: %d %s", name, a.StatusCode, a.body)
+			t.Errorf("%s: %d %s", name, a.StatusCode, a.Text)
 		}
 	}
 	if all := x.index("hl"); len(all["app"]) != 1 {
@@ -334,17 +308,17 @@ func TestOneFileName(t *testing.T) {
 	x.Group(t, "acme/all", helm.Format, "hl", "hl", "hp")
 	ours := chartOf(t, "app-7", "1.0.0", "ours")
 	x.expect(x.do("POST", "all/api/charts", ours), 201)
-	if a := x.expect(x.do("GET", "all/charts/app-7-1.0.0.tgz", nil), 200); a.body != string(ours) {
-		t.Errorf("the chart of another is given out: %.10q", a.body)
+	if a := x.expect(x.do("GET", "all/charts/app-7-1.0.0.tgz", nil), 200); a.Text != string(ours) {
+		t.Errorf("the chart of another is given out: %.10q", a.Text)
 	}
-	if a := x.expect(x.do("GET", "all/charts/web-8-1.0.0.tgz", nil), 200); a.body != "web" {
-		t.Errorf("%.10q", a.body)
+	if a := x.expect(x.do("GET", "all/charts/web-8-1.0.0.tgz", nil), 200); a.Text != "web" {
+		t.Errorf("%.10q", a.Text)
 	}
-	if a := x.expect(x.do("POST", "hl/api/charts", chartOf(t, "app", "7-1.0.0", "other")), 409); !strings.Contains(a.body, "app-7-1.0.0.tgz") {
-		t.Error(a.body)
+	if a := x.expect(x.do("POST", "hl/api/charts", chartOf(t, "app", "7-1.0.0", "other")), 409); !strings.Contains(a.Text, "app-7-1.0.0.tgz") {
+		t.Error(a.Text)
 	}
-	if a := x.expect(x.do("GET", "hl/charts/app-7-1.0.0.tgz", nil), 200); a.body != string(ours) {
-		t.Errorf("the file changed: %.10q", a.body)
+	if a := x.expect(x.do("GET", "hl/charts/app-7-1.0.0.tgz", nil), 200); a.Text != string(ours) {
+		t.Errorf("the file changed: %.10q", a.Text)
 	}
 	x.expect(x.do("POST", "hl/api/charts", ours), 201)
 	x.expect(x.do("POST", "hl/api/charts", chartOf(t, "app", "7.1.0", "other")), 201)
@@ -465,8 +439,8 @@ func TestProxy(t *testing.T) {
 	}
 	for file, want := range map[string]string{"nginx-stable-1.0.0.tgz": "one", "nginx-stable-1.0.0.tgz.prov": "signed", "nginx-stable-1.1.0.tgz": "two"} {
 		for range 2 {
-			if a := x.expect(x.do("GET", "hp/charts/"+file, nil), 200); a.body != want {
-				t.Errorf("%s: %q", file, a.body)
+			if a := x.expect(x.do("GET", "hp/charts/"+file, nil), 200); a.Text != want {
+				t.Errorf("%s: %q", file, a.Text)
 			}
 		}
 	}
@@ -477,12 +451,12 @@ func TestProxy(t *testing.T) {
 	}
 	for _, absent := range []string{"charts/nginx-stable-2.0.0.tgz", "charts/local-1.0.0.tgz", "charts/none-1.0.0.tgz", "api/charts/none"} {
 		if a := x.do("GET", "hp/"+absent, nil); a.StatusCode != 404 {
-			t.Errorf("%s: %d %s", absent, a.StatusCode, a.body)
+			t.Errorf("%s: %d %s", absent, a.StatusCode, a.Text)
 		}
 	}
 	var versions []entry
-	if a := x.expect(x.do("GET", "hp/api/charts/nginx-stable", nil), 200); json.Unmarshal([]byte(a.body), &versions) != nil || len(versions) != 2 {
-		t.Error(a.body)
+	if a := x.expect(x.do("GET", "hp/api/charts/nginx-stable", nil), 200); json.Unmarshal([]byte(a.Text), &versions) != nil || len(versions) != 2 {
+		t.Error(a.Text)
 	}
 	x.expect(x.do("POST", "hp/api/charts", chartOf(t, "app", "1.0.0", "")), 405)
 	x.expect(x.do("DELETE", "hp/api/charts/app/9.9.9", nil), 405)
@@ -507,7 +481,7 @@ func TestProxyRules(t *testing.T) {
 	r.Put("repo/index.yaml", []byte("entries: &a {x: [*a]}\n"))
 	x.Proxy(t, "acme/odd", helm.Format, r.URL+"/repo")
 	if a := x.do("GET", "odd/index.yaml", nil); a.StatusCode != http.StatusBadGateway {
-		t.Errorf("%d %s", a.StatusCode, a.body)
+		t.Errorf("%d %s", a.StatusCode, a.Text)
 	}
 }
 
@@ -530,8 +504,8 @@ func TestGroup(t *testing.T) {
 	x.expect(x.do("GET", "all/charts/app-1.0.0.tgz", nil), 200)
 	x.expect(x.do("GET", "all/charts/app-9.9.9.tgz", nil), 404)
 	x.expect(x.do("GET", "all/charts/nginx-stable-7.0.0.tgz", nil), 404)
-	if a := x.expect(x.do("GET", "all/charts/redis-1.0.0.tgz", nil), 200); a.body != "redis" {
-		t.Error(a.body)
+	if a := x.expect(x.do("GET", "all/charts/redis-1.0.0.tgz", nil), 200); a.Text != "redis" {
+		t.Error(a.Text)
 	}
 	// What came from one upstream stays that one's, when another has the name too.
 	r.Put("repo/index.yaml", []byte("apiVersion: v1\nentries:\n  redis:\n  - name: redis\n    version: 9.0.0\n    urls: [evil.tgz]\n  new:\n  - name: new\n    version: 1.0.0\n    urls: [evil.tgz]\n"))

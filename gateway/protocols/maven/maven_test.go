@@ -8,7 +8,6 @@ import (
 	"encoding/xml"
 	"flag"
 	"fmt"
-	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -51,24 +50,8 @@ func protocolOf(t testing.TB, c *catalog.Catalog) *maven.Protocol {
 
 func (c *client) do(method, path, body string, headers ...string) (int, http.Header, string) {
 	c.t.Helper()
-	req, err := http.NewRequestWithContext(c.t.Context(), method, c.URL+"/maven/"+c.repo.String()+"/"+path, strings.NewReader(body))
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	for _, h := range headers {
-		name, value, _ := strings.Cut(h, ": ")
-		req.Header.Add(name, value)
-	}
-	resp, err := c.Client.Do(req)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	return resp.StatusCode, resp.Header, string(b)
+	a := c.Ask(c.t, method, "/maven/"+c.repo.String()+"/"+path, strings.NewReader(body), headers...)
+	return a.StatusCode, a.Header, a.Text
 }
 
 func (c *client) expect(status int, method, path, body string, headers ...string) string {

@@ -62,45 +62,20 @@ func start(t testing.TB, o catalogtest.Options) *registry {
 	}), t}
 }
 
-type answer struct {
-	*http.Response
-	body string
-}
-
 // do sends a request about a path below /npm/acme/lib/; headers are `Name: value`.
-func (r *registry) do(method, path string, body io.Reader, headers ...string) answer {
+func (r *registry) do(method, path string, body io.Reader, headers ...string) catalogtest.Answer {
 	r.t.Helper()
 	return r.at("acme/lib", method, path, body, headers...)
 }
 
-func (r *registry) at(repo, method, path string, body io.Reader, headers ...string) answer {
+func (r *registry) at(repo, method, path string, body io.Reader, headers ...string) catalogtest.Answer {
 	r.t.Helper()
-	req, err := http.NewRequestWithContext(r.t.Context(), method, r.URL+"/npm/"+repo+"/"+path, body)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	for _, h := range headers {
-		name, value, _ := strings.Cut(h, ": ")
-		req.Header.Add(name, value)
-	}
-	resp, err := r.Client.Do(req)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	return answer{resp, string(b)}
+	return r.Ask(r.t, method, "/npm/"+repo+"/"+path, body, headers...)
 }
 
-func (r *registry) expect(a answer, status int) answer {
+func (r *registry) expect(a catalogtest.Answer, status int) catalogtest.Answer {
 	r.t.Helper()
-	if a.StatusCode != status {
-		r.t.Fatalf("%s %s answers %d %s, want %d", a.Request.Method, a.Request.URL, a.StatusCode, a.body, status)
-	}
-	return a
+	return a.Expect(r.t, status)
 }
 
 // ball makes a tarball with a package.json and one more file.
@@ -152,7 +127,7 @@ func packageJSON(name, version string) string {
 }
 
 // publish sends a version whose content is text.
-func (r *registry) publish(name, version, text string, change func(doc, manifest object)) answer {
+func (r *registry) publish(name, version, text string, change func(doc, manifest object)) catalogtest.Answer {
 	r.t.Helper()
 	raw := document(r.t, name, version, ball(r.t, packageJSON(name, version), text), change)
 	return r.do("PUT", strings.ReplaceAll(name, "/", "%2f"), bytes.NewReader(raw))
@@ -183,8 +158,8 @@ func (r *registry) packument(path string, headers ...string) packument {
 	r.t.Helper()
 	a := r.expect(r.do("GET", path, nil, headers...), 200)
 	var p packument
-	if err := errors.Join(json.Unmarshal([]byte(a.body), &p), json.Unmarshal([]byte(a.body), &p.Raw)); err != nil {
-		r.t.Fatalf("%s: %v", a.body, err)
+	if err := errors.Join(json.Unmarshal([]byte(a.Text), &p), json.Unmarshal([]byte(a.Text), &p.Raw)); err != nil {
+		r.t.Fatalf("%s: %v", a.Text, err)
 	}
 	return p
 }
@@ -214,22 +189,22 @@ func TestPublishAndInstall(t *testing.T) {
 				}
 			}
 			short := r.expect(r.do("GET", escaped, nil, "Accept: application/vnd.npm.install-v1+json; q=1.0, application/json; q=0.8, */*"), 200)
-			if short.Header.Get("Content-Type") != "application/vnd.npm.install-v1+json" || strings.Contains(short.body, "a test") || !strings.Contains(short.body, `"time":{`) || !strings.Contains(short.body, `"modified":`) {
-				t.Errorf("abbreviated: %v %s", short.Header, short.body)
+			if short.Header.Get("Content-Type") != "application/vnd.npm.install-v1+json" || strings.Contains(short.Text, "a test") || !strings.Contains(short.Text, `"time":{`) || !strings.Contains(short.Text, `"modified":`) {
+				t.Errorf("abbreviated: %v %s", short.Header, short.Text)
 			}
 			r.expect(r.do("GET", escaped, nil, "Accept: application/vnd.npm.install-v1+json", "If-None-Match: "+short.Header.Get("Etag")), 304)
 
 			whole := ball(t, packageJSON(name, "1.0.0"), "one")
 			for _, path := range []string{name + "/-/demo-1.0.0.tgz", escaped + "/-/demo-1.0.0.tgz", name + "/-/" + strings.TrimSuffix(name, "demo") + "demo-1.0.0.tgz"} {
-				if got := r.expect(r.do("GET", path, nil), 200); got.body != string(whole) {
-					t.Errorf("%s has %d bytes, want %d", path, len(got.body), len(whole))
+				if got := r.expect(r.do("GET", path, nil), 200); got.Text != string(whole) {
+					t.Errorf("%s has %d bytes, want %d", path, len(got.Text), len(whole))
 				}
 			}
 			r.expect(r.do("GET", name+"/-/demo-9.0.0.tgz", nil), 404)
 			r.expect(r.do("GET", name+"/-/other-1.0.0.tgz", nil), 404)
 			for path, want := range map[string]string{"/1.0.0": "1.0.0", "/latest": "1.1.0"} {
-				if one := r.expect(r.do("GET", name+path, nil), 200); !strings.Contains(one.body, `"_id":"`+name+"@"+want) {
-					t.Errorf("%s: %s", path, one.body)
+				if one := r.expect(r.do("GET", name+path, nil), 200); !strings.Contains(one.Text, `"_id":"`+name+"@"+want) {
+					t.Errorf("%s: %s", path, one.Text)
 				}
 			}
 			r.expect(r.do("GET", name+"/nope", nil), 404)
@@ -242,8 +217,8 @@ func TestDuplicates(t *testing.T) {
 	r.expect(r.publish("demo", "1.0.0", "one", nil), 201)
 	r.expect(r.publish("demo", "1.1.0", "two", nil), 201)
 	const message = `"You cannot publish over the previously published versions: 1.0.0."`
-	if a := r.expect(r.publish("demo", "1.0.0", "other", nil), 403); !strings.Contains(a.body, message) {
-		t.Errorf("a duplicate is refused with %s", a.body)
+	if a := r.expect(r.publish("demo", "1.0.0", "other", nil), 403); !strings.Contains(a.Text, message) {
+		t.Errorf("a duplicate is refused with %s", a.Text)
 	}
 	// The very same again is no error, and rolls nothing back.
 	r.expect(r.publish("demo", "1.0.0", "one", nil), 201)
@@ -251,8 +226,8 @@ func TestDuplicates(t *testing.T) {
 		t.Errorf("after a repetition the tags are %v", p.Tags)
 	}
 	r.expect(r.do("DELETE", "demo/-/demo-1.0.0.tgz/-rev/"+r.packument("demo").Rev, nil), 200)
-	if a := r.expect(r.publish("demo", "1.0.0", "other", nil), 403); !strings.Contains(a.body, message) {
-		t.Errorf("what was deleted is refused with %s", a.body)
+	if a := r.expect(r.publish("demo", "1.0.0", "other", nil), 403); !strings.Contains(a.Text, message) {
+		t.Errorf("what was deleted is refused with %s", a.Text)
 	}
 	r.expect(r.publish("demo", "1.0.0", "one", nil), 201)
 }
@@ -291,8 +266,8 @@ func TestRefusals(t *testing.T) {
 			raw := document(t, "demo", "1.0.0", test.tarball, test.change)
 			a := r.do("PUT", test.path, bytes.NewReader(raw))
 			var failure struct{ Error string }
-			if err := json.Unmarshal([]byte(a.body), &failure); err != nil || a.StatusCode != test.status || failure.Error == "" {
-				t.Errorf("%d %s, want %d", a.StatusCode, a.body, test.status)
+			if err := json.Unmarshal([]byte(a.Text), &failure); err != nil || a.StatusCode != test.status || failure.Error == "" {
+				t.Errorf("%d %s, want %d", a.StatusCode, a.Text, test.status)
 			}
 			r.expect(r.do("GET", "demo", nil), 404)
 		})
@@ -304,8 +279,8 @@ func TestTwins(t *testing.T) {
 	r := start(t, catalogtest.Options{})
 	r.expect(r.publish("left-pad", "1.0.0", "x", nil), 201)
 	for _, twin := range []string{"left_pad", "left.pad", "left--pad"} {
-		if a := r.expect(r.publish(twin, "9.0.0", "x", nil), 403); !strings.Contains(a.body, "too similar") {
-			t.Errorf("%s is refused with %s", twin, a.body)
+		if a := r.expect(r.publish(twin, "9.0.0", "x", nil), 403); !strings.Contains(a.Text, "too similar") {
+			t.Errorf("%s is refused with %s", twin, a.Text)
 		}
 		r.expect(r.do("GET", twin, nil), 404)
 		r.expect(r.do("GET", twin+"/-/"+twin+"-1.0.0.tgz", nil), 404)
@@ -325,8 +300,8 @@ func TestTags(t *testing.T) {
 	const tags = "-/package/demo/dist-tags"
 	want := func(text string) {
 		t.Helper()
-		if a := r.expect(r.do("GET", tags, nil), 200); a.body != text {
-			t.Errorf("tags are %s, want %s", a.body, text)
+		if a := r.expect(r.do("GET", tags, nil), 200); a.Text != text {
+			t.Errorf("tags are %s, want %s", a.Text, text)
 		}
 	}
 	want(`{"latest":"1.0.0-rc.1","next":"1.0.0-rc.2"}`)
@@ -346,13 +321,13 @@ func TestTags(t *testing.T) {
 func (r *registry) back(name string) object {
 	r.t.Helper()
 	var doc object
-	if err := json.Unmarshal([]byte(r.expect(r.do("GET", name+"?write=true", nil), 200).body), &doc); err != nil {
+	if err := json.Unmarshal([]byte(r.expect(r.do("GET", name+"?write=true", nil), 200).Text), &doc); err != nil {
 		r.t.Fatal(err)
 	}
 	return doc
 }
 
-func (r *registry) send(path string, doc object) answer {
+func (r *registry) send(path string, doc object) catalogtest.Answer {
 	r.t.Helper()
 	raw, err := json.Marshal(doc)
 	if err != nil {
@@ -393,7 +368,7 @@ func TestDeprecate(t *testing.T) {
 		doc := r.back("demo")
 		change(doc["versions"].(object))
 		if a := r.send("demo", doc); a.StatusCode != 400 {
-			t.Errorf("%s: %d %s", name, a.StatusCode, a.body)
+			t.Errorf("%s: %d %s", name, a.StatusCode, a.Text)
 		}
 	}
 	if p := r.packument("demo"); len(p.Versions) != 3 {
@@ -449,7 +424,7 @@ func TestUnpublishOnly(t *testing.T) {
 		doc := r.back("demo")
 		change(doc)
 		if a := r.send("demo/-rev/"+doc["_rev"].(string), doc); a.StatusCode != 403 {
-			t.Errorf("%s: %d %s", name, a.StatusCode, a.body)
+			t.Errorf("%s: %d %s", name, a.StatusCode, a.Text)
 		}
 	}
 	if p := r.packument("demo"); fmt.Sprint(p.Tags) != "map[latest:2.0.0 stable:1.1.0]" || p.Versions["1.0.0"].Deprecated != "" {
@@ -483,12 +458,12 @@ func TestMarks(t *testing.T) {
 	if len(p.Versions) != 2 || p.Versions["1.1.0"].Name == "" || p.Versions["1.3.0-beta"].Name == "" || p.Tags["latest"] != "1.1.0" {
 		t.Errorf("%+v", p)
 	}
-	if one := r.expect(r.do("GET", "demo/latest", nil), 200); !strings.Contains(one.body, `"version":"1.1.0"`) {
-		t.Errorf("latest without a tag is %s", one.body)
+	if one := r.expect(r.do("GET", "demo/latest", nil), 200); !strings.Contains(one.Text, `"version":"1.1.0"`) {
+		t.Errorf("latest without a tag is %s", one.Text)
 	}
 	r.expect(r.do("GET", "demo/-/demo-1.2.0.tgz", nil), 200)
-	if a := r.expect(r.do("GET", "demo/-/demo-1.0.0.tgz", nil), 403); !strings.Contains(a.body, "stolen") {
-		t.Errorf("%s", a.body)
+	if a := r.expect(r.do("GET", "demo/-/demo-1.0.0.tgz", nil), 403); !strings.Contains(a.Text, "stolen") {
+		t.Errorf("%s", a.Text)
 	}
 	// A document that comes back is not taken to delete what it does not show.
 	doc := r.back("demo")
@@ -536,7 +511,7 @@ func TestSearchAuditAndKeys(t *testing.T) {
 			}
 			Total int
 		}
-		if err := json.Unmarshal([]byte(r.expect(r.do("GET", "-/v1/search?"+query, nil), 200).body), &found); err != nil {
+		if err := json.Unmarshal([]byte(r.expect(r.do("GET", "-/v1/search?"+query, nil), 200).Text), &found); err != nil {
 			t.Fatal(err)
 		}
 		for _, o := range found.Objects {
@@ -563,18 +538,18 @@ func TestSearchAuditAndKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	const bulk = "-/npm/v1/security/advisories/bulk"
-	if a := r.expect(r.do("POST", bulk, &packed, "Content-Encoding: gzip", "Content-Type: application/json"), 200); strings.TrimSpace(a.body) != "{}" {
-		t.Errorf("advisories: %s", a.body)
+	if a := r.expect(r.do("POST", bulk, &packed, "Content-Encoding: gzip", "Content-Type: application/json"), 200); strings.TrimSpace(a.Text) != "{}" {
+		t.Errorf("advisories: %s", a.Text)
 	}
 	r.expect(r.do("POST", bulk, strings.NewReader("no gzip"), "Content-Encoding: gzip"), 400)
 	r.expect(r.do("POST", bulk, strings.NewReader("[]")), 400)
 	for _, path := range []string{"-/npm/v1/security/audits", "-/npm/v1/security/audits/quick"} {
-		if a := r.expect(r.do("POST", path, strings.NewReader("{}")), 200); !strings.Contains(a.body, `"vulnerabilities"`) {
-			t.Errorf("%s: %s", path, a.body)
+		if a := r.expect(r.do("POST", path, strings.NewReader("{}")), 200); !strings.Contains(a.Text, `"vulnerabilities"`) {
+			t.Errorf("%s: %s", path, a.Text)
 		}
 	}
-	if a := r.expect(r.do("GET", "-/npm/v1/keys", nil), 200); a.body != `{"keys":[]}` {
-		t.Errorf("keys: %s", a.body)
+	if a := r.expect(r.do("GET", "-/npm/v1/keys", nil), 200); a.Text != `{"keys":[]}` {
+		t.Errorf("keys: %s", a.Text)
 	}
 	r.expect(r.do("GET", "-/ping", nil), 200)
 }
@@ -698,7 +673,7 @@ func TestLargeTarball(t *testing.T) {
 		t.Errorf("%d MiB were allocated for a tarball of %d MiB", grown>>20, bytesOf>>20)
 	}
 	got := r.expect(r.do("GET", "demo/-/demo-1.0.0.tgz", nil), 200)
-	if got.body != b.String() {
+	if got.Text != b.String() {
 		t.Error("other bytes came back")
 	}
 }
@@ -763,13 +738,13 @@ func TestFull(t *testing.T) {
 	r := start(t, catalogtest.Options{Content: memory})
 	r.expect(r.publish("demo", "1.0.0", "x", nil), 201)
 	memory.Fill(true)
-	if a := r.expect(r.publish("demo", "1.1.0", "x", nil), 507); !strings.Contains(a.body, `"error"`) {
-		t.Errorf("%s", a.body)
+	if a := r.expect(r.publish("demo", "1.1.0", "x", nil), 507); !strings.Contains(a.Text, `"error"`) {
+		t.Errorf("%s", a.Text)
 	}
 	memory.Fill(false)
 	over := start(t, catalogtest.Options{Catalog: catalog.Config{Storage: used{}}})
-	if a := over.expect(over.publish("demo", "1.0.0", "x", nil), 403); !strings.Contains(a.body, "storage quota of 1 GiB; delete something") {
-		t.Errorf("%s", a.body)
+	if a := over.expect(over.publish("demo", "1.0.0", "x", nil), 403); !strings.Contains(a.Text, "storage quota of 1 GiB; delete something") {
+		t.Errorf("%s", a.Text)
 	}
 }
 

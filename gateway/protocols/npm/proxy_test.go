@@ -83,24 +83,24 @@ func TestProxy(t *testing.T) {
 		}
 	}
 	a := w.expect(w.do("GET", "@acme%2fdemo", nil, "Accept: application/vnd.npm.install-v1+json"), 200)
-	if a.Header.Get("Content-Type") != "application/vnd.npm.install-v1+json" || strings.Contains(a.body, "of upstream") || !strings.Contains(a.body, `"signatures":[`) || !strings.Contains(a.body, `"time":{`) {
-		t.Errorf("abbreviated: %v %s", a.Header, a.body)
+	if a.Header.Get("Content-Type") != "application/vnd.npm.install-v1+json" || strings.Contains(a.Text, "of upstream") || !strings.Contains(a.Text, `"signatures":[`) || !strings.Contains(a.Text, `"time":{`) {
+		t.Errorf("abbreviated: %v %s", a.Header, a.Text)
 	}
 	w.expect(w.do("GET", "@acme%2fdemo", nil, "Accept: application/vnd.npm.install-v1+json", "If-None-Match: "+a.Header.Get("Etag")), 304)
 	for version, ball := range balls {
-		if got := w.expect(w.do("GET", "@acme/demo/-/demo-"+version+".tgz", nil), 200); got.body != string(ball) {
-			t.Errorf("%s has %d bytes, want %d", version, len(got.body), len(ball))
+		if got := w.expect(w.do("GET", "@acme/demo/-/demo-"+version+".tgz", nil), 200); got.Text != string(ball) {
+			t.Errorf("%s has %d bytes, want %d", version, len(got.Text), len(ball))
 		}
 	}
 	w.expect(w.do("GET", "@acme/demo/-/demo-7.0.0.tgz", nil), 404)
 	for path, want := range map[string]string{"/1.0.0": `"version":"1.0.0"`, "/latest": `"version":"1.1.0"`} {
-		if one := w.expect(w.do("GET", "@acme/demo"+path, nil), 200); !strings.Contains(one.body, want) {
-			t.Errorf("%s: %s", path, one.body)
+		if one := w.expect(w.do("GET", "@acme/demo"+path, nil), 200); !strings.Contains(one.Text, want) {
+			t.Errorf("%s: %s", path, one.Text)
 		}
 	}
 	w.expect(w.do("GET", "@acme/demo/9.0.0", nil), 404)
-	if tags := w.expect(w.do("GET", "-/package/@acme%2fdemo/dist-tags", nil), 200); tags.body != `{"latest":"1.1.0"}` {
-		t.Errorf("tags %s", tags.body)
+	if tags := w.expect(w.do("GET", "-/package/@acme%2fdemo/dist-tags", nil), 200); tags.Text != `{"latest":"1.1.0"}` {
+		t.Errorf("tags %s", tags.Text)
 	}
 	w.expect(w.do("GET", "other", nil), 404)
 	asked := w.up.Asked("other")
@@ -108,8 +108,8 @@ func TestProxy(t *testing.T) {
 	if w.up.Asked("other") != asked {
 		t.Error("what is not there was asked for again")
 	}
-	if a := w.publish("@acme/demo", "2.0.0", "x", nil); a.StatusCode != 405 || !strings.Contains(a.body, "proxy") {
-		t.Errorf("a publish to a proxy: %d %s", a.StatusCode, a.body)
+	if a := w.publish("@acme/demo", "2.0.0", "x", nil); a.StatusCode != 405 || !strings.Contains(a.Text, "proxy") {
+		t.Errorf("a publish to a proxy: %d %s", a.StatusCode, a.Text)
 	}
 	w.expect(w.do("PUT", "-/package/@acme%2fdemo/dist-tags/beta", strings.NewReader(`"1.0.0"`)), 405)
 
@@ -137,8 +137,8 @@ func TestProxyOldSums(t *testing.T) {
 	})
 	w.node.Proxy(t, "acme/lib", "npm", w.up.URL)
 	for version, ball := range balls {
-		if a := w.do("GET", "demo/-/demo-"+version+".tgz", nil); a.StatusCode != 200 || a.body != string(ball) {
-			t.Errorf("%s: %d %.100q", version, a.StatusCode, a.body)
+		if a := w.do("GET", "demo/-/demo-"+version+".tgz", nil); a.StatusCode != 200 || a.Text != string(ball) {
+			t.Errorf("%s: %d %.100q", version, a.StatusCode, a.Text)
 		}
 	}
 }
@@ -168,8 +168,8 @@ func TestProxyIntegrity(t *testing.T) {
 		return body
 	})
 	for _, name := range []string{"demo", "old"} {
-		if a := w.do("GET", name+"/-/"+name+"-1.0.0.tgz", nil); a.StatusCode != 502 || !strings.Contains(a.body, `"error"`) {
-			t.Errorf("%s: %d %s", name, a.StatusCode, a.body)
+		if a := w.do("GET", name+"/-/"+name+"-1.0.0.tgz", nil); a.StatusCode != 502 || !strings.Contains(a.Text, `"error"`) {
+			t.Errorf("%s: %d %s", name, a.StatusCode, a.Text)
 		}
 	}
 	w.up.Lie(nil)
@@ -186,8 +186,8 @@ func TestProxyMalformed(t *testing.T) {
 		"long": `{"versions":{"1.0.0":{"x":"` + strings.Repeat("x", 2<<20) + `"}}}`,
 	} {
 		w.up.Put(name, []byte(text), "Content-Type: application/json")
-		if a := w.do("GET", name, nil); a.StatusCode != 502 || !strings.Contains(a.body, `"error"`) {
-			t.Errorf("%s: %d %s", name, a.StatusCode, a.body)
+		if a := w.do("GET", name, nil); a.StatusCode != 502 || !strings.Contains(a.Text, `"error"`) {
+			t.Errorf("%s: %d %s", name, a.StatusCode, a.Text)
 		}
 	}
 	w.up.Put("empty", []byte(`{"name":"empty","versions":{}}`))
@@ -209,12 +209,12 @@ func TestMinReleaseAge(t *testing.T) {
 		t.Errorf("%v %v", p.Versions, p.Tags)
 	}
 	w.expect(w.do("GET", "demo/-/demo-1.1.0.tgz", nil), 200)
-	if a := w.expect(w.do("GET", "demo/-/demo-2.0.0.tgz", nil), 404); !strings.Contains(a.body, "younger") {
-		t.Errorf("%s", a.body)
+	if a := w.expect(w.do("GET", "demo/-/demo-2.0.0.tgz", nil), 404); !strings.Contains(a.Text, "younger") {
+		t.Errorf("%s", a.Text)
 	}
 	w.expect(w.do("GET", "demo/2.0.0", nil), 404)
-	if tags := w.expect(w.do("GET", "-/package/demo/dist-tags", nil), 200); tags.body != `{"latest":"1.1.0","old":"1.0.0"}` {
-		t.Errorf("tags %s", tags.body)
+	if tags := w.expect(w.do("GET", "-/package/demo/dist-tags", nil), 200); tags.Text != `{"latest":"1.1.0","old":"1.0.0"}` {
+		t.Errorf("tags %s", tags.Text)
 	}
 }
 
@@ -239,7 +239,7 @@ func TestDependencyConfusion(t *testing.T) {
 	get := func(name string) packument {
 		t.Helper()
 		var p packument
-		if err := json.Unmarshal([]byte(w.expect(w.at("acme/all", "GET", name, nil), 200).body), &p); err != nil {
+		if err := json.Unmarshal([]byte(w.expect(w.at("acme/all", "GET", name, nil), 200).Text), &p); err != nil {
 			t.Fatal(err)
 		}
 		return p
@@ -248,7 +248,7 @@ func TestDependencyConfusion(t *testing.T) {
 	if len(p.Versions) != 2 || p.Tags["latest"] != "1.0.0" || p.Versions["9.9.9"].Name != "" || !strings.HasPrefix(p.Versions["1.0.0"].Dist.Tarball, w.URL+"/npm/acme/all/") {
 		t.Errorf("%+v", p)
 	}
-	if a := w.expect(w.at("acme/all", "GET", "internal/-/internal-1.0.0.tgz", nil), 200); a.body != string(ball(t, packageJSON("internal", "1.0.0"), "ours")) {
+	if a := w.expect(w.at("acme/all", "GET", "internal/-/internal-1.0.0.tgz", nil), 200); a.Text != string(ball(t, packageJSON("internal", "1.0.0"), "ours")) {
 		t.Error("the first member's version is not what came")
 	}
 	w.expect(w.at("acme/all", "GET", "internal/-/internal-1.5.0.tgz", nil), 200)
@@ -262,7 +262,7 @@ func TestDependencyConfusion(t *testing.T) {
 	w.expect(w.at("acme/all", "GET", "evil-twin", nil), 403)
 	for _, repo := range []string{"lib", "second"} {
 		var p packument
-		if err := json.Unmarshal([]byte(w.expect(w.at("acme/"+repo, "GET", "internal", nil), 200).body), &p); err != nil {
+		if err := json.Unmarshal([]byte(w.expect(w.at("acme/"+repo, "GET", "internal", nil), 200).Text), &p); err != nil {
 			t.Fatal(err)
 		}
 		w.expect(w.at("acme/"+repo, "DELETE", "internal/-rev/"+p.Rev, nil), 200)
@@ -283,7 +283,7 @@ func TestGroupRules(t *testing.T) {
 		w.offer(name, map[string]string{"1.0.0": long}, map[string]string{"latest": "1.0.0"}, nil)
 		for _, repo := range []string{"acme/proxy", "acme/all"} {
 			if a := w.at(repo, "GET", name, nil); a.StatusCode != status {
-				t.Errorf("%s of %s: %d %s, want %d", name, repo, a.StatusCode, a.body, status)
+				t.Errorf("%s of %s: %d %s, want %d", name, repo, a.StatusCode, a.Text, status)
 			}
 		}
 	}
@@ -312,8 +312,8 @@ func TestGroupAudit(t *testing.T) {
 	}))
 	for _, repo := range []string{"acme/all", "acme/proxy"} {
 		a := w.expect(w.at(repo, "POST", bulk, strings.NewReader(`{"internal":["1.0.0"],"public":["1.0.0"]}`)), 200)
-		if strings.TrimSpace(a.body) != `{"public":[{"id":1}]}` {
-			t.Errorf("%s: %s", repo, a.body)
+		if strings.TrimSpace(a.Text) != `{"public":[{"id":1}]}` {
+			t.Errorf("%s: %s", repo, a.Text)
 		}
 		want := `POST /` + bulk + ` {"public":["1.0.0"]}`
 		if repo == "acme/proxy" { // which knows of no others
@@ -324,16 +324,16 @@ func TestGroupAudit(t *testing.T) {
 		}
 		w.expect(w.at(repo, "POST", "-/npm/v1/security/audits", strings.NewReader(`{}`)), 404)
 	}
-	if a := w.expect(w.at("acme/proxy", "GET", "-/v1/search?text=a+b&from=3", nil), 200); a.body != `{"objects":[],"total":7}` || heard != "GET /-/v1/search?from=3&size=20&text=a+b " {
-		t.Errorf("%s, heard %s", a.body, heard)
+	if a := w.expect(w.at("acme/proxy", "GET", "-/v1/search?text=a+b&from=3", nil), 200); a.Text != `{"objects":[],"total":7}` || heard != "GET /-/v1/search?from=3&size=20&text=a+b " {
+		t.Errorf("%s, heard %s", a.Text, heard)
 	}
-	if a := w.expect(w.at("acme/all", "GET", "-/v1/search?text=internal", nil), 200); !strings.Contains(a.body, `"name":"internal"`) {
-		t.Errorf("%s", a.body)
+	if a := w.expect(w.at("acme/all", "GET", "-/v1/search?text=internal", nil), 200); !strings.Contains(a.Text, `"name":"internal"`) {
+		t.Errorf("%s", a.Text)
 	}
 	w.up.Put("-/npm/v1/keys", []byte(`{"keys":[{"keyid":"k"}]}`), "Content-Type: application/json")
 	for _, repo := range []string{"acme/all", "acme/proxy"} {
-		if a := w.expect(w.at(repo, "GET", "-/npm/v1/keys", nil), 200); a.body != `{"keys":[{"keyid":"k"}]}` {
-			t.Errorf("keys of %s: %s", repo, a.body)
+		if a := w.expect(w.at(repo, "GET", "-/npm/v1/keys", nil), 200); a.Text != `{"keys":[{"keyid":"k"}]}` {
+			t.Errorf("keys of %s: %s", repo, a.Text)
 		}
 	}
 	w.up.Fail(503, "")
@@ -350,10 +350,10 @@ func TestOneUpstreamRequest(t *testing.T) {
 	for range 50 {
 		wait.Go(func() {
 			if a := w.do("GET", "demo", nil); a.StatusCode != 200 {
-				t.Errorf("%d %s", a.StatusCode, a.body)
+				t.Errorf("%d %s", a.StatusCode, a.Text)
 			}
 			if a := w.do("GET", "demo/-/demo-1.0.0.tgz", nil); a.StatusCode != 200 {
-				t.Errorf("%d %s", a.StatusCode, a.body)
+				t.Errorf("%d %s", a.StatusCode, a.Text)
 			}
 		})
 	}

@@ -72,20 +72,20 @@ func TestUnpublishMeanwhile(t *testing.T) {
 	for _, v := range []string{"1.0.0", "1.1.0"} {
 		r.expect(r.publish("demo", v, v, nil), 201)
 	}
-	for i, remove := range []func(rev string, doc object) answer{
-		func(rev string, doc object) answer {
+	for i, remove := range []func(rev string, doc object) catalogtest.Answer{
+		func(rev string, doc object) catalogtest.Answer {
 			delete(doc["versions"].(object), "1.1.0")
 			doc["dist-tags"] = object{"latest": "1.0.0"}
 			return r.send("demo/-rev/"+rev, doc)
 		},
-		func(rev string, _ object) answer { return r.do(http.MethodDelete, "demo/-rev/"+rev, nil) },
+		func(rev string, _ object) catalogtest.Answer { return r.do(http.MethodDelete, "demo/-rev/"+rev, nil) },
 	} {
 		doc := r.back("demo")
 		late := []string{"2.0.0", "3.0.0"}[i]
 		publish := func() { r.expect(r.publish("demo", late, late, nil), 201) }
 		meanwhile.Store(&publish)
 		if a := remove(doc["_rev"].(string), doc); a.StatusCode != http.StatusConflict {
-			t.Errorf("%d %s", a.StatusCode, a.body)
+			t.Errorf("%d %s", a.StatusCode, a.Text)
 		}
 		for _, v := range []string{"1.0.0", "1.1.0", late} {
 			r.expect(r.do("GET", "demo/-/demo-"+v+".tgz", nil), 200)

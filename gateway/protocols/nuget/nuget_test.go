@@ -50,41 +50,18 @@ func start(t testing.TB, o catalogtest.Options) *feed {
 	return f
 }
 
-type answer struct {
-	*http.Response
-	body string
-}
-
 // do sends a request about a path below the repository's /v3/.
-func (f *feed) do(method, path string, body []byte, headers ...string) answer {
+func (f *feed) do(method, path string, body []byte, headers ...string) catalogtest.Answer {
 	f.t.Helper()
-	req, err := http.NewRequestWithContext(f.t.Context(), method, f.URL+"/nuget/"+f.repo+"/v3/"+path, bytes.NewReader(body))
-	if err != nil {
-		f.t.Fatal(err)
+	if !slices.ContainsFunc(headers, func(h string) bool { return strings.HasPrefix(h, "Accept-Encoding: ") }) {
+		headers = append(headers, "Accept-Encoding: identity")
 	}
-	req.Header.Set("Accept-Encoding", "identity")
-	for _, h := range headers {
-		name, value, _ := strings.Cut(h, ": ")
-		req.Header.Set(name, value)
-	}
-	resp, err := f.Client.Do(req)
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	return answer{resp, string(b)}
+	return f.Ask(f.t, method, "/nuget/"+f.repo+"/v3/"+path, bytes.NewReader(body), headers...)
 }
 
-func (f *feed) expect(a answer, status int) answer {
+func (f *feed) expect(a catalogtest.Answer, status int) catalogtest.Answer {
 	f.t.Helper()
-	if a.StatusCode != status {
-		f.t.Fatalf("%s %s answers %d %s, want %d", a.Request.Method, a.Request.URL, a.StatusCode, a.body, status)
-	}
-	return a
+	return a.Expect(f.t, status)
 }
 
 // form is a package as clients send it.
@@ -116,8 +93,8 @@ func (f *feed) push(id, version, more string, status int) []byte {
 func get[T any](f *feed, path string) (v T) {
 	f.t.Helper()
 	a := f.expect(f.do("GET", path, nil), 200)
-	if err := json.Unmarshal([]byte(a.body), &v); err != nil {
-		f.t.Fatalf("%s: %v in %s", path, err, a.body)
+	if err := json.Unmarshal([]byte(a.Text), &v); err != nil {
+		f.t.Fatalf("%s: %v in %s", path, err, a.Text)
 	}
 	return v
 }
@@ -165,20 +142,20 @@ func TestPublish(t *testing.T) {
 	nupkg := f.push("Acme.Demo", "1.02.0-Beta+build.7", "", 201)
 	const at = "flat/acme.demo/1.2.0-beta/"
 	got := f.expect(f.do("GET", at+"acme.demo.1.2.0-beta.nupkg", nil), 200)
-	if got.body != string(nupkg) || !strings.Contains(got.Header.Get("Cache-Control"), "immutable") {
-		t.Errorf("%d bytes, %v", len(got.body), got.Header)
+	if got.Text != string(nupkg) || !strings.Contains(got.Header.Get("Cache-Control"), "immutable") {
+		t.Errorf("%d bytes, %v", len(got.Text), got.Header)
 	}
 	// Clients normalize, people do not.
 	for _, path := range []string{"flat/Acme.Demo/1.2.0.0-BETA/Acme.Demo.1.2.0-Beta.nupkg", "flat/acme.demo/1.2-beta/acme.demo.1.2.0-beta.nupkg"} {
-		if a := f.expect(f.do("GET", path, nil), 200); a.body != string(nupkg) {
-			t.Errorf("%s has %d bytes", path, len(a.body))
+		if a := f.expect(f.do("GET", path, nil), 200); a.Text != string(nupkg) {
+			t.Errorf("%s has %d bytes", path, len(a.Text))
 		}
 	}
-	if a := f.expect(f.do("GET", at+"acme.demo.nuspec", nil), 200); a.body != spec("Acme.Demo", "1.02.0-Beta+build.7", "") {
-		t.Errorf("the manifest is %s", a.body)
+	if a := f.expect(f.do("GET", at+"acme.demo.nuspec", nil), 200); a.Text != spec("Acme.Demo", "1.02.0-Beta+build.7", "") {
+		t.Errorf("the manifest is %s", a.Text)
 	}
-	if a := f.expect(f.do("GET", at+"acme.demo.1.2.0-beta.nupkg", nil, "Range: bytes=-4"), 206); a.body != string(nupkg[len(nupkg)-4:]) {
-		t.Errorf("the range is %q", a.body)
+	if a := f.expect(f.do("GET", at+"acme.demo.1.2.0-beta.nupkg", nil, "Range: bytes=-4"), 206); a.Text != string(nupkg[len(nupkg)-4:]) {
+		t.Errorf("the range is %q", a.Text)
 	}
 	same(t, "versions", f.versions("acme.demo"), []string{"1.2.0-beta"})
 	for _, path := range []string{at + "other.nuspec", at + "acme.demo.9.nupkg", "flat/acme.demo/2.0.0/acme.demo.2.0.0.nupkg", "flat/acme.demo/x/acme.demo.x.nupkg", "flat/none/index.json", "flat/a..b/index.json", "flat/acme.demo/1.2.0-beta/..%2fx"} {
@@ -189,7 +166,7 @@ func TestPublish(t *testing.T) {
 	f.push("Acme.Demo", "1.02.0-Beta+build.7", "", 409)
 	f.push("Acme.Demo", "1.2.0.0-BETA", "", 409)
 	f.push("Acme.Demo", "1.2-beta+other", "", 409)
-	if a := f.expect(f.do("GET", at+"acme.demo.1.2.0-beta.nupkg", nil), 200); a.body != string(nupkg) {
+	if a := f.expect(f.do("GET", at+"acme.demo.1.2.0-beta.nupkg", nil), 200); a.Text != string(nupkg) {
 		t.Error("the version changed")
 	}
 }
@@ -199,8 +176,8 @@ func TestPublishRefuses(t *testing.T) {
 	bad := pack(t, part{name: "a.nuspec", content: spec("a", "1.0.0", "")}, part{name: "../x", content: "x"})
 	body, contentType := form(t, bad)
 	a := f.expect(f.do("PUT", "package/", body, contentType), 400)
-	if warning := a.Header.Get("X-NuGet-Warning"); !strings.Contains(warning, "leaves the folder") || !strings.Contains(a.body, "leaves the folder") {
-		t.Errorf("says %q, %s", warning, a.body)
+	if warning := a.Header.Get("X-NuGet-Warning"); !strings.Contains(warning, "leaves the folder") || !strings.Contains(a.Text, "leaves the folder") {
+		t.Errorf("says %q, %s", warning, a.Text)
 	}
 	good, contentType := form(t, pack(t, part{name: "a.nuspec", content: spec("a", "1.0.0", "")}))
 	for name, request := range map[string]struct {
@@ -214,7 +191,7 @@ func TestPublishRefuses(t *testing.T) {
 		"a form of JSON":          {[]byte("{}"), "Content-Type: application/json"},
 	} {
 		if a := f.do("PUT", "package/", request.body, request.contentType); a.StatusCode != 400 {
-			t.Errorf("%s: %d %s", name, a.StatusCode, a.body)
+			t.Errorf("%s: %d %s", name, a.StatusCode, a.Text)
 		}
 	}
 	f.expect(f.do("GET", "flat/a/index.json", nil), 404)
@@ -309,11 +286,11 @@ func TestHives(t *testing.T) {
 	if squeezed.Header.Get("Content-Encoding") != "gzip" || plain.Header.Get("Content-Encoding") != "" || plain.Header.Get("Etag") == squeezed.Header.Get("Etag") || plain.Header.Get("Vary") != "Accept-Encoding" {
 		t.Errorf("headers are %v and %v", squeezed.Header, plain.Header)
 	}
-	z, err := gzip.NewReader(strings.NewReader(squeezed.body))
+	z, err := gzip.NewReader(strings.NewReader(squeezed.Text))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if b, err := io.ReadAll(z); err != nil || string(b) != plain.body {
+	if b, err := io.ReadAll(z); err != nil || string(b) != plain.Text {
 		t.Errorf("unpacked it is %s, %v", b, err)
 	}
 	for _, refusal := range []string{"gzip;q=0", "br", "identity"} {
@@ -368,8 +345,8 @@ func TestQuarantine(t *testing.T) {
 	same(t, "versions", f.versions("a"), []string{"1.0.0"})
 	same(t, "registered", f.registered("plain", "a"), []string{"1.0.0"})
 	for _, path := range []string{"flat/a/1.1.0/a.1.1.0.nupkg", "flat/a/1.1.0/a.nuspec", "registrations/plain/a/1.1.0.json"} {
-		if a := f.expect(f.do("GET", path, nil), 403); !strings.Contains(a.body, "the token was stolen") {
-			t.Errorf("%s is refused with %s", path, a.body)
+		if a := f.expect(f.do("GET", path, nil), 403); !strings.Contains(a.Text, "the token was stolen") {
+			t.Errorf("%s is refused with %s", path, a.Text)
 		}
 	}
 }

@@ -47,13 +47,13 @@ func TestProxy(t *testing.T) {
 		same(t, "semver2", f.registered("gz-semver2", "acme.up"), []string{"1.0.0-RC.1"})
 		f.expect(f.do("GET", "registrations/plain/acme.up/index.json", nil), 404)
 		for _, path := range []string{"registrations/gz-semver2/acme.up/index.json", "registrations/gz-semver2/acme.up/1.0.0-rc.1.json", "registrations/plain/many/index.json", "registrations/plain/many/page/1.0.0/1.63.0.json", "query?q=acme.up&prerelease=true&semVerLevel=2.0.0"} {
-			if a := f.expect(f.do("GET", path, nil), 200); strings.Contains(a.body, registry.Host()) || !strings.Contains(a.body, "/nuget/acme/up/v3/") {
-				t.Errorf("%s leads to the upstream: %s", path, a.body)
+			if a := f.expect(f.do("GET", path, nil), 200); strings.Contains(a.Text, registry.Host()) || !strings.Contains(a.Text, "/nuget/acme/up/v3/") {
+				t.Errorf("%s leads to the upstream: %s", path, a.Text)
 			}
 		}
 		got := f.expect(f.do("GET", "flat/acme.up/1.0.0-rc.1/acme.up.1.0.0-rc.1.nupkg", nil), 200)
-		if got.body != string(nupkg) || !strings.Contains(got.Header.Get("Cache-Control"), "immutable") {
-			t.Errorf("the package has %d bytes, %v", len(got.body), got.Header)
+		if got.Text != string(nupkg) || !strings.Contains(got.Header.Get("Cache-Control"), "immutable") {
+			t.Errorf("the package has %d bytes, %v", len(got.Text), got.Header)
 		}
 		f.expect(f.do("GET", "flat/acme.up/1.0.0-rc.1/acme.up.nuspec", nil), 200)
 		same(t, "completed", get[struct{ Data []string }](f, "autocomplete?id=many&take=1").Data, want)
@@ -150,12 +150,12 @@ func TestProxyVerifies(t *testing.T) {
 	// The URL may be the service index's, as people know it.
 	f.Proxy(t, "acme/up", Format, g.URL+"/v3/index.json")
 	f = f.at("acme/up")
-	if a := f.expect(f.do("GET", "flat/some.thing/1.0.0/some.thing.1.0.0.nupkg", nil), 200); a.body != "good" {
-		t.Errorf("the package is %q", a.body)
+	if a := f.expect(f.do("GET", "flat/some.thing/1.0.0/some.thing.1.0.0.nupkg", nil), 200); a.Text != "good" {
+		t.Errorf("the package is %q", a.Text)
 	}
 	a := f.expect(f.do("GET", "flat/some.thing/2.0.0/some.thing.2.0.0.nupkg", nil), 502)
-	if !strings.Contains(a.body, "nothing of them was kept") {
-		t.Errorf("says %s", a.body)
+	if !strings.Contains(a.Text, "nothing of them was kept") {
+		t.Errorf("says %s", a.Text)
 	}
 	if g.Asked("catalog/some.thing.1.0.0.json") != 1 {
 		t.Error("the catalog was not asked")
@@ -164,12 +164,12 @@ func TestProxyVerifies(t *testing.T) {
 	same(t, "registered", f.at("acme/up").registeredLoosely("gz-semver2", "some.thing"), []string{"1.0.0", "2.0.0"})
 	page := f.expect(f.do("GET", "registrations/gz-semver2/some.thing/page/1.0.0/9.0.0.json", nil), 200)
 	for _, part := range []string{`"downloads":7`, "/nuget/acme/up/v3/registrations/gz-semver2/other.one/index.json"} {
-		if !strings.Contains(page.body, part) {
-			t.Errorf("the page has no %s: %s", part, page.body)
+		if !strings.Contains(page.Text, part) {
+			t.Errorf("the page has no %s: %s", part, page.Text)
 		}
 	}
-	if strings.Contains(page.body, g.Host()) {
-		t.Errorf("the page leads to the upstream: %s", page.body)
+	if strings.Contains(page.Text, g.Host()) {
+		t.Errorf("the page leads to the upstream: %s", page.Text)
 	}
 }
 
@@ -217,8 +217,8 @@ func TestProxyRules(t *testing.T) {
 	same(t, "unlisted", f.versions("un.listed"), []string{"1.0.0"})
 	f.expect(f.do("GET", "flat/un.listed/1.0.0/un.listed.1.0.0.nupkg", nil), 200)
 	for _, path := range []string{"flat/un.listed/2.0.0/un.listed.2.0.0.nupkg", "flat/some.thing/2.0.0/some.thing.2.0.0.nupkg", "flat/some.thing/2.0.0/some.thing.nuspec", "registrations/gz-semver2/some.thing/2.0.0.json"} {
-		if a := f.expect(f.do("GET", path, nil), 403); !strings.Contains(a.body, "released less than") {
-			t.Errorf("%s: %s", path, a.body)
+		if a := f.expect(f.do("GET", path, nil), 403); !strings.Contains(a.Text, "released less than") {
+			t.Errorf("%s: %s", path, a.Text)
 		}
 	}
 	for _, path := range []string{"flat/bad.thing/index.json", "registrations/gz-semver2/bad.thing/index.json", "flat/bad.thing/1.0.0/bad.thing.1.0.0.nupkg"} {
@@ -250,7 +250,7 @@ func TestProxyOfNonsense(t *testing.T) {
 		g.Put("reg/a/index.json", []byte(body))
 		f.Later(2 * time.Hour)
 		if a := f.do("GET", "registrations/gz-semver2/a/index.json", nil); !slices.Contains(want, a.StatusCode) {
-			t.Errorf("%s: %d %s", body, a.StatusCode, a.body)
+			t.Errorf("%s: %d %s", body, a.StatusCode, a.Text)
 		}
 	}
 }
@@ -274,14 +274,14 @@ func TestGroup(t *testing.T) {
 	all := f.at("acme/all")
 	same(t, "versions", all.versions("acme.demo"), []string{"1.0.0", "1.1.0"})
 	same(t, "registered", all.registered("gz-semver2", "acme.demo"), []string{"1.0.0", "1.1.0"})
-	if a := all.expect(all.do("GET", "flat/acme.demo/1.0.0/acme.demo.1.0.0.nupkg", nil), 200); a.body != string(own) {
+	if a := all.expect(all.do("GET", "flat/acme.demo/1.0.0/acme.demo.1.0.0.nupkg", nil), 200); a.Text != string(own) {
 		t.Error("the second member's package came")
 	}
 	all.expect(all.do("GET", "flat/acme.demo/1.1.0/acme.demo.1.1.0.nupkg", nil), 200)
 	all.expect(all.do("GET", "flat/acme.demo/9.9.9/acme.demo.9.9.9.nupkg", nil), 404)
 	same(t, "proxied", all.versions("only.up"), []string{"1.0.0"})
 	same(t, "proxied", all.registered("gz-semver2", "only.up"), []string{"1.0.0"})
-	if a := all.expect(all.do("GET", "flat/only.up/1.0.0/only.up.1.0.0.nupkg", nil), 200); a.body != string(up) {
+	if a := all.expect(all.do("GET", "flat/only.up/1.0.0/only.up.1.0.0.nupkg", nil), 200); a.Text != string(up) {
 		t.Error("the proxied package is another")
 	}
 	all.expect(all.do("GET", "flat/none/index.json", nil), 404)
@@ -295,8 +295,8 @@ func TestGroup(t *testing.T) {
 		ids = append(ids, h.PackageID)
 	}
 	same(t, "found", ids, []string{"Acme.Demo", "Second.Only"})
-	if a := all.expect(all.do("GET", "registrations/gz-semver2/acme.demo/index.json", nil), 200); strings.Contains(a.body, "/nuget/acme/second/") || !strings.Contains(a.body, "/nuget/acme/all/") {
-		t.Errorf("the registration leads elsewhere: %s", a.body)
+	if a := all.expect(all.do("GET", "registrations/gz-semver2/acme.demo/index.json", nil), 200); strings.Contains(a.Text, "/nuget/acme/second/") || !strings.Contains(a.Text, "/nuget/acme/all/") {
+		t.Errorf("the registration leads elsewhere: %s", a.Text)
 	}
 	// Writes go to the first member.
 	all.push("Acme.Demo", "2.0.0", "", 201)

@@ -58,8 +58,8 @@ func TestProxy(t *testing.T) {
 		"left_pad-1.0-py3-none-any.whl": "wheel", "left_pad-1.0-py3-none-any.whl.metadata": "Name: left-pad\n", "left_pad-1.1.tar.gz": "sdist",
 	} {
 		for range 2 {
-			if a := x.expect(x.do("GET", "pp/files/left-pad/"+name, nil), 200); a.body != want || !strings.Contains(a.Header.Get("Cache-Control"), "immutable") {
-				t.Errorf("%s: %q, %v", name, a.body, a.Header)
+			if a := x.expect(x.do("GET", "pp/files/left-pad/"+name, nil), 200); a.Text != want || !strings.Contains(a.Header.Get("Cache-Control"), "immutable") {
+				t.Errorf("%s: %q, %v", name, a.Text, a.Header)
 			}
 		}
 	}
@@ -68,8 +68,8 @@ func TestProxy(t *testing.T) {
 			t.Errorf("%s was asked for %d times", path, n)
 		}
 	}
-	if a := x.expect(x.do("GET", "pp/files/left-pad/left_pad-1.0-py3-none-any.whl", nil, "Range: bytes=1-2"), 206); a.body != "he" {
-		t.Error(a.body)
+	if a := x.expect(x.do("GET", "pp/files/left-pad/left_pad-1.0-py3-none-any.whl", nil, "Range: bytes=1-2"), 206); a.Text != "he" {
+		t.Error(a.Text)
 	}
 	x.expect(x.do("GET", "pp/files/left-pad/left_pad-1.1.tar.gz.metadata", nil), 404)
 	x.expect(x.do("GET", "pp/files/left-pad/left_pad-1.2.tar.gz", nil), 404)
@@ -78,14 +78,14 @@ func TestProxy(t *testing.T) {
 	x.expect(x.do("GET", "pp/simple/Left_Pad", nil), 301)
 	// Its own checksum says that this one is not what it should be.
 	if a := x.do("GET", "pp/files/left-pad/left_pad-1.3.exe", nil); a.StatusCode != http.StatusBadGateway {
-		t.Errorf("a wrong checksum: %d %s", a.StatusCode, a.body)
+		t.Errorf("a wrong checksum: %d %s", a.StatusCode, a.Text)
 	}
 	// The upstream goes away: what is known is served.
 	r.Cut(true)
 	x.Later(24 * time.Hour)
 	a := x.expect(x.do("GET", "pp/simple/left-pad/", nil), 200)
-	if len(a.Header.Values("Warning")) == 0 || !strings.Contains(a.body, "left_pad-1.0-py3-none-any.whl") {
-		t.Errorf("%v %s", a.Header, a.body)
+	if len(a.Header.Values("Warning")) == 0 || !strings.Contains(a.Text, "left_pad-1.0-py3-none-any.whl") {
+		t.Errorf("%v %s", a.Header, a.Text)
 	}
 	x.expect(x.do("GET", "pp/files/left-pad/left_pad-1.1.tar.gz", nil), 200)
 	// Nobody writes to a proxy.
@@ -109,12 +109,12 @@ func TestProxyHTML(t *testing.T) {
 		t.Fatalf("%+v", p)
 	}
 	for name, want := range map[string]string{"left_pad-1.0-py3-none-any.whl": "wheel", "left_pad-1.1.tar.gz": "sdist"} {
-		if a := x.expect(x.do("GET", "pp/files/left-pad/"+name, nil), 200); a.body != want {
-			t.Errorf("%s: %q", name, a.body)
+		if a := x.expect(x.do("GET", "pp/files/left-pad/"+name, nil), 200); a.Text != want {
+			t.Errorf("%s: %q", name, a.Text)
 		}
 	}
-	if a := x.expect(x.do("GET", "pp/simple/left-pad/", nil), 200); !strings.Contains(a.body, `data-yanked=""`) {
-		t.Error(a.body)
+	if a := x.expect(x.do("GET", "pp/simple/left-pad/", nil), 200); !strings.Contains(a.Text, `data-yanked=""`) {
+		t.Error(a.Text)
 	}
 }
 
@@ -141,7 +141,7 @@ func TestProxyMalformed(t *testing.T) {
 	} {
 		r.Put("simple/"+name+"/", []byte(page[1]), "Content-Type: "+page[0])
 		if a := x.do("GET", "pp/simple/"+name+"/", nil); a.StatusCode != http.StatusBadGateway {
-			t.Errorf("%s: %d %s", name, a.StatusCode, a.body)
+			t.Errorf("%s: %d %s", name, a.StatusCode, a.Text)
 		}
 	}
 }
@@ -169,7 +169,7 @@ func TestGroup(t *testing.T) {
 		t.Errorf("%+v", p)
 	}
 	for _, f := range []form{one, two} {
-		if a := x.expect(x.do("GET", "all/files/demo-pkg/"+f.file, nil), 200); a.body != string(f.content) {
+		if a := x.expect(x.do("GET", "all/files/demo-pkg/"+f.file, nil), 200); a.Text != string(f.content) {
 			t.Errorf("%s is another file", f.file)
 		}
 	}
@@ -179,8 +179,8 @@ func TestGroup(t *testing.T) {
 	}
 	x.expect(x.do("GET", "all/files/left-pad/left_pad-1.1.tar.gz", nil), 200)
 	x.expect(x.do("GET", "all/simple/absent/", nil), 404)
-	if a := x.expect(x.do("GET", "all/simple/", nil, asJSON), 200); !strings.Contains(a.body, `"projects":[{"name":"Demo.Pkg"}]`) {
-		t.Error(a.body)
+	if a := x.expect(x.do("GET", "all/simple/", nil, asJSON), 200); !strings.Contains(a.Text, `"projects":[{"name":"Demo.Pkg"}]`) {
+		t.Error(a.Text)
 	}
 	// Writes go to the member.
 	contentType, body = demo(t, "3.0", "three").encode(t)

@@ -32,42 +32,15 @@ import (
 
 var update = flag.Bool("update", false, "write the answers of conversations anew")
 
-type answer struct {
-	*http.Response
-	body string
-}
-
 // do sends a request about a path below /pypi/acme/; headers are `Name: value`.
-func (x *index) do(method, path string, body io.Reader, headers ...string) answer {
+func (x *index) do(method, path string, body io.Reader, headers ...string) catalogtest.Answer {
 	x.t.Helper()
-	req, err := http.NewRequestWithContext(x.t.Context(), method, x.URL+"/pypi/acme/"+path, body)
-	if err != nil {
-		x.t.Fatal(err)
-	}
-	for _, h := range headers {
-		name, value, _ := strings.Cut(h, ": ")
-		req.Header.Add(name, value)
-	}
-	client := *x.Client
-	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	resp, err := client.Do(req)
-	if err != nil {
-		x.t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		x.t.Fatal(err)
-	}
-	return answer{resp, string(b)}
+	return x.Ask(x.t, method, "/pypi/acme/"+path, body, headers...)
 }
 
-func (x *index) expect(a answer, status int) answer {
+func (x *index) expect(a catalogtest.Answer, status int) catalogtest.Answer {
 	x.t.Helper()
-	if a.StatusCode != status {
-		x.t.Fatalf("%s %s answers %d %s, want %d", a.Request.Method, a.Request.URL, a.StatusCode, a.body, status)
-	}
-	return a
+	return a.Expect(x.t, status)
 }
 
 // files are what an archive has: name, content, name, content.
@@ -171,7 +144,7 @@ func (f form) encode(t testing.TB) (contentType string, body []byte) {
 	return w.FormDataContentType(), b.Bytes()
 }
 
-func (x *index) upload(f form) answer {
+func (x *index) upload(f form) catalogtest.Answer {
 	x.t.Helper()
 	contentType, body := f.encode(x.t)
 	return x.do("POST", "py/legacy/", bytes.NewReader(body), "Content-Type: "+contentType)
@@ -208,8 +181,8 @@ func (x *index) page(repo, project string) page {
 	x.t.Helper()
 	a := x.expect(x.do("GET", repo+"/simple/"+project+"/", nil, asJSON), 200)
 	var p page
-	if err := json.Unmarshal([]byte(a.body), &p); err != nil {
-		x.t.Fatalf("%s: %v", a.body, err)
+	if err := json.Unmarshal([]byte(a.Text), &p); err != nil {
+		x.t.Fatalf("%s: %v", a.Text, err)
 	}
 	if a.Header.Get("Content-Type") != "application/vnd.pypi.simple.v1+json" || a.Header.Get("Vary") != "Accept" || a.Header.Get("Etag") == "" {
 		x.t.Errorf("the page has %v", a.Header)
@@ -244,23 +217,23 @@ func TestUploadAndPage(t *testing.T) {
 		`<meta name="pypi:repository-version" content="1.4">`, `<a href="../../files/demo-pkg/` + f.file + `#sha256=` + w.Hashes["sha256"] + `"`,
 		`data-requires-python="&gt;=3.8"`, `data-core-metadata="sha256=` + sum, `data-dist-info-metadata="sha256=` + sum, ">" + sdist.file + "</a>",
 	} {
-		if !strings.Contains(a.body, want) {
-			t.Errorf("the page lacks %s: %s", want, a.body)
+		if !strings.Contains(a.Text, want) {
+			t.Errorf("the page lacks %s: %s", want, a.Text)
 		}
 	}
 	x.expect(x.do("GET", "py/simple/demo-pkg/", nil, "If-None-Match: "+a.Header.Get("Etag")), 304)
 
 	// Files, their ranges and their metadata.
 	got := x.expect(x.do("GET", "py/files/demo-pkg/"+f.file, nil), 200)
-	if got.body != string(f.content) || got.Header.Get("Cache-Control") != "private, max-age=31536000, immutable" {
-		t.Errorf("%d bytes, %v", len(got.body), got.Header)
+	if got.Text != string(f.content) || got.Header.Get("Cache-Control") != "private, max-age=31536000, immutable" {
+		t.Errorf("%d bytes, %v", len(got.Text), got.Header)
 	}
-	if part := x.expect(x.do("GET", "py/files/demo-pkg/"+f.file, nil, "Range: bytes=0-1"), 206); part.body != "PK" {
-		t.Errorf("%q", part.body)
+	if part := x.expect(x.do("GET", "py/files/demo-pkg/"+f.file, nil, "Range: bytes=0-1"), 206); part.Text != "PK" {
+		t.Errorf("%q", part.Text)
 	}
 	x.expect(x.do("GET", "py/files/demo-pkg/"+f.file, nil, "If-None-Match: "+got.Header.Get("Etag")), 304)
-	if m := x.expect(x.do("GET", "py/files/demo-pkg/"+f.file+".metadata", nil), 200); m.body != metadataOf("Demo.Pkg", "1.0") {
-		t.Errorf("%q", m.body)
+	if m := x.expect(x.do("GET", "py/files/demo-pkg/"+f.file+".metadata", nil), 200); m.Text != metadataOf("Demo.Pkg", "1.0") {
+		t.Errorf("%q", m.Text)
 	}
 	x.expect(x.do("GET", "py/files/demo-pkg/"+sdist.file+".metadata", nil), 404)
 	x.expect(x.do("GET", "py/files/other/"+f.file, nil), 404)
@@ -278,11 +251,11 @@ func TestUploadAndPage(t *testing.T) {
 	x.expect(x.do("GET", "py/simple/-/", nil), 404)
 
 	// All projects, as their first publishers wrote them.
-	if a := x.expect(x.do("GET", "py/simple/", nil, asJSON), 200); !strings.Contains(a.body, `"projects":[{"name":"Demo.Pkg"}]`) {
-		t.Error(a.body)
+	if a := x.expect(x.do("GET", "py/simple/", nil, asJSON), 200); !strings.Contains(a.Text, `"projects":[{"name":"Demo.Pkg"}]`) {
+		t.Error(a.Text)
 	}
-	if a := x.expect(x.do("GET", "py/simple/", nil), 200); !strings.Contains(a.body, `<a href="demo-pkg/">Demo.Pkg</a>`) {
-		t.Error(a.body)
+	if a := x.expect(x.do("GET", "py/simple/", nil), 200); !strings.Contains(a.Text, `<a href="demo-pkg/">Demo.Pkg</a>`) {
+		t.Error(a.Text)
 	}
 }
 
@@ -307,8 +280,8 @@ func TestDuplicates(t *testing.T) {
 	f := demo(t, "1.0", "x = 1")
 	x.expect(x.upload(f), 200)
 	x.expect(x.upload(f), 200) // the same again, as after a broken connection
-	if a := x.expect(x.upload(demo(t, "1.0", "x = 2")), 400); !strings.HasPrefix(a.body, "File already exists") {
-		t.Error(a.body)
+	if a := x.expect(x.upload(demo(t, "1.0", "x = 2")), 400); !strings.HasPrefix(a.Text, "File already exists") {
+		t.Error(a.Text)
 	}
 	// A version gains files for ever.
 	more := demo(t, "1.0", "x = 3")
@@ -319,8 +292,8 @@ func TestDuplicates(t *testing.T) {
 		t.Fatal(err)
 	}
 	x.expect(x.do("GET", "py/files/demo-pkg/"+f.file, nil), 404)
-	if a := x.expect(x.upload(demo(t, "1.0", "x = 4")), 400); !strings.Contains(a.body, "already been used") {
-		t.Error(a.body)
+	if a := x.expect(x.upload(demo(t, "1.0", "x = 4")), 400); !strings.Contains(a.Text, "already been used") {
+		t.Error(a.Text)
 	}
 }
 
@@ -336,8 +309,8 @@ func TestYank(t *testing.T) {
 	if p := x.page("py", "demo-pkg"); p.Files[0].Yanked != false || p.Files[1].Yanked != `bad <"build">` {
 		t.Errorf("%+v", p.Files)
 	}
-	if a := x.expect(x.do("GET", "py/simple/demo-pkg/", nil), 200); !strings.Contains(a.body, `data-yanked="bad &lt;&#34;build&#34;&gt;"`) {
-		t.Error(a.body)
+	if a := x.expect(x.do("GET", "py/simple/demo-pkg/", nil), 200); !strings.Contains(a.Text, `data-yanked="bad &lt;&#34;build&#34;&gt;"`) {
+		t.Error(a.Text)
 	}
 	x.expect(x.do("GET", "py/files/demo-pkg/demo_pkg-1.1-py3-none-any.whl", nil), 200)
 }
@@ -388,17 +361,17 @@ func TestUploadRefused(t *testing.T) {
 			content: tgzOf(t, "demo_pkg-1.0/PKG-INFO", metadataOf("Demo.Pkg", "1.0"), "../x", "")}, "leaves the folder"},
 	} {
 		a := x.upload(c.form)
-		if a.StatusCode != 400 || !strings.Contains(a.body, c.says) {
-			t.Errorf("%s: %d %q, want 400 and %q", name, a.StatusCode, a.body, c.says)
+		if a.StatusCode != 400 || !strings.Contains(a.Text, c.says) {
+			t.Errorf("%s: %d %q, want 400 and %q", name, a.StatusCode, a.Text, c.says)
 		}
 	}
 	_, body := good().encode(t)
 	if a := x.do("POST", "py/legacy/", bytes.NewReader(body), "Content-Type: text/plain"); a.StatusCode != 400 {
-		t.Errorf("no form: %d %s", a.StatusCode, a.body)
+		t.Errorf("no form: %d %s", a.StatusCode, a.Text)
 	}
 	contentType, body := good().encode(t)
 	if a := x.do("POST", "py/legacy/", bytes.NewReader(body[:len(body)-20]), "Content-Type: "+contentType); a.StatusCode != 400 {
-		t.Errorf("cut off: %d %s", a.StatusCode, a.body)
+		t.Errorf("cut off: %d %s", a.StatusCode, a.Text)
 	}
 	if p := x.page("py", "demo-pkg"); len(p.Versions) != 1 || len(p.Files) != 1 {
 		t.Errorf("something was stored: %+v", p)

@@ -56,25 +56,14 @@ func (r repository) in(repo string) *repository {
 	return &r
 }
 
+func (r *repository) do(method, path string, body []byte) catalogtest.Answer {
+	r.t.Helper()
+	return r.Ask(r.t, method, "/rpm/"+r.repo+"/"+path, bytes.NewReader(body))
+}
+
 func (r *repository) expect(status int, method, path string, body []byte) []byte {
 	r.t.Helper()
-	req, err := http.NewRequestWithContext(r.t.Context(), method, r.URL+"/rpm/"+r.repo+"/"+path, bytes.NewReader(body))
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	resp, err := r.Client.Do(req)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	if resp.StatusCode != status {
-		r.t.Fatalf("%s %s: %d %s, want %d", method, path, resp.StatusCode, b, status)
-	}
-	return b
+	return []byte(r.do(method, path, body).Expect(r.t, status).Text)
 }
 
 func (r *repository) get(path string) []byte {
@@ -299,20 +288,10 @@ func TestRace(t *testing.T) {
 		p := named("hello", "2.0", func(p *rpmtest.Package) { p.Summary = fmt.Sprint("seed ", i) })
 		body := p.Bytes()
 		all.Go(func() {
-			req, err := http.NewRequestWithContext(t.Context(), "PUT", r.URL+"/rpm/acme/rpm/Packages/"+p.File(), bytes.NewReader(body))
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			resp, err := r.Client.Do(req)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			resp.Body.Close()
+			answer := r.do("PUT", "Packages/"+p.File(), body)
 			mu.Lock()
 			defer mu.Unlock()
-			got[resp.StatusCode]++
+			got[answer.StatusCode]++
 		})
 	}
 	all.Wait()
