@@ -133,6 +133,7 @@ type flight struct {
 	done   chan struct{}
 	answer answer
 	err    error
+	left   bool // who asked did not wait for the answer: err is of that reader only
 }
 
 // OpenMirror opens a Mirror with what it knew when it was closed.
@@ -460,12 +461,7 @@ func (m *Mirror) answer(ctx context.Context, key string, f meta.Freshness, q Req
 		}
 		m.mu.Unlock()
 		if mine {
-			fl.answer, fl.err = m.ask(ctx, key, f, q)
-			m.mu.Lock()
-			delete(m.flights, flightKey)
-			m.mu.Unlock()
-			close(fl.done)
-			return fl.answer, fl.err
+			return m.lead(ctx, fl, flightKey, key, f, q)
 		}
 		select {
 		case <-fl.done:
@@ -475,11 +471,27 @@ func (m *Mirror) answer(ctx context.Context, key string, f meta.Freshness, q Req
 		if f.Own && fl.number <= came {
 			continue // It may not know what this reader wrote: the next one will.
 		}
-		if !errors.Is(fl.err, context.Canceled) && !errors.Is(fl.err, context.DeadlineExceeded) {
+		if !fl.left {
 			return fl.answer, fl.err
 		}
 		// The reader that asked gave up; ask oneself.
 	}
+}
+
+// lead asks for all who wait for fl.
+func (m *Mirror) lead(ctx context.Context, fl *flight, flightKey, key string, f meta.Freshness, q Request) (answer, error) {
+	fl.left = true // stays when asking panics
+	defer func() {
+		m.mu.Lock()
+		delete(m.flights, flightKey)
+		m.mu.Unlock()
+		close(fl.done)
+	}()
+	fl.answer, fl.err = m.ask(ctx, key, f, q)
+	// The error may be why the context ended, whatever that is: the reader's right that was
+	// taken back is nobody else's.
+	fl.left = fl.err != nil && ctx.Err() != nil
+	return fl.answer, fl.err
 }
 
 // serves reports whether a may be given again. It holds mu.

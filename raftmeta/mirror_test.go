@@ -3,6 +3,7 @@ package raftmeta_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"iter"
 	"sync"
 	"sync/atomic"
@@ -451,6 +452,75 @@ func TestMirrorAsksOnceForMany(t *testing.T) {
 		if n := s.Asked("Resolve"); n != 1 {
 			t.Errorf("%d questions reached the store", n)
 		}
+	})
+}
+
+// Why one reader's context ended is no answer to another: a call whose right was taken
+// back ends with that as its cause, and the mirror's question says it.
+func TestMirrorKeepsCausesApart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := slow{withApp(t), make(chan struct{}, 1), make(chan struct{})}
+		push(s.Store, "m1", "latest")
+		m := openMirror(t, t.TempDir(), s)
+		first, end := context.WithCancelCause(t.Context())
+		var readers sync.WaitGroup
+		readers.Go(func() {
+			if _, _, err := raftmeta.Ask(first, m, meta.Bounded, latest); !errors.Is(err, meta.ErrDenied) {
+				t.Errorf("whose right was taken back got %v", err)
+			}
+		})
+		<-s.asking
+		for range 10 {
+			readers.Go(func() {
+				if _, _, err := raftmeta.Ask(t.Context(), m, meta.Bounded, latest); err != nil {
+					t.Errorf("another reader got %v", err)
+				}
+			})
+		}
+		synctest.Wait()
+		end(fmt.Errorf("the right was taken back: %w", meta.ErrDenied))
+		synctest.Wait() // another of them asks
+		close(s.release)
+		readers.Wait()
+	})
+}
+
+// breaking is an Upstream that panics when it is asked first.
+type breaking struct {
+	*metatest.Store
+	asking, release chan struct{}
+	once            *sync.Once
+}
+
+func (b breaking) Answer(ctx context.Context, f meta.Freshness, q raftmeta.Request) (meta.AsOf, error) {
+	b.once.Do(func() {
+		b.asking <- struct{}{}
+		<-b.release
+		panic("broken")
+	})
+	return b.Store.Answer(ctx, f, q)
+}
+
+// A question that panicked keeps nobody waiting.
+func TestMirrorOutlivesAPanic(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := breaking{withApp(t), make(chan struct{}), make(chan struct{}), new(sync.Once)}
+		push(b.Store, "m1", "latest")
+		m := openMirror(t, t.TempDir(), b)
+		var readers sync.WaitGroup
+		readers.Go(func() {
+			defer func() {
+				if recover() == nil {
+					t.Error("the panic is hidden")
+				}
+			}()
+			_, _, _ = raftmeta.Ask(t.Context(), m, meta.Bounded, latest) // it panics
+		})
+		<-b.asking
+		readers.Go(func() { resolve(t, m, meta.Bounded, "m1") })
+		synctest.Wait()
+		close(b.release)
+		readers.Wait()
 	})
 }
 
