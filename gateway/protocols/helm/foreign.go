@@ -12,6 +12,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/shoal-registry/shoal/gateway/jsonparts"
 	"github.com/shoal-registry/shoal/gateway/protocol"
 )
 
@@ -49,78 +50,35 @@ var errEnough = errors.New("enough")
 func readJSON(r io.Reader, want func(string) bool, yield func(chart) bool) error {
 	d := json.NewDecoder(r)
 	found := false
-	err := eachKey(d, func(key string) error {
+	err := jsonparts.Object(d, func(key string) error {
 		if key != "entries" {
-			return skip(d)
+			return jsonparts.Skip(d)
 		}
 		found = true
-		return eachKey(d, func(name string) error {
+		return jsonparts.Object(d, func(name string) error {
 			if !want(name) {
-				return skip(d)
+				return jsonparts.Skip(d)
 			}
-			if t, err := d.Token(); err != nil || t != json.Delim('[') {
-				return errors.Join(errors.New("no list of charts"), err)
-			}
-			for d.More() {
+			return jsonparts.Array(d, func() error {
 				var raw json.RawMessage
 				if err := d.Decode(&raw); err != nil {
 					return err
 				}
 				var ch chart
 				if yaml.Unmarshal(raw, &ch) != nil { // JSON is YAML
-					continue
+					return nil
 				}
 				if ch, ok := ch.settle(name); ok && !yield(ch) {
 					return errEnough
 				}
-			}
-			_, err := d.Token()
-			return err
+				return nil
+			})
 		})
 	})
 	if err == nil && !found {
 		err = errors.New("it has no entries")
 	}
 	return err
-}
-
-// eachKey reads an object and calls value at each key's value, which it has to read.
-func eachKey(d *json.Decoder, value func(key string) error) error {
-	if t, err := d.Token(); err != nil || t != json.Delim('{') {
-		return errors.Join(errors.New("no object"), err)
-	}
-	for d.More() {
-		t, err := d.Token()
-		if err != nil {
-			return err
-		}
-		key, _ := t.(string)
-		if err := value(key); err != nil {
-			return err
-		}
-	}
-	_, err := d.Token()
-	return err
-}
-
-// skip reads a value without keeping it.
-func skip(d *json.Decoder) error {
-	for depth := 0; ; {
-		t, err := d.Token()
-		if err != nil {
-			return err
-		}
-		if delim, ok := t.(json.Delim); ok {
-			if delim == '{' || delim == '[' {
-				depth++
-			} else {
-				depth--
-			}
-		}
-		if depth == 0 {
-			return nil
-		}
-	}
 }
 
 // keyLine is a key of a mapping in a line of its own: plain, or in quotes.

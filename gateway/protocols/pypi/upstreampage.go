@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/net/html"
 
+	"github.com/shoal-registry/shoal/gateway/jsonparts"
 	"github.com/shoal-registry/shoal/gateway/protocol"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 )
@@ -60,10 +61,10 @@ var errEnough = errors.New("enough")
 // readJSON reads the form of PEP 691, one file at a time.
 func readJSON(r io.Reader, base *url.URL, yield func(linked) bool) error {
 	d := json.NewDecoder(r)
-	err := object(d, func(key string) error {
+	err := jsonparts.Object(d, func(key string) error {
 		switch key {
 		case "files":
-			return array(d, func() error {
+			return jsonparts.Array(d, func() error {
 				var f foreignFile
 				if err := d.Decode(&f); err != nil {
 					return err
@@ -85,64 +86,12 @@ func readJSON(r io.Reader, base *url.URL, yield func(linked) bool) error {
 			}
 			return nil
 		}
-		return skip(d)
+		return jsonparts.Skip(d)
 	})
 	if err != nil && !errors.Is(err, errEnough) {
 		return fmt.Errorf("the upstream's page cannot be read: %v: %w", err, protocol.ErrUpstream)
 	}
 	return nil
-}
-
-// object reads an object and calls value at each key's value, which it has to read.
-func object(d *json.Decoder, value func(key string) error) error {
-	if t, err := d.Token(); err != nil || t != json.Delim('{') {
-		return errors.Join(errors.New("no object"), err)
-	}
-	for d.More() {
-		t, err := d.Token()
-		if err != nil {
-			return err
-		}
-		key, _ := t.(string)
-		if err := value(key); err != nil {
-			return err
-		}
-	}
-	_, err := d.Token()
-	return err
-}
-
-func array(d *json.Decoder, element func() error) error {
-	if t, err := d.Token(); err != nil || t != json.Delim('[') {
-		return errors.Join(errors.New("no list"), err)
-	}
-	for d.More() {
-		if err := element(); err != nil {
-			return err
-		}
-	}
-	_, err := d.Token()
-	return err
-}
-
-// skip reads a value without keeping it.
-func skip(d *json.Decoder) error {
-	for depth := 0; ; {
-		t, err := d.Token()
-		if err != nil {
-			return err
-		}
-		if delim, ok := t.(json.Delim); ok {
-			if delim == '{' || delim == '[' {
-				depth++
-			} else {
-				depth--
-			}
-		}
-		if depth == 0 {
-			return nil
-		}
-	}
 }
 
 // foreignFile is a file in an upstream's JSON. What may be of several types is raw.
