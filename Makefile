@@ -67,21 +67,21 @@ check: ## gofmt, go vet, staticcheck (when its binary is there)
 
 .PHONY: unit
 unit: ## unit and in-process tests
-	$(GO) test -p $(P) -timeout 20m $(UNIT)
+	GO="$(GO)" deploy/tools/gotest quiet -p $(P) -timeout 20m $(UNIT)
 
 .PHONY: race
 race: ## the short tests of the rooms under the race detector
 	@if $(GO) env CGO_ENABLED | grep -q 1 && command -v "$$($(GO) env CC)" >/dev/null; then \
-	echo $(GO) test -race -short ...; $(GO) test -race -short -p $(P) -timeout 25m $(RACE); \
+	echo $(GO) test -race -short ...; GO="$(GO)" deploy/tools/gotest quiet -race -short -p $(P) -timeout 25m $(RACE); \
 	else echo "race: SKIPPED, the race detector needs a C compiler"; fi
 
 .PHONY: e2e
 e2e: build ## end-to-end: real processes, real clients; parts are skipped aloud when not root
-	SHOAL_BIN=$(abspath $(BIN)) SHOAL_TOOLS=$(TOOLS) $(GO) test -v -count=1 -timeout 60m ./deploy/e2e/...
+	SHOAL_BIN=$(abspath $(BIN)) SHOAL_TOOLS=$(TOOLS) GO="$(GO)" deploy/tools/gotest verbose -count=1 -timeout 60m ./deploy/e2e/...
 
 .PHONY: e2e-full
 e2e-full: tools build ## end-to-end with the large cases (5 GiB layer, more kills); checks free disk
-	SHOAL_BIN=$(abspath $(BIN)) SHOAL_TOOLS=$(TOOLS) SHOAL_E2E=full $(GO) test -v -count=1 -timeout 90m ./deploy/e2e/...
+	SHOAL_BIN=$(abspath $(BIN)) SHOAL_TOOLS=$(TOOLS) SHOAL_E2E=full GO="$(GO)" deploy/tools/gotest verbose -count=1 -timeout 90m ./deploy/e2e/...
 
 .PHONY: lab
 lab: build ## a wave in network namespaces (root): HOSTS= RATE= SIZE= REGIONS= SERVERS= ZONES= LAYERS= RTT= SEED=; or SCENARIO=wave16, ... (lab-list)
