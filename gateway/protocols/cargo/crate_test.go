@@ -105,15 +105,3 @@ func TestScanLongLine(t *testing.T) {
 		t.Error(err)
 	}
 }
-
-// The metadata is held while the crate comes in, so it counts for what it is.
-func TestReadMetadataReserves(t *testing.T) {
-	none := errors.New("no memory")
-	got := int64(-1)
-	if _, err := readMetadata(strings.NewReader("\x02\x00\x00\x00{}"), func(n int64) error { got = n; return nil }); err != nil || got != 2 {
-		t.Errorf("%d bytes are reserved for 2: %v", got, err)
-	}
-	if _, err := readMetadata(strings.NewReader("\x02\x00\x00\x00{}"), func(int64) error { return none }); !errors.Is(err, none) {
-		t.Errorf("without memory: %v", err)
-	}
-}

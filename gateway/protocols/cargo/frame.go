@@ -48,27 +48,10 @@ type metadataDep struct {
 	ExplicitName    *string  `json:"explicit_name_in_toml"`
 }
 
-// readMetadata reads the first frame of a publish: its length in 32 bits, little end
-// first, and JSON. reserve takes a budget of memory for it first: of its length, as it is
-// held for as long as the crate behind it comes in.
+// parseMetadata reads the first frame of a publish.
 //
-// Errors: meta.ErrInvalid, meta.ErrTooLarge; of reserve.
-func readMetadata(r io.Reader, reserve func(bytes int64) error) (*metadata, error) {
-	n, err := frame(r, "metadata", maxMetadataBytes)
-	if err == nil {
-		err = reserve(n)
-	}
-	if err != nil {
-		return nil, err
-	}
-	// Read as it comes: a length is no reason to set memory aside.
-	b, err := io.ReadAll(io.LimitReader(r, n))
-	if err != nil {
-		return nil, err
-	}
-	if int64(len(b)) < n {
-		return nil, fmt.Errorf("the body ends within the metadata: %w", meta.ErrInvalid)
-	}
+// Errors: meta.ErrInvalid.
+func parseMetadata(b []byte) (*metadata, error) {
 	var m metadata
 	if err := json.Unmarshal(b, &m); err != nil {
 		return nil, fmt.Errorf("the metadata is not the JSON that cargo sends: %.300v: %w", err, meta.ErrInvalid)
@@ -88,7 +71,7 @@ func readCrate(r io.Reader) (io.Reader, error) {
 	return &last{r: r, left: n}, nil
 }
 
-// frame reads the length of a frame.
+// frame reads the length of a frame: 32 bits, little end first.
 func frame(r io.Reader, what string, most int64) (int64, error) {
 	var size [4]byte
 	if _, err := io.ReadFull(r, size[:]); err != nil {

@@ -27,7 +27,18 @@ func FuzzPublish(f *testing.F) {
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, body []byte) {
 		r := bytes.NewReader(body)
-		m, err := readMetadata(r, func(int64) error { return nil })
+		n, err := frame(r, "metadata", maxMetadataBytes)
+		if err != nil {
+			if !known(err) {
+				t.Fatalf("refused as %v", err)
+			}
+			return
+		}
+		about, err := io.ReadAll(io.LimitReader(r, n))
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := parseMetadata(about)
 		if err != nil {
 			if !known(err) {
 				t.Fatalf("refused as %v", err)

@@ -31,26 +31,22 @@ func (p *Protocol) publish(c *protocol.Call) error {
 	if err != nil {
 		return err
 	}
-	release := func() {}
-	defer func() { release() }()
 	sent := body{c.R.Body}
-	m, err := readMetadata(sent, func(bytes int64) error {
-		r, err := p.catalog.Reserve(ctx, bytes)
-		if err == nil {
-			release = r
-		}
-		return err
-	})
+	n, err := frame(sent, "metadata", maxMetadataBytes)
 	if err != nil {
 		return err
 	}
-	if err := checkName(m.Name); err != nil {
-		return err
-	}
-	version, err := versionName(m.Vers)
+	about, err := p.catalog.Arrive(ctx, by, repo.Ref, io.LimitReader(sent, n), n, maxMetadataBytes)
 	if err != nil {
 		return err
 	}
+	defer about.Close()
+	// Read twice, as it is not held in memory while the crate is on its way.
+	_, _, release, err := p.metadata(ctx, about)
+	if err != nil {
+		return err
+	}
+	release()
 	crate, err := readCrate(sent)
 	if err != nil {
 		return err
@@ -64,6 +60,11 @@ func (p *Protocol) publish(c *protocol.Call) error {
 	if err != nil {
 		return err
 	}
+	m, version, release, err := p.metadata(ctx, about)
+	if err != nil {
+		return err
+	}
+	defer release()
 	if err := p.look(ctx, m, stored); err != nil {
 		return err
 	}
@@ -102,6 +103,28 @@ func (p *Protocol) publish(c *protocol.Call) error {
 	return protocol.WriteJSON(c.W, http.StatusOK, map[string]any{
 		"warnings": map[string][]string{"invalid_categories": {}, "invalid_badges": {}, "other": {}},
 	})
+}
+
+// metadata reads the metadata of a publish, and the name of its version; release gives
+// back the memory that they take.
+//
+// Errors: meta.ErrInvalid; of reading it.
+func (p *Protocol) metadata(ctx context.Context, about *catalog.Arrived) (m *metadata, version string, release func(), err error) {
+	b, release, err := about.Read(ctx)
+	if err != nil {
+		return nil, "", nil, err
+	}
+	if m, err = parseMetadata(b); err == nil {
+		err = checkName(m.Name)
+	}
+	if err == nil {
+		version, err = versionName(m.Vers)
+	}
+	if err != nil {
+		release()
+		return nil, "", nil, err
+	}
+	return m, version, release, nil
 }
 
 // annotations are what searches show.

@@ -181,19 +181,16 @@ func (p *Protocol) agree(c *protocol.Call, repo meta.RepoRef, m module.Version, 
 	if ext == extMod {
 		limit = maxModBytes
 	}
-	size := c.R.ContentLength
-	if size < 0 {
-		size = limit
+	arrived, err := p.catalog.Arrive(ctx, by, repo, c.R.Body, c.R.ContentLength, limit)
+	if err != nil {
+		return err
 	}
-	release, err := p.catalog.Reserve(ctx, min(limit, size))
+	defer arrived.Close()
+	sent, release, err := arrived.Read(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
-	sent, err := protocol.ReadBody(c.R, limit)
-	if err != nil {
-		return err
-	}
 	if ext == extMod {
 		mod, err := p.mod(ctx, by, &v)
 		if err != nil {

@@ -106,7 +106,7 @@ func TestProxyChecksWhatComes(t *testing.T) {
 	f.Stack.Proxy(t, "acme/central", "maven", f.Registry.URL, func(u *meta.Upstream) { u.Block = []string{"evil:*"} })
 	c := f.in("acme/central")
 	const jar = "org/example/demo/1.0/demo-1.0.jar"
-	f.Lie(func(path string, body []byte) []byte {
+	f.Registry.Lie(func(path string, body []byte) []byte {
 		if strings.HasSuffix(path, ".jar") {
 			return []byte("something else")
 		}
@@ -115,7 +115,7 @@ func TestProxyChecksWhatComes(t *testing.T) {
 	if status, _, answer := c.do("GET", jar, ""); status != http.StatusBadGateway {
 		t.Errorf("other bytes than the upstream's checksum: %d %s", status, answer)
 	}
-	f.Lie(nil)
+	f.Registry.Lie(nil)
 	if got := c.get(jar); got != "upstream's 1.0" {
 		t.Errorf("then the jar is %q", got)
 	}

@@ -65,16 +65,17 @@ func (p *Protocol) putFile(c *protocol.Call, into meta.RepoRef, t *target) error
 	}
 	draft := catalog.Draft{Version: meta.Version{Package: pkg.Name, Name: t.gav.version, State: meta.StateOpen, Quiet: Quiet}}
 	if t.gav.classifier == "" && t.gav.extension == "pom" {
-		memory := c.R.ContentLength
-		if memory < 0 || memory > maxPomBytes { // unknown, or refused before it is read
-			memory = maxPomBytes
+		sent, err := p.catalog.Arrive(ctx, by, into, c.R.Body, c.R.ContentLength, maxPomBytes)
+		if err != nil {
+			return err
 		}
-		release, err := p.catalog.Reserve(ctx, max(memory, 64<<10))
+		defer sent.Close()
+		body, release, err := sent.Read(ctx)
 		if err != nil {
 			return err
 		}
 		defer release()
-		if err := putPom(c, t, want, &draft); err != nil {
+		if err := putPom(body, t, want, &draft); err != nil {
 			return err
 		}
 	} else {
@@ -144,11 +145,7 @@ type summary struct {
 }
 
 // putPom reads a POM, compares it with its path and makes it part of the draft.
-func putPom(c *protocol.Call, t *target, want map[string]string, draft *catalog.Draft) error {
-	body, err := protocol.ReadBody(c.R, maxPomBytes)
-	if err != nil {
-		return err
-	}
+func putPom(body []byte, t *target, want map[string]string, draft *catalog.Draft) error {
 	parsed, err := parsePom(body)
 	if err != nil {
 		return fmt.Errorf("%s: %w", t.file, err)

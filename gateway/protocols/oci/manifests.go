@@ -183,20 +183,15 @@ func pushedTags(ref reference, query url.Values) ([]string, error) {
 	return tags, nil
 }
 
-// readManifest reads the body within the budget for documents.
+// readManifest reads the body, and once it has come holds it within the budget for
+// documents.
 func (p *Protocol) readManifest(ctx context.Context, c *call) (body []byte, release func(), err error) {
-	size := c.R.ContentLength
-	if size < 0 || size > MaxManifestBytes {
-		size = MaxManifestBytes
-	}
-	if release, err = p.catalog.Reserve(ctx, size); err != nil {
-		return nil, nil, err
-	}
-	if body, err = protocol.ReadBody(c.R, MaxManifestBytes); err != nil {
-		release()
+	sent, err := p.catalog.Arrive(ctx, c.by, c.Repo, c.R.Body, c.R.ContentLength, MaxManifestBytes)
+	if err != nil {
 		return nil, nil, coded(coded(err, meta.ErrTooLarge, codeSizeInvalid, nil), meta.ErrInvalid, codeManifestInvalid, nil)
 	}
-	return body, release, nil
+	defer sent.Close()
+	return sent.Read(ctx)
 }
 
 // refusedPush explains why a manifest was not published.
