@@ -102,7 +102,7 @@ func (d *download) answerChallenge(ctx context.Context, response *http.Response)
 		return false, d.unanswered(err)
 	}
 	defer answer.Body.Close()
-	switch meaning(answer.StatusCode, false, true) {
+	switch meaning(answer.StatusCode, false, false) {
 	case hasBytes:
 	case failing:
 		return false, d.later(fmt.Sprintf("its token server answers %d", answer.StatusCode), retryAfter(answer.Header, d.engine.cfg.Now()), nil)

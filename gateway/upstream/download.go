@@ -293,10 +293,7 @@ func (d *download) try(ctx context.Context) (*Found, error) {
 			return d.try(ctx)
 		}
 	}
-	// Registries that tell nobody what is not there offer a token first (Bearer). Any other
-	// 401 wants a credential: to take it for an absence would have groups look further.
-	wants := response.StatusCode == http.StatusUnauthorized && parseChallenge(response.Header.Values("WWW-Authenticate"))["realm"] == ""
-	switch meaning(response.StatusCode, conditional, d.credential.Secret != "" || wants) {
+	switch meaning(response.StatusCode, conditional, d.mute(response)) {
 	case hasBytes:
 		d.engine.down.Remove(downKey{d.repo.Ref, d.target.Host})
 		d.close()
@@ -310,12 +307,23 @@ func (d *download) try(ctx context.Context) (*Found, error) {
 		return nil, d.nothing(ctx, response.StatusCode)
 	case refuses:
 		d.engine.metrics.requests.WithLabelValues("refused").Inc()
-		return nil, fmt.Errorf("%s answers %d, set its credentials with `shoal repo set %s --upstream-user --upstream-token-file`: %w", d.target.Host, response.StatusCode, d.repo.Ref, errRefused)
+		return nil, fmt.Errorf("%s answers %d to %.200q, which is no word on whether it is there: set its credentials with `shoal repo set %s --upstream-user --upstream-token-file`, or keep the package out with --block: %w",
+			d.target.Host, response.StatusCode, d.want.Path, d.repo.Ref, errRefused)
+	case withholds:
+		d.engine.metrics.requests.WithLabelValues("refused").Inc()
+		return nil, fmt.Errorf("%s answers %d to %.200q: it may not give that out for legal reasons: %w", d.target.Host, response.StatusCode, d.want.Path, protocol.ErrUpstream)
 	case failing:
 		return nil, d.later(fmt.Sprintf("it answers %d", response.StatusCode), retryAfter(response.Header, d.engine.cfg.Now()), nil)
 	}
 	d.engine.metrics.requests.WithLabelValues("unusable").Inc()
 	return nil, fmt.Errorf("upstream %s answers %d to %.200q: %w", d.target.Host, response.StatusCode, d.want.Path, protocol.ErrUpstream)
+}
+
+// mute reports whether a 401 says no more than that nothing is there: image registries
+// offer a token (Bearer) to strangers, and say 401 to that token, too, of any image that
+// is not public, be it there or not. Whoever has credentials of the registry is told.
+func (d *download) mute(response *http.Response) bool {
+	return d.repo.Format == "oci" && d.credential.Secret == "" && parseChallenge(response.Header.Values("WWW-Authenticate"))["realm"] != ""
 }
 
 // unanswered says why there was no answer. The URL is left out: its query may be long,

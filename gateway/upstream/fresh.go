@@ -81,13 +81,17 @@ const (
 	unchanged         // what is known is still so
 	hasNone           // there is nothing there
 	refuses           // it wants credentials, or other ones
+	withholds         // it may not give it to anybody
 	failing           // it cannot answer now
 	unusable          // nothing that can be made sense of
 )
 
 // meaning reads the status of an answer. conditional says that the request asked only
-// for what changed, credentials that it had some.
-func meaning(status int, conditional, credentials bool) outcome {
+// for what changed, mute that the upstream says 401 of what is not there, too.
+//
+// What is refused may be there: to take that for an absence would have a group take the
+// name from its next member, where it may be somebody else's.
+func meaning(status int, conditional, mute bool) outcome {
 	switch {
 	case status == http.StatusOK:
 		return hasBytes
@@ -96,10 +100,8 @@ func meaning(status int, conditional, credentials bool) outcome {
 	case status == http.StatusNotFound, status == http.StatusGone:
 		return hasNone
 	case status == http.StatusUnavailableForLegalReasons:
-		return hasNone
-	case status == http.StatusForbidden && !credentials, status == http.StatusUnauthorized && !credentials:
-		// Object stores and registries say so of what is not there, to those who may not
-		// know it.
+		return withholds
+	case status == http.StatusUnauthorized && mute:
 		return hasNone
 	case status == http.StatusForbidden, status == http.StatusUnauthorized:
 		return refuses

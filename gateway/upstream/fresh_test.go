@@ -59,15 +59,15 @@ func TestJudge(t *testing.T) {
 
 func TestMeaning(t *testing.T) {
 	for status, want := range map[int]outcome{
-		200: hasBytes, 404: hasNone, 410: hasNone, 451: hasNone, 304: unusable, 204: unusable, 206: unusable, 302: unusable, 400: unusable, 418: unusable,
-		408: failing, 429: failing, 500: failing, 502: failing, 503: failing, 504: failing, 401: hasNone, 403: hasNone,
+		200: hasBytes, 404: hasNone, 410: hasNone, 451: withholds, 304: unusable, 204: unusable, 206: unusable, 302: unusable, 400: unusable, 418: unusable,
+		408: failing, 429: failing, 500: failing, 502: failing, 503: failing, 504: failing, 401: refuses, 403: refuses,
 	} {
 		if got := meaning(status, false, false); got != want {
 			t.Errorf("%d is %d, want %d", status, got, want)
 		}
 	}
-	if meaning(304, true, false) != unchanged || meaning(401, false, true) != refuses || meaning(403, true, true) != refuses {
-		t.Error("304 to a condition, or a refusal of credentials")
+	if meaning(304, true, false) != unchanged || meaning(401, false, true) != hasNone || meaning(403, true, true) != refuses {
+		t.Error("304 to a condition, or a registry that is mute")
 	}
 }
 

@@ -180,12 +180,12 @@ func TestRawDocuments(t *testing.T) {
 	}
 }
 
-// TestWhatWantsCredentialsIsNotAbsent: an upstream that answers 401 and offers no token
-// may have the package: a group looks no further.
+// TestWhatWantsCredentialsIsNotAbsent: an upstream that answers 401 may have the package,
+// but for registries of images, which say so of what is not there: a group looks no further.
 func TestWhatWantsCredentialsIsNotAbsent(t *testing.T) {
 	g := startGroup(t)
 	g.second.Put("pkg", []byte("2"))
-	for _, challenge := range []string{"", `Basic realm="artifacts"`, `Bearer authorization_uri="https://login.example"`} {
+	for _, challenge := range []string{"", `Basic realm="artifacts"`, `Bearer authorization_uri="https://login.example"`, `Bearer realm="` + g.second.URL + `/token"`} {
 		g.first.Handle(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			if challenge != "" {
 				w.Header().Set("WWW-Authenticate", challenge)
@@ -195,6 +195,53 @@ func TestWhatWantsCredentialsIsNotAbsent(t *testing.T) {
 		if got, err := g.sources("pkg"); !errors.Is(err, protocol.ErrUpstream) || !strings.Contains(err.Error(), "--upstream-user") {
 			t.Errorf("%q: %v, %v", challenge, got, err)
 		}
+	}
+}
+
+// TestRefusalsAreNotAbsences: an upstream that gives something to nobody says with 403, or
+// 451, nothing of whether it is there: a group looks no further, nothing of it is kept, and
+// once the upstream gives it out it is there at once.
+func TestRefusalsAreNotAbsences(t *testing.T) {
+	for status, says := range map[int]string{http.StatusForbidden: "--upstream-user", http.StatusUnavailableForLegalReasons: "legal reasons"} {
+		g := startGroup(t)
+		first, _, err := g.Catalog.Repository(t.Context(), upstreamtest.By(), upstreamtest.Ref("acme/first"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		fetch := func(path string) (*upstream.Found, error) {
+			return g.Engine.Fetch(upstreamtest.Context(t), upstreamtest.By(), &first, upstream.Want{Path: path, Package: path})
+		}
+		g.first.Put("known", []byte("1"))
+		if _, err := fetch("known"); err != nil {
+			t.Fatal(err)
+		}
+		g.second.Put("pkg", []byte("2"))
+		g.first.Fail(status, "")
+		for range 2 {
+			got, err := g.sources("pkg")
+			if !errors.Is(err, protocol.ErrUpstream) || errors.Is(err, meta.ErrNotFound) || !strings.Contains(err.Error(), says) {
+				t.Errorf("%d: %v, %v", status, err, got)
+			}
+		}
+		if _, err := fetch("pkg"); !errors.Is(err, protocol.ErrUpstream) || errors.Is(err, meta.ErrNotFound) {
+			t.Errorf("%d: %v", status, err)
+		}
+		if _, _, err := g.Catalog.Fetched(t.Context(), upstreamtest.By(), first.Ref, "pkg", ""); !errors.Is(err, meta.ErrNotFound) {
+			t.Errorf("%d is kept: %v", status, err)
+		}
+		a, _, err := g.Catalog.Sources(t.Context(), upstreamtest.By(), g.group.Ref, "pkg")
+		if err != nil || a.Remembered != "" {
+			t.Errorf("%d: remembered is %q, %v", status, a.Remembered, err)
+		}
+		// What is known serves on, but for what may not be given out any more.
+		g.Later(time.Hour)
+		f, err := fetch("known")
+		if status == http.StatusForbidden && (err != nil || !f.Stale) || status != http.StatusForbidden && !errors.Is(err, protocol.ErrUpstream) {
+			t.Errorf("%d to what is known: %+v, %v", status, f, err)
+		}
+		g.first.Fail(0, "")
+		g.first.Put("pkg", []byte("1"))
+		g.expect("pkg", "first")
 	}
 }
 

@@ -69,7 +69,7 @@ func (e *Engine) Relay(ctx context.Context, repo *meta.Repository, q Relayed) ([
 		return nil, d.unanswered(err)
 	}
 	defer response.Body.Close()
-	switch meaning(response.StatusCode, false, d.credential.Secret != "") {
+	switch meaning(response.StatusCode, false, false) {
 	case hasBytes:
 	case hasNone:
 		return nil, absent(repo.Ref, want)
