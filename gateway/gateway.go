@@ -237,8 +237,8 @@ func (g *Gateway) Run(ctx context.Context) error {
 	}
 	plain, secure := g.server(), g.server()
 	// Requests outlive ctx by the drain.
-	base, cut := context.WithCancel(context.WithoutCancel(ctx))
-	defer cut()
+	base, cut := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cut(nil)
 	plain.BaseContext = func(net.Listener) context.Context { return base }
 	secure.BaseContext = plain.BaseContext
 
@@ -271,7 +271,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 			shut.Go(func() error {
 				if err := server.Shutdown(drain); err != nil {
 					g.Log.Warn("requests were cut off at shutdown", "after", g.Limits.Drain)
-					cut()
+					cut(errDrained)
 					server.Close()
 				}
 				return nil
@@ -281,6 +281,9 @@ func (g *Gateway) Run(ctx context.Context) error {
 	})
 	return group.Wait()
 }
+
+// errDrained ends requests that were still under way after the drain.
+var errDrained = fmt.Errorf("the node stops: %w", meta.ErrUnavailable)
 
 func (g *Gateway) server() *http.Server {
 	protocols := new(http.Protocols)

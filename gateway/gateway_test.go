@@ -619,6 +619,64 @@ func TestShutdown(t *testing.T) {
 	n.await(t)
 }
 
+// What was cancelled, and not by its client, is answered 503 with Retry-After: whose
+// context ended is no client's affair. Clients that left are counted apart.
+func TestWhoLeft(t *testing.T) {
+	for _, version2 := range []bool{false, true} {
+		c := newCluster(t)
+		began := make(chan struct{}, 1)
+		n := c.start(meta.RoleServer, addRoute(get("inner", "/inner", func(*protocol.Call) error {
+			return fmt.Errorf("something of the node's own ended: %w", context.Canceled)
+		})), addRoute(get("left", "/left", func(c *protocol.Call) error {
+			began <- struct{}{}
+			<-c.R.Context().Done()
+			return fmt.Errorf("wait: %w: %w", meta.ErrUnavailable, c.R.Context().Err())
+		})))
+		cl := client(t, c.tls(), version2)
+		counted := func(route, code string) bool {
+			families, err := n.metrics.Gather()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range families {
+				for _, m := range f.GetMetric() {
+					labels := map[string]string{}
+					for _, l := range m.GetLabel() {
+						labels[l.GetName()] = l.GetValue()
+					}
+					if f.GetName() == "shoal_gateway_requests_total" && labels["route"] == route && labels["code"] == code {
+						return m.GetCounter().GetValue() == 1
+					}
+				}
+			}
+			return false
+		}
+		resp, body := call(t, cl, "GET", "https://"+n.addr+"/inner", nil, asAdmin()...)
+		if resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" {
+			t.Errorf("a client that is there: %d %q %s", resp.StatusCode, resp.Header.Get("Retry-After"), body)
+		}
+		ctx, leave := context.WithCancel(t.Context())
+		req, err := http.NewRequestWithContext(ctx, "GET", "https://"+n.addr+"/left", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", asAdmin()[1])
+		go func() {
+			<-began
+			leave()
+		}()
+		if resp, err := cl.Do(req); err == nil {
+			resp.Body.Close()
+			t.Errorf("who left is answered %d", resp.StatusCode)
+		}
+		n.stop() // and its calls are over
+		n.await(t)
+		if !counted("inner", "503") || !counted("left", "499") {
+			t.Errorf("counted wrongly: inner as 503 %t, left as 499 %t", counted("inner", "503"), counted("left", "499"))
+		}
+	}
+}
+
 func TestShutdownCutsOff(t *testing.T) {
 	c := newCluster(t)
 	begun, ended := make(chan struct{}), make(chan struct{})

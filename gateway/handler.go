@@ -31,6 +31,7 @@ type exchange struct {
 	tenant   meta.TenantName   // of an existing repository
 	who      string
 	err      error
+	left     bool // the client had gone before there was an answer
 
 	// what the trail is told
 	call      *protocol.Call
@@ -59,7 +60,11 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) {
 	if r.Body != nil && r.Body != http.NoBody {
 		e.r.Body = e.stream
 	}
+	here := r.Context().Err() == nil
 	abort := g.guard(e)
+	// A read deadline ends the context of a connection too.
+	e.left = here && e.err != nil && !e.stream.wrote() && e.stream.cause() == nil &&
+		context.Cause(r.Context()) == context.Canceled && !errors.Is(e.err, errStalled)
 	if err := e.stream.resume(); err != nil {
 		e.err = err
 		e.lastOfItsConnection()
@@ -488,6 +493,9 @@ func (g *Gateway) record(e *exchange, received int64, took time.Duration) {
 		if e.err != nil {
 			status = http.StatusInternalServerError
 		}
+	}
+	if e.left {
+		status = statusLeft
 	}
 	if e.route == "" {
 		e.route = "none"

@@ -14,6 +14,9 @@ import (
 // share `other`. Only tenants of existing repositories count.
 const maxTenantLabels = 200
 
+// statusLeft counts calls whose client did not wait for the answer. Nobody is told it.
+const statusLeft = 499
+
 type metrics struct {
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
@@ -34,7 +37,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "shoal_gateway_requests_total",
-			Help: "Requests answered, by route, status code and tenant (the first 200, then `other`).",
+			Help: "Requests answered, by route, status code (499: the client left before its answer) and tenant (the first 200, then `other`).",
 		}, []string{"route", "code", "tenant"}),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "shoal_gateway_request_seconds",

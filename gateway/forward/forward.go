@@ -38,6 +38,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -160,7 +161,7 @@ func (f *Forwarder) Close() {
 // to the next when a server stops answering.
 //
 // Errors: meta.ErrUnavailable when no server could be reached, *BrokenError when
-// one broke off, before anything was written to w; *CutError after.
+// one broke off, those of r's body, before anything was written to w; *CutError after.
 func (f *Forwarder) Server(w http.ResponseWriter, r *http.Request) error {
 	servers, err := f.Roster.Servers(r.Context())
 	if err != nil {
@@ -298,12 +299,10 @@ func (f *Forwarder) try(w http.ResponseWriter, r *http.Request, n meta.Node) (se
 	out.RequestURI = ""
 	out.URL.Scheme, out.URL.Host, out.URL.User = "https", string(n.ID), nil
 	out.Close = false
-	if r.ContentLength == 0 {
+	body := &watchedBody{body: r.Body, touched: &touched}
+	defer body.Close()
+	if out.Body = body; r.ContentLength == 0 {
 		out.Body = http.NoBody
-	} else {
-		body := &watchedBody{body: r.Body, touched: &touched}
-		out.Body = body
-		defer body.Close()
 	}
 	removeHopByHop(out.Header)
 	scheme := "http"
@@ -324,6 +323,14 @@ func (f *Forwarder) try(w http.ResponseWriter, r *http.Request, n meta.Node) (se
 	}
 
 	resp, err := f.transport.RoundTrip(out)
+	if cause := body.failure.Load(); err != nil && cause != nil {
+		// It was the client: the server has done nothing wrong.
+		err = fmt.Errorf("forward: read the request's body: %w", *cause)
+		if !errors.Is(err, os.ErrDeadlineExceeded) { // which is no fault of the body
+			err = fmt.Errorf("%w: %w", err, meta.ErrInvalid)
+		}
+		return true, err
+	}
 	if err != nil {
 		if cause := context.Cause(alive); cause != nil && r.Context().Err() == nil {
 			err = cause
@@ -417,6 +424,7 @@ type watchedBody struct {
 	body    io.Reader
 	touched *atomic.Bool
 	closed  atomic.Bool
+	failure atomic.Pointer[error] // why it could not be read to its end
 }
 
 func (b *watchedBody) Read(p []byte) (int, error) {
@@ -424,7 +432,11 @@ func (b *watchedBody) Read(p []byte) (int, error) {
 		return 0, http.ErrBodyReadAfterClose
 	}
 	b.touched.Store(true)
-	return b.body.Read(p)
+	n, err := b.body.Read(p)
+	if err != nil && err != io.EOF {
+		b.failure.Store(&err)
+	}
+	return n, err
 }
 
 func (b *watchedBody) Close() error {

@@ -5,9 +5,12 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -118,6 +121,41 @@ func TestAClientThatLeavesTakesNoServerDown(t *testing.T) {
 	defer f.mu.Unlock()
 	if f.down["eu-1"] || f.watching {
 		t.Error("the server counts as down")
+	}
+}
+
+// spoilt is a body that ends with an error.
+type spoilt struct{ err error }
+
+func (s spoilt) Read([]byte) (int, error) { return 0, s.err }
+
+// What is wrong with a client's body is said of the client, and no server is left for it.
+func TestABodyThatFailsTakesNoServerDown(t *testing.T) {
+	server := httptest.NewTLSServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body) // it breaks off
+	}))
+	defer server.Close()
+	f := newForwarder(t, "agent")
+	defer f.Close()
+	f.TLS.InsecureSkipVerify = true
+	f.Identify = func(*tls.ConnectionState) (meta.NodeID, error) { return "eu-1", nil }
+	f.Roster = one{meta.Node{ID: "eu-1", Region: "eu", Role: meta.RoleServer, Gateway: server.Listener.Addr().String()}}
+	send := func(body io.Reader) error {
+		return f.Server(httptest.NewRecorder(), httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/", body))
+	}
+	if err := send(strings.NewReader("whole")); err != nil {
+		t.Fatal(err)
+	}
+	for name, cause := range map[string]error{"malformed": errors.New("malformed chunk"), "slow": os.ErrDeadlineExceeded, "cut": io.ErrUnexpectedEOF} {
+		err := send(spoilt{cause})
+		if !errors.Is(err, cause) || errors.Is(err, meta.ErrUnavailable) {
+			t.Errorf("%s: %v", name, err)
+		}
+		f.mu.Lock()
+		if f.sticky != "eu-1" || f.down["eu-1"] || f.watching {
+			t.Errorf("%s: the server counts as down", name)
+		}
+		f.mu.Unlock()
 	}
 }
 

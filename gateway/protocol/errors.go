@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -84,11 +85,10 @@ func Status(err error) int {
 		return http.StatusTooManyRequests
 	case errors.Is(err, meta.ErrNoSpace):
 		return http.StatusInsufficientStorage
-	case errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.Canceled):
+		// What was ended before it was done says nothing of the request. A client that has
+		// left does not read it, one that is there asks again.
 		return http.StatusServiceUnavailable
-	case errors.Is(err, context.Canceled):
-		// The client has gone; nobody reads this.
-		return 499
 	}
 	return http.StatusInternalServerError
 }

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -256,6 +257,9 @@ func TestStatusAndFail(t *testing.T) {
 		{ErrPrecondition, 412, ""},
 		{meta.ErrExists, 409, ""}, {meta.ErrDenied, 403, ""}, {meta.ErrNoSpace, 507, ""}, {meta.ErrTooLarge, 413, ""}, {meta.ErrOverQuota, 429, "Retry-After: 1"},
 		{&http.MaxBytesError{}, 413, ""},
+		{fmt.Errorf("x: %w", context.Canceled), 503, "Retry-After: 1"},
+		{fmt.Errorf("x: %w", context.DeadlineExceeded), 503, "Retry-After: 1"},
+		{fmt.Errorf("x: %w", os.ErrDeadlineExceeded), 503, "Retry-After: 1"},
 		{errors.New("a secret path"), 500, ""},
 		{meta.ErrCorrupt, 500, ""},
 	} {
