@@ -13,6 +13,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
 
+	"github.com/shoal-registry/shoal/gateway/archive/archivetest"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 )
 
@@ -23,22 +24,6 @@ func member(name string, body []byte) []byte {
 		b = append(b, '\n')
 	}
 	return b
-}
-
-func tarball(t testing.TB, name, body string) []byte {
-	t.Helper()
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(body)), Format: tar.FormatGNU}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.WriteString(w, body); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return b.Bytes()
 }
 
 // tarOf is a tarball of entries that all have the same control file in them.
@@ -99,8 +84,8 @@ func deb(t testing.TB, control, suffix, data string) []byte {
 	t.Helper()
 	b := []byte("!<arch>\n")
 	b = append(b, member("debian-binary", []byte("2.0\n"))...)
-	b = append(b, member("control.tar"+suffix, compressed(t, suffix, tarball(t, "./control", control)))...)
-	return append(b, member("data.tar"+suffix, compressed(t, suffix, tarball(t, "./usr/share/doc/hello", data)))...)
+	b = append(b, member("control.tar"+suffix, compressed(t, suffix, archivetest.Tar(t, "./control", control)))...)
+	return append(b, member("data.tar"+suffix, compressed(t, suffix, archivetest.Tar(t, "./usr/share/doc/hello", data)))...)
 }
 
 func TestReadDeb(t *testing.T) {
@@ -121,17 +106,17 @@ func TestReadDeb(t *testing.T) {
 
 func TestReadDebRefuses(t *testing.T) {
 	ar := func(members ...[]byte) []byte { return append([]byte("!<arch>\n"), bytes.Join(members, nil)...) }
-	version, data := member("debian-binary", []byte("2.0\n")), member("data.tar", tarball(t, "x", "x"))
-	good := member("control.tar", tarball(t, "./control", helloControl))
-	zeros := compressed(t, ".gz", tarball(t, "./postinst", strings.Repeat("\x00", maxControlPlain+1)))
+	version, data := member("debian-binary", []byte("2.0\n")), member("data.tar", archivetest.Tar(t, "x", "x"))
+	good := member("control.tar", archivetest.Tar(t, "./control", helloControl))
+	zeros := compressed(t, ".gz", archivetest.Tar(t, "./postinst", strings.Repeat("\x00", maxControlPlain+1)))
 	for name, b := range map[string][]byte{
 		"nothing":             nil,
 		"a zip":               []byte("PK\x03\x04 and so on, long enough to have a header"),
 		"no version":          ar(good, data),
 		"another format":      ar(member("debian-binary", []byte("3.0\n")), good, data),
 		"no control":          ar(version, data),
-		"no control file":     ar(version, member("control.tar", tarball(t, "./postinst", "#!/bin/sh")), data),
-		"a long control file": ar(version, member("control.tar", tarball(t, "./control", strings.Repeat("x", maxControl+1))), data),
+		"no control file":     ar(version, member("control.tar", archivetest.Tar(t, "./postinst", "#!/bin/sh")), data),
+		"a long control file": ar(version, member("control.tar", archivetest.Tar(t, "./control", strings.Repeat("x", maxControl+1))), data),
 		"a bomb":              ar(version, member("control.tar.gz", zeros), data),
 		"an odd compression":  ar(version, member("control.tar.lz4", []byte("x")), data),
 		"control twice":       ar(version, member("control.tar", tarOf(t, tar.Header{Name: "./control"}, tar.Header{Name: "control"})), data),

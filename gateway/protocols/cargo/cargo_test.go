@@ -1,20 +1,17 @@
 package cargo_test
 
 import (
-	"archive/tar"
-	"bytes"
-	"compress/gzip"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 
+	"github.com/shoal-registry/shoal/gateway/archive/archivetest"
 	"github.com/shoal-registry/shoal/gateway/catalog"
 	"github.com/shoal-registry/shoal/gateway/catalog/catalogtest"
 	"github.com/shoal-registry/shoal/gateway/protocol"
@@ -68,27 +65,22 @@ func (c *crates) expect(a catalogtest.Answer, status int) catalogtest.Answer {
 // file is one of a crate, below NAME-VERSION/ unless it begins with a slash.
 type file struct{ name, text string }
 
+// packed is a crate.
 func packed(t testing.TB, folder string, files ...file) string {
 	t.Helper()
-	var b bytes.Buffer
-	z := gzip.NewWriter(&b)
-	w := tar.NewWriter(z)
+	return string(archivetest.Tgz(t, below(folder, files)...))
+}
+
+// below are the names and texts of files in a folder.
+func below(folder string, files []file) (all []string) {
 	for _, f := range files {
 		name, raw := strings.CutPrefix(f.name, "/")
 		if !raw {
 			name = folder + "/" + name
 		}
-		if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(f.text)), Typeflag: tar.TypeReg}); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := io.WriteString(w, f.text); err != nil {
-			t.Fatal(err)
-		}
+		all = append(all, name, f.text)
 	}
-	if err := errors.Join(w.Close(), z.Close()); err != nil {
-		t.Fatal(err)
-	}
-	return b.String()
+	return all
 }
 
 func framed(parts ...string) string {

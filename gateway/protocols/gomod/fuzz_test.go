@@ -4,32 +4,22 @@ import (
 	"archive/zip"
 	"bytes"
 	"errors"
-	"io"
 	"testing"
 
 	"golang.org/x/mod/module"
 	modzip "golang.org/x/mod/zip"
 
+	"github.com/shoal-registry/shoal/gateway/archive/archivetest"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 )
 
 func zipOf(t testing.TB, names ...string) []byte {
 	t.Helper()
-	var b bytes.Buffer
-	z := zip.NewWriter(&b)
+	var files []string
 	for _, name := range names {
-		w, err := z.Create(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := io.WriteString(w, "module example.com/lib\n"); err != nil {
-			t.Fatal(err)
-		}
+		files = append(files, name, "module example.com/lib\n")
 	}
-	if err := z.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return b.Bytes()
+	return archivetest.Zip(t, files...)
 }
 
 // What checkZip takes, golang.org/x/mod/zip takes too, which is what the go command does

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/mod/module"
 	modzip "golang.org/x/mod/zip"
 
+	"github.com/shoal-registry/shoal/gateway/archive/archivetest"
 	"github.com/shoal-registry/shoal/gateway/catalog"
 	"github.com/shoal-registry/shoal/gateway/catalog/catalogtest"
 	"github.com/shoal-registry/shoal/gateway/protocol"
@@ -70,25 +71,15 @@ type file struct{ name, text string }
 
 func zipped(t testing.TB, path, version string, files ...file) string {
 	t.Helper()
-	var b bytes.Buffer
-	z := zip.NewWriter(&b)
+	var all []string
 	for _, f := range files {
 		name, raw := strings.CutPrefix(f.name, "/")
 		if !raw {
 			name = path + "@" + version + "/" + name
 		}
-		w, err := z.Create(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := io.WriteString(w, f.text); err != nil {
-			t.Fatal(err)
-		}
+		all = append(all, name, f.text)
 	}
-	if err := z.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return b.String()
+	return string(archivetest.Zip(t, all...))
 }
 
 // lib is a module of one file.

@@ -1,9 +1,7 @@
 package helm_test
 
 import (
-	"archive/tar"
 	"bytes"
-	"compress/gzip"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -19,6 +17,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/shoal-registry/shoal/gateway/access"
+	"github.com/shoal-registry/shoal/gateway/archive/archivetest"
 	"github.com/shoal-registry/shoal/gateway/catalog"
 	"github.com/shoal-registry/shoal/gateway/catalog/catalogtest"
 	"github.com/shoal-registry/shoal/gateway/protocol"
@@ -66,30 +65,8 @@ func (x *museum) expect(a catalogtest.Answer, status int) catalogtest.Answer {
 	return a.Expect(x.t, status)
 }
 
-func tgzOf(t testing.TB, files ...string) []byte {
-	t.Helper()
-	var b bytes.Buffer
-	z := gzip.NewWriter(&b)
-	w := tar.NewWriter(z)
-	for i := 0; i < len(files); i += 2 {
-		if err := w.WriteHeader(&tar.Header{Name: files[i], Mode: 0o644, Size: int64(len(files[i+1]))}); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := w.Write([]byte(files[i+1])); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := z.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return b.Bytes()
-}
-
 func chartOf(t testing.TB, name, version, content string) []byte {
-	return tgzOf(t, name+"/Chart.yaml", "apiVersion: v2\nname: "+name+"\nversion: "+version+"\nappVersion: 1.16\ndescription: A <chart> & \"more\"\n"+
+	return archivetest.Tgz(t, name+"/Chart.yaml", "apiVersion: v2\nname: "+name+"\nversion: "+version+"\nappVersion: 1.16\ndescription: A <chart> & \"more\"\n"+
 		"maintainers:\n- name: me\ndependencies:\n- name: other\n  version: 1.x\n  repository: https://example.com\n", name+"/values.yaml", content)
 }
 
@@ -245,7 +222,7 @@ func TestUploadRefused(t *testing.T) {
 	x := start(t, catalogtest.Options{})
 	x.expect(x.do("POST", "hl/api/charts", chartOf(t, "app", "0.1.0", "")), 201)
 	good := chartOf(t, "app", "1.0.0", "")
-	yaml := func(text string) []byte { return tgzOf(t, "app/Chart.yaml", text) }
+	yaml := func(text string) []byte { return archivetest.Tgz(t, "app/Chart.yaml", text) }
 	for name, c := range map[string]struct {
 		body []byte
 		says string
@@ -253,8 +230,8 @@ func TestUploadRefused(t *testing.T) {
 		"empty":          {nil, "tar.gz"},
 		"no archive":     {[]byte("hello"), "tar.gz"},
 		"cut off":        {good[:len(good)-4], "tar.gz"},
-		"no Chart.yaml":  {tgzOf(t, "app/values.yaml", ""), "no Chart.yaml"},
-		"two folders":    {tgzOf(t, "app/Chart.yaml", "apiVersion: v2\nname: app\nversion: 1.0.0\n", "b/c", ""), "one folder"},
+		"no Chart.yaml":  {archivetest.Tgz(t, "app/values.yaml", ""), "no Chart.yaml"},
+		"two folders":    {archivetest.Tgz(t, "app/Chart.yaml", "apiVersion: v2\nname: app\nversion: 1.0.0\n", "b/c", ""), "one folder"},
 		"no YAML":        {yaml(":\n- {"), "cannot be read"},
 		"no apiVersion":  {yaml("name: app\nversion: 1.0.0\n"), "apiVersion"},
 		"no name":        {yaml("apiVersion: v2\nversion: 1.0.0\n"), "no name"},
@@ -262,13 +239,13 @@ func TestUploadRefused(t *testing.T) {
 		"other name":     {yaml("apiVersion: v2\nname: web\nversion: 1.0.0\n"), "its folder"},
 		"no version":     {yaml("apiVersion: v2\nname: app\n"), "no version"},
 		"version":        {yaml("apiVersion: v2\nname: app\nversion: one\n"), "no version"},
-		"traversal":      {tgzOf(t, "app/Chart.yaml", "apiVersion: v2\nname: app\nversion: 1.0.0\n", "app/../../x", ""), "leaves the folder"},
-		"bomb":           {tgzOf(t, "app/Chart.yaml", "apiVersion: v2\nname: app\nversion: 1.0.0\n", "app/x", strings.Repeat("\x00", 80<<20)), "bomb"},
+		"traversal":      {archivetest.Tgz(t, "app/Chart.yaml", "apiVersion: v2\nname: app\nversion: 1.0.0\n", "app/../../x", ""), "leaves the folder"},
+		"bomb":           {archivetest.Tgz(t, "app/Chart.yaml", "apiVersion: v2\nname: app\nversion: 1.0.0\n", "app/x", strings.Repeat("\x00", 80<<20)), "bomb"},
 		"huge":           {yaml("apiVersion: v2\nname: app\nversion: 1.0.0\n#" + strings.Repeat("x", 300<<10)), "over"},
 		"aliases":        {yaml("apiVersion: v2\nname: app\nversion: 1.0.0\na: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\nkeywords: [*c,*c,*c,*c]\n"), "cannot be read"},
 		"many times":     {yaml("apiVersion: v2\nname: app\nversion: 1.0.0\nsources:\n- &a " + strings.Repeat("x", 50<<10) + strings.Repeat("\n- *a", 400) + "\n"), "more than"},
-		"two spellings":  {tgzOf(t, "app/Chart.yaml", "apiVersion: v2\nname: app\nversion: 1.0.0\n", "app/./Chart.yaml", "apiVersion: v2\nname: app\nversion: 9.0.0\n"), "twice"},
-		"backslash":      {tgzOf(t, "app/Chart.yaml", "apiVersion: v2\nname: app\nversion: 1.0.0\n", `app/x\Chart.yaml`, "apiVersion: v2\nname: app\nversion: 9.0.0\n"), "backslash"},
+		"two spellings":  {archivetest.Tgz(t, "app/Chart.yaml", "apiVersion: v2\nname: app\nversion: 1.0.0\n", "app/./Chart.yaml", "apiVersion: v2\nname: app\nversion: 9.0.0\n"), "twice"},
+		"backslash":      {archivetest.Tgz(t, "app/Chart.yaml", "apiVersion: v2\nname: app\nversion: 1.0.0\n", `app/x\Chart.yaml`, "apiVersion: v2\nname: app\nversion: 9.0.0\n"), "backslash"},
 		"large metadata": {yaml("apiVersion: v2\nname: app\nversion: 1.0.0\ndependencies:\n" + strings.Repeat("- name: abcdefghijklmnopqrstuvwxyz\n", 1000)), "dependencies"},
 	} {
 		if a := x.do("POST", "hl/api/charts", c.body); a.StatusCode != 400 || !strings.Contains(a.Text, c.says) {

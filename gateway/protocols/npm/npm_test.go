@@ -25,6 +25,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/shoal-registry/shoal/gateway/access"
+	"github.com/shoal-registry/shoal/gateway/archive/archivetest"
 	"github.com/shoal-registry/shoal/gateway/catalog"
 	"github.com/shoal-registry/shoal/gateway/catalog/catalogtest"
 	"github.com/shoal-registry/shoal/gateway/protocol"
@@ -81,21 +82,7 @@ func (r *registry) expect(a catalogtest.Answer, status int) catalogtest.Answer {
 // ball makes a tarball with a package.json and one more file.
 func ball(t testing.TB, packageJSON, content string) []byte {
 	t.Helper()
-	var b bytes.Buffer
-	z := gzip.NewWriter(&b)
-	w := tar.NewWriter(z)
-	for _, f := range [][2]string{{"package/package.json", packageJSON}, {"package/index.js", content}} {
-		if err := w.WriteHeader(&tar.Header{Name: f[0], Mode: 0o644, Size: int64(len(f[1])), Typeflag: tar.TypeReg}); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := w.Write([]byte(f[1])); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := errors.Join(w.Close(), z.Close()); err != nil {
-		t.Fatal(err)
-	}
-	return b.Bytes()
+	return archivetest.Tgz(t, "package/package.json", packageJSON, "package/index.js", content)
 }
 
 type object = map[string]any

@@ -1,10 +1,7 @@
 package pypi_test
 
 import (
-	"archive/tar"
-	"archive/zip"
 	"bytes"
-	"compress/gzip"
 	"crypto/md5"
 	"encoding/hex"
 	"encoding/json"
@@ -21,6 +18,7 @@ import (
 	"golang.org/x/crypto/blake2b"
 
 	"github.com/shoal-registry/shoal/gateway/access"
+	"github.com/shoal-registry/shoal/gateway/archive/archivetest"
 	"github.com/shoal-registry/shoal/gateway/catalog"
 	"github.com/shoal-registry/shoal/gateway/catalog/catalogtest"
 	"github.com/shoal-registry/shoal/gateway/protocol"
@@ -43,54 +41,12 @@ func (x *index) expect(a catalogtest.Answer, status int) catalogtest.Answer {
 	return a.Expect(x.t, status)
 }
 
-// files are what an archive has: name, content, name, content.
-func zipOf(t testing.TB, files ...string) []byte {
-	t.Helper()
-	var b bytes.Buffer
-	z := zip.NewWriter(&b)
-	for i := 0; i < len(files); i += 2 {
-		w, err := z.Create(files[i])
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := w.Write([]byte(files[i+1])); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := z.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return b.Bytes()
-}
-
-func tgzOf(t testing.TB, files ...string) []byte {
-	t.Helper()
-	var b bytes.Buffer
-	z := gzip.NewWriter(&b)
-	w := tar.NewWriter(z)
-	for i := 0; i < len(files); i += 2 {
-		if err := w.WriteHeader(&tar.Header{Name: files[i], Mode: 0o644, Size: int64(len(files[i+1]))}); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := w.Write([]byte(files[i+1])); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := z.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return b.Bytes()
-}
-
 func metadataOf(name, version string) string {
 	return "Metadata-Version: 2.1\nName: " + name + "\nVersion: " + version + "\nRequires-Python: >=3.8\n\nhello\n"
 }
 
 func wheelOf(t testing.TB, stem, name, version, content string) []byte {
-	return zipOf(t, "demo.py", content, stem+".dist-info/METADATA", metadataOf(name, version), stem+".dist-info/WHEEL", "Wheel-Version: 1.0\n")
+	return archivetest.Zip(t, "demo.py", content, stem+".dist-info/METADATA", metadataOf(name, version), stem+".dist-info/WHEEL", "Wheel-Version: 1.0\n")
 }
 
 // form is an upload: fields in front of the file, those of after behind it.
@@ -194,7 +150,7 @@ func TestUploadAndPage(t *testing.T) {
 	x := start(t, catalogtest.Options{})
 	f := demo(t, "1.0", "x = 1")
 	x.expect(x.upload(f), 200)
-	sdist := form{name: "demo-pkg", version: "1.0", filetype: "sdist", file: "demo_pkg-1.0.tar.gz", content: tgzOf(t, "demo_pkg-1.0/setup.py", "", "demo_pkg-1.0/PKG-INFO", metadataOf("demo-pkg", "1.0"))}
+	sdist := form{name: "demo-pkg", version: "1.0", filetype: "sdist", file: "demo_pkg-1.0.tar.gz", content: archivetest.Tgz(t, "demo_pkg-1.0/setup.py", "", "demo_pkg-1.0/PKG-INFO", metadataOf("demo-pkg", "1.0"))}
 	x.expect(x.upload(sdist), 200)
 
 	p := x.page("py", "demo-pkg")
@@ -348,17 +304,17 @@ func TestUploadRefused(t *testing.T) {
 		"egg":              {with(func(f *form) { f.file = "demo_pkg-1.0.egg" }), "use a wheel"},
 		"no zip":           {content([]byte("hello")), "not a zip"},
 		"empty":            {content(nil), "not a zip"},
-		"no METADATA":      {content(zipOf(t, info+"WHEEL", "")), "no METADATA"},
-		"no WHEEL":         {content(zipOf(t, info+"METADATA", metadataOf("Demo.Pkg", "1.0"))), "WHEEL"},
-		"METADATA empty":   {content(zipOf(t, info+"METADATA", "", info+"WHEEL", "")), "metadata lack"},
-		"METADATA huge":    {content(zipOf(t, info+"METADATA", metadataOf("Demo.Pkg", "1.0")+strings.Repeat("x", 3<<20), info+"WHEEL", "")), "over the limit"},
+		"no METADATA":      {content(archivetest.Zip(t, info+"WHEEL", "")), "no METADATA"},
+		"no WHEEL":         {content(archivetest.Zip(t, info+"METADATA", metadataOf("Demo.Pkg", "1.0"))), "WHEEL"},
+		"METADATA empty":   {content(archivetest.Zip(t, info+"METADATA", "", info+"WHEEL", "")), "metadata lack"},
+		"METADATA huge":    {content(archivetest.Zip(t, info+"METADATA", metadataOf("Demo.Pkg", "1.0")+strings.Repeat("x", 3<<20), info+"WHEEL", "")), "over the limit"},
 		"METADATA other":   {content(wheelOf(t, "demo_pkg-1.0", "Other", "1.0", "")), "Other"},
 		"METADATA version": {content(wheelOf(t, "demo_pkg-1.0", "Demo.Pkg", "2.0", "")), "2.0"},
-		"traversal":        {content(zipOf(t, "../../etc/passwd", "x", info+"METADATA", metadataOf("Demo.Pkg", "1.0"), info+"WHEEL", "")), "leaves the folder"},
+		"traversal":        {content(archivetest.Zip(t, "../../etc/passwd", "x", info+"METADATA", metadataOf("Demo.Pkg", "1.0"), info+"WHEEL", "")), "leaves the folder"},
 		"sdist, no gzip":   {form{name: "Demo.Pkg", version: "1.0", filetype: "sdist", file: "demo_pkg-1.0.tar.gz", content: []byte("x")}, "tar.gz"},
-		"sdist, no info":   {form{name: "Demo.Pkg", version: "1.0", filetype: "sdist", file: "demo_pkg-1.0.tar.gz", content: tgzOf(t, "a/b", "")}, "PKG-INFO"},
+		"sdist, no info":   {form{name: "Demo.Pkg", version: "1.0", filetype: "sdist", file: "demo_pkg-1.0.tar.gz", content: archivetest.Tgz(t, "a/b", "")}, "PKG-INFO"},
 		"sdist, traversal": {form{name: "Demo.Pkg", version: "1.0", filetype: "sdist", file: "demo_pkg-1.0.tar.gz",
-			content: tgzOf(t, "demo_pkg-1.0/PKG-INFO", metadataOf("Demo.Pkg", "1.0"), "../x", "")}, "leaves the folder"},
+			content: archivetest.Tgz(t, "demo_pkg-1.0/PKG-INFO", metadataOf("Demo.Pkg", "1.0"), "../x", "")}, "leaves the folder"},
 	} {
 		a := x.upload(c.form)
 		if a.StatusCode != 400 || !strings.Contains(a.Text, c.says) {
