@@ -369,21 +369,26 @@ func (d *download) nothing(ctx context.Context, status int) error {
 	if d.known == nil && !e.durable.Allow() {
 		return absent(d.repo.Ref, d.want)
 	}
-	f := meta.Fetched{Repo: d.repo.Ref, Path: d.want.Path, Accept: d.want.Accept, Status: status, Package: text(d.want.Package), Version: text(d.want.Version), Upstream: upstreamOf(d.repo, d.want.Path)}
+	f := d.record()
+	f.Status = status
 	if _, _, err := e.cfg.Catalog.KeepFetched(ctx, d.by, f, nil); err != nil {
 		e.log.Debug("what an upstream does not have is not kept", "repository", d.repo.Ref.String(), "path", d.want.Path, "error", err)
 	}
 	return absent(d.repo.Ref, d.want)
 }
 
+// record begins the record of what is wanted.
+func (d *download) record() meta.Fetched {
+	path, accept := d.want.record()
+	return meta.Fetched{Repo: d.repo.Ref, Path: path, Accept: accept, Package: text(d.want.Package), Version: text(d.want.Version), Upstream: d.want.upstream(d.repo)}
+}
+
 // receive takes the whole body of an answer.
 func (d *download) receive(ctx context.Context, response *http.Response) (*Found, error) {
 	h := response.Header
-	d.head = meta.Fetched{
-		Repo: d.repo.Ref, Path: d.want.Path, Accept: d.want.Accept, Package: text(d.want.Package), Version: text(d.want.Version),
-		MediaType: mediaType(h.Get("Content-Type")), ETag: text(h.Get("ETag")), LastModified: text(h.Get("Last-Modified")), Link: text(h.Get("Link")),
-		Immutable: d.want.Kind == File, Upstream: upstreamOf(d.repo, d.want.Path),
-	}
+	d.head = d.record()
+	d.head.MediaType, d.head.ETag, d.head.LastModified = mediaType(h.Get("Content-Type")), text(h.Get("ETag")), text(h.Get("Last-Modified"))
+	d.head.Link, d.head.Immutable = text(h.Get("Link")), d.want.Kind == File
 	if encoding := h.Get("Content-Encoding"); encoding != "" && encoding != "identity" && d.want.Kind == Document && !d.want.Raw {
 		return nil, fmt.Errorf("upstream %s encodes %.200q as %q, unasked: %w", d.target.Host, d.want.Path, encoding, protocol.ErrUpstream)
 	}
@@ -523,6 +528,10 @@ func (d *download) mismatched(m *digest.MismatchError) error {
 // keep records what came, and answers with it.
 func (d *download) keep(ctx context.Context, f meta.Fetched, stored *catalog.Stored) (*Found, error) {
 	a, asOf, err := d.engine.cfg.Catalog.KeepFetched(ctx, d.by, f, stored)
+	if d.want.Passing && (err == nil && a.Fetched.Upstream != f.Upstream || errors.Is(err, meta.ErrInvalid)) {
+		d.known = nil // if it was compared with that, it is gone
+		return nil, d.later("another answer took the place of what it said, as there are many such questions", 0, nil)
+	}
 	if err != nil {
 		return nil, err
 	}

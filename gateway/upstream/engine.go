@@ -240,7 +240,8 @@ func admits(repo *meta.Repository, w *Want) error {
 // known returns what this node knows of an address, nil when that is nothing, or of
 // another upstream and not promised.
 func (e *Engine) known(ctx context.Context, by catalog.Caller, repo *meta.Repository, w *Want) (*state.FetchedAnswer, meta.AsOf, error) {
-	a, asOf, err := e.cfg.Catalog.Fetched(ctx, by, repo.Ref, w.Path, w.Accept)
+	path, accept := w.record()
+	a, asOf, err := e.cfg.Catalog.Fetched(ctx, by, repo.Ref, path, accept)
 	switch {
 	case errors.Is(err, meta.ErrNotFound), errors.Is(err, meta.ErrUnavailable) && ctx.Err() == nil:
 		return nil, asOf, nil
@@ -248,7 +249,7 @@ func (e *Engine) known(ctx context.Context, by catalog.Caller, repo *meta.Reposi
 		return nil, asOf, err
 	}
 	promised := w.Digest != "" && (w.Digest == a.Blob.Digest || w.Digest == a.Blob.SHA512)
-	if of := a.Fetched.Upstream; of != "" && !promised && of != upstreamOf(repo, w.Path) {
+	if of := a.Fetched.Upstream; of != "" && !promised && of != w.upstream(repo) {
 		return nil, asOf, nil
 	}
 	return &a, asOf, nil

@@ -59,6 +59,10 @@ type Want struct {
 	// Raw wants a Document's bytes as they lie at the upstream, as a File's are: an archive
 	// that it calls an encoding of what is in it is not unpacked.
 	Raw bool `cbor:"10,keyasint,omitempty"`
+	// Passing says that readers make up any number of such Documents: pages of a list from
+	// wherever they like, or directories of an upstream that has all of them. A repository
+	// keeps a bounded number of those, each in the place of another (passing.go).
+	Passing bool `cbor:"11,keyasint,omitempty"`
 }
 
 // maxSums bounds the checksums of a Want.
@@ -74,7 +78,7 @@ func (w *Want) check() error {
 			return fmt.Errorf("the promise of %.200q: %w: %w", w.Path, protocol.ErrUpstream, err)
 		}
 	}
-	if w.Kind > File || w.MaxBytes < 0 || w.TTL < 0 || len(w.Sums) > maxSums || w.Accept != text(w.Accept) {
+	if w.Kind > File || w.Passing && w.Kind != Document || w.MaxBytes < 0 || w.TTL < 0 || len(w.Sums) > maxSums || w.Accept != text(w.Accept) {
 		return fmt.Errorf("what is wanted of %.200q, kind %d as %.80q, at most %d bytes for %s with %d checksums, makes no sense: %w",
 			w.Path, w.Kind, w.Accept, w.MaxBytes, w.TTL, len(w.Sums), meta.ErrInvalid)
 	}

@@ -101,7 +101,7 @@ func (p *Protocol) proxiedListing(c *protocol.Call, repo *meta.Repository, dir, 
 	if len(query) > 0 {
 		path += "?" + query.Encode()
 	}
-	f, err := p.proxies.Fetch(c.R.Context(), caller(c), repo, upstream.Want{Path: path, Accept: accept, MaxBytes: maxListingBytes})
+	f, err := p.proxies.Fetch(c.R.Context(), caller(c), repo, upstream.Want{Path: path, Accept: accept, MaxBytes: maxListingBytes, Passing: true})
 	if err != nil {
 		return err
 	}

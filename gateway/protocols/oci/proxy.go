@@ -270,7 +270,7 @@ func (p *Protocol) proxyTags(ctx context.Context, c *call, page protocol.PageReq
 		rest += "?" + query.Encode()
 	}
 	w := c.want(c.Repository, rest)
-	w.TTL, w.MaxBytes = tagTTL, maxTagsBytes
+	w.TTL, w.MaxBytes, w.Passing = tagTTL, maxTagsBytes, len(query) > 0
 	f, err := p.fetch(ctx, c, w)
 	if errors.Is(err, meta.ErrNotFound) {
 		return nameUnknown(c.name)

@@ -7,20 +7,24 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/shoal-registry/shoal/gateway/catalog"
 	"github.com/shoal-registry/shoal/gateway/catalog/catalogtest"
 	"github.com/shoal-registry/shoal/gateway/protocol"
 	"github.com/shoal-registry/shoal/gateway/protocols/cargo"
+	"github.com/shoal-registry/shoal/gateway/protocols/generic"
 	"github.com/shoal-registry/shoal/gateway/protocols/helm"
 	"github.com/shoal-registry/shoal/gateway/protocols/npm"
 	"github.com/shoal-registry/shoal/gateway/protocols/nuget"
+	"github.com/shoal-registry/shoal/gateway/protocols/oci"
 	"github.com/shoal-registry/shoal/gateway/protocols/pypi"
 	"github.com/shoal-registry/shoal/gateway/rendered"
 	"github.com/shoal-registry/shoal/gateway/upstream"
 	"github.com/shoal-registry/shoal/gateway/upstream/upstreamtest"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/raftmeta/state"
 	"github.com/shoal-registry/shoal/verify/digest"
 )
 
@@ -159,5 +163,39 @@ func TestAgentsGetWhatDocumentsName(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestListingsArePassing: pages of lists that readers make up are not kept as addresses of
+// the upstream are.
+func TestListingsArePassing(t *testing.T) {
+	s := upstreamtest.New(t, catalogtest.Options{Content: catalogtest.NewMemory()}, func(s *catalogtest.Stack, e *upstream.Engine) []protocol.Protocol {
+		return []protocol.Protocol{generic.New(s.Catalog, e), oci.New(s.Catalog, e)}
+	})
+	registry := upstreamtest.NewRegistry(t)
+	registry.Handle(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, `{"name":"image","tags":["a"]}`) }))
+	files, images := s.Proxy(t, "acme/files", generic.Format, registry.URL), s.Proxy(t, "acme/images", oci.Format, registry.URL)
+	for i := range 3 {
+		for _, path := range []string{fmt.Sprintf("/generic/acme/files/dir%d/?last=%d", i, i), fmt.Sprintf("/v2/acme/images/image/tags/list?n=%d&last=x%d", i+1, i)} {
+			resp, err := s.Client.Get(s.URL + path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			if resp.StatusCode != http.StatusOK {
+				t.Errorf("%s: %d", path, resp.StatusCode)
+			}
+		}
+	}
+	for _, repo := range []meta.Repository{files, images} {
+		q := state.Posed[[]meta.Fetched]{Question: state.ListFetched{Repo: repo.Ref, Page: state.Page{Limit: 100}}}
+		if _, err := s.Metadata.Answer(t.Context(), meta.Local, &q); err != nil || len(q.Result) == 0 {
+			t.Fatal(q.Result, err)
+		}
+		for _, f := range q.Result {
+			if !strings.HasPrefix(f.Path, "?passing=") {
+				t.Errorf("%s keeps %s", repo.Ref, f.Path)
+			}
+		}
 	}
 }
