@@ -195,6 +195,37 @@ func TestTenantsAndRepositories(t *testing.T) {
 	}
 }
 
+// A repository whose publications are more than one entry takes away is gone all the same.
+func TestRemoveManyPublications(t *testing.T) {
+	f, ctx := start(t), t.Context()
+	must[meta.Repository](t)(f.CreateRepository(ctx, client.NewRepository{Ref: ref, Format: "oci", CreateTenant: true}))
+	do := func(c state.Command) {
+		t.Helper()
+		if _, err := f.meta.Do(ctx, state.Origin{}, c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	do(state.SetLevel{Level: state.SetsLevel})
+	do(state.OpenSets{Repo: ref})
+	do(state.LeaseSets{Repo: ref, Node: self, For: time.Minute})
+	content := []byte("Packages")
+	d := digest.FromBytes(content)
+	do(state.LinkBlob{Repo: ref, Digest: d, Server: self, Blob: meta.Blob{Context: "acme", Digest: d, PlainBytes: 8, StoredBytes: 8, Root: digest.Sum(content)}})
+	var files []meta.File
+	for i := range meta.MaxSetFiles {
+		files = append(files, meta.File{Path: fmt.Sprintf("%03d", i), Digest: d, Size: 8})
+	}
+	for i := range 10 {
+		do(state.CommitSets{Repo: ref, Node: self, Set: &meta.Publication{Repo: ref, Name: fmt.Sprint("dist-", i), From: 1, Files: files}})
+	}
+	if err := f.RemoveRepository(ctx, ref); err != nil {
+		t.Error(err)
+	}
+	if _, err := f.Repository(ctx, ref); !errors.Is(err, meta.ErrNotFound) {
+		t.Errorf("removed: %v", err)
+	}
+}
+
 // Who may what is the gate's; here, that the routes declare it rightly.
 func TestRights(t *testing.T) {
 	f, ctx := start(t), t.Context()

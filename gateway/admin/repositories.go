@@ -240,8 +240,14 @@ func (a *API) removeRepository(c *protocol.Call) error {
 			return err
 		}
 	}
-	if _, err := a.do(c, 1<<20, state.RemoveRepository{Ref: c.Repo}); err != nil {
-		return err
+	for step := 1 << 20; ; step++ {
+		value, err := a.do(c, step, state.RemoveRepository{Ref: c.Repo})
+		if err != nil {
+			return err
+		}
+		if r, _ := value.(state.RepositoryRemoved); !r.More {
+			break
+		}
 	}
 	c.W.WriteHeader(http.StatusNoContent)
 	return nil

@@ -56,7 +56,7 @@ func examine(v *View) error {
 			repo := meta.RepoRef{Tenant: meta.TenantName(tenant), Name: repoName}
 			switch letter {
 			case inSets:
-				if err := examineSets(repo, []byte(k), value, use); err != nil {
+				if err := examineSets(repo, []byte(k), value, want, use); err != nil {
 					return err
 				}
 			case inVersions:
@@ -258,7 +258,7 @@ func examine(v *View) error {
 	}
 	for k, value := range have {
 		index := k[0] == spaceBacklog && k[1] == inLanes || k[0] == spaceQueue || k[0] == spaceQuiet || k[0] == spaceMembers || k[0] == spaceUploads || k[0] == spaceRoots ||
-			k[0] == spaceGarbage && (k[1] == ofReleased || k[1] == ofTimes || k[1] == ofMarks || k[1] == ofOrders) || k[0] == spaceOpenWaves || k[0] == spaceOverWaves || k[0] == spaceLeases ||
+			k[0] == spaceGarbage && (k[1] == ofReleased || k[1] == ofTimes || k[1] == ofMarks || k[1] == ofOrders || k[1] == ofOldSets) || k[0] == spaceOpenWaves || k[0] == spaceOverWaves || k[0] == spaceLeases ||
 			k[0] == spaceCredentials && k[1] != byID && k[1] != ofCounts || k[0] == spaceIssuers && k[1] == issuersByURL ||
 			k[0] == spaceAccess && (k[1] == bindingByID || k[1] == bindingsTenant || k[1] == bindingsRole)
 		if k[0] == spaceTenant {

@@ -12,8 +12,8 @@ import (
 
 // CollectBlobs does the next part of what is due: it takes links away that no version
 // has used for the grace period, and collects roots that nobody has linked for as
-// long. That nobody links them is checked in the same entry. It also forgets old marks
-// and the orders of servers that have left, and looks through the roots of before
+// long. That nobody links them is checked in the same entry. It also drops publications
+// that were replaced long enough ago, forgets old marks and the orders of servers that have left, and looks through the roots of before
 // level 4, once. Its cost is that of the garbage that is due. Result: CollectResult.
 //
 // Links that the repositories of open waves have released are kept for another grace
@@ -101,7 +101,7 @@ func (p *collection) step() bool {
 func (p *collection) charge(read uint32) { p.left -= min(p.left, read) }
 
 func (p *collection) run() error {
-	steps := []func() error{p.leave, p.forget, p.walk, p.unlinkReleased}
+	steps := []func() error{p.leave, p.forget, p.walk, p.oldSets, p.unlinkReleased}
 	held, err := p.backupOpen()
 	if err != nil {
 		return err
@@ -292,6 +292,31 @@ func (p *collection) walk() error {
 	}
 	p.gc.Walk, p.gc.WalkAfter = false, digest.CID{}
 	return ended()
+}
+
+// oldSets drops publications that were kept long enough after others replaced them.
+func (p *collection) oldSets() error {
+	for o, err := range p.scan(until(ofOldSets, p.now-meta.Time(keepOldFor))) {
+		if err != nil {
+			return err
+		}
+		if !p.step() {
+			return nil
+		}
+		k, err := oldSetOf(o.key)
+		if err != nil {
+			return err
+		}
+		set, err := find[meta.Publication](p, k, "replaced publication", fmt.Sprintf("%x", k))
+		if err != nil {
+			return err
+		}
+		if err := p.dropSet(k, set); err != nil {
+			return err
+		}
+		p.charge(uint32(len(set.Files)))
+	}
+	return nil
 }
 
 // unlinkReleased takes links away that no version has used for the grace period.

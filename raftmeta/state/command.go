@@ -202,7 +202,7 @@ var kinds = map[uint16]kind{
 	typeCreateTenant:     kindOf[CreateTenant, meta.Tenant](1),
 	typeCreateRepository: kindOf[CreateRepository, meta.Repository](1),
 	typeSetRepository:    kindOf[SetRepository, meta.Repository](1),
-	typeRemoveRepository: kindOf[RemoveRepository, none](1),
+	typeRemoveRepository: kindOf[RemoveRepository, RepositoryRemoved](1),
 	typeLinkBlob:         kindOf[LinkBlob, meta.Blob](1),
 	typeMountBlob:        kindOf[MountBlob, meta.Blob](1),
 	typeUnlinkBlob:       kindOf[UnlinkBlob, none](1),

@@ -153,21 +153,8 @@ func (c CommitSets) apply(t *tx) (any, error) {
 		if old == nil {
 			continue
 		}
-		if err := t.dropSet(k, old); err != nil {
-			return nil, err
-		}
-		for pair, err := range t.scan(within(keyOldSets(c.Repo, name))) {
-			if err != nil {
-				return nil, err
-			}
-			set, err := decode[meta.Publication](pair.key, pair.value)
-			if err != nil {
-				return nil, err
-			}
-			if err := t.dropSet(append(key(nil), pair.key...), set); err != nil {
-				return nil, err
-			}
-		}
+		t.del(k)
+		t.retire(old)
 		t.emit(feed.Change{Kind: feed.KindSets, Repo: c.Repo, Name: name, Deleted: true})
 	}
 	if c.Through > 0 && (c.Through > head.Built || c.Format != head.Format) {
@@ -204,9 +191,10 @@ func (t *tx) putPublication(repo *meta.Repository, p meta.Publication, blobs []L
 		u.before = max(u.before, u.Held.Bytes)
 	}
 	if old != nil {
-		if err := t.retire(old); err != nil {
-			return err
-		}
+		t.retire(old)
+	}
+	if err := t.dropOldSets(repo.Ref, p.Name); err != nil {
+		return err
 	}
 	p.Created, p.By, p.Revision, p.Replaced = t.now, by, t.index, 0
 	t.put(k, p)

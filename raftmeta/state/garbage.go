@@ -37,6 +37,7 @@ const (
 	ofContexts  = 'n' // [context] -> ContextCount
 	ofServers   = 'v' // [server] -> ReclaimCount
 	ofSettings  = 's' // gcRecord
+	ofOldSets   = 'o' // replaced at, tenant, repository, name, revision-u64 -> nothing: publications
 )
 
 // garbageRecord is a root that nobody links.

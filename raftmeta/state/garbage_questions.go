@@ -60,7 +60,7 @@ func (q GarbageDue) Answer(v *View) (bool, error) {
 		return err == nil, err
 	}
 	before := q.Now - meta.Time(g.grace())
-	spans := []span{until(ofReleased, before), until(ofMarks, q.Now-keepCollected)}
+	spans := []span{until(ofReleased, before), until(ofMarks, q.Now-keepCollected), until(ofOldSets, q.Now-meta.Time(keepOldFor))}
 	if open, err := openBackups(v, q.Now); err != nil {
 		return false, err
 	} else if len(open) == 0 {

@@ -80,6 +80,9 @@ func levelSixPackages(l *logWriter) {
 	inGroup := other
 	inGroup.Version.Repo = group.Ref
 	l.add("", inGroup)
+	inProxy := other
+	inProxy.Version.Repo = proxy.Ref
+	l.add("", inProxy)
 
 	mark := func(m meta.Marking, versions ...string) MarkVersions {
 		return MarkVersions{Repo: hosted.Ref, Package: "left-pad", Versions: versions, Marking: m}

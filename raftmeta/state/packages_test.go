@@ -38,6 +38,20 @@ func npmRepo(name string, kind meta.Kind, members ...string) meta.Repository {
 
 func npmRef(name string) meta.RepoRef { return meta.RepoRef{Tenant: "acme", Name: name} }
 
+// TestPublishIntoWhatTakesNone: a proxy has what its upstream has, a group what its
+// members have.
+func TestPublishIntoWhatTakesNone(t *testing.T) {
+	b := newPackages(t)
+	for _, name := range []string{"proxy", "all"} {
+		p := b.tarballInto(npmRef(name), "left-pad", "1.0.0", "content of "+name)
+		b.refuse(p, meta.ErrConflict, npmRef(name).String())
+		if _, err := try(b, GetPackage{Repo: npmRef(name), Package: "left-pad"}); !errors.Is(err, meta.ErrNotFound) {
+			t.Errorf("%s has %v", name, err)
+		}
+	}
+	check(b)
+}
+
 // tarball is a publish of one file into acme/npm, which it links.
 func (b *bench) tarball(pkg, version, content string) Publish {
 	return b.tarballInto(npmRef("npm"), pkg, version, content)

@@ -344,3 +344,16 @@ func TestPromoteMany(t *testing.T) {
 	}
 	check(b)
 }
+
+// TestPromoteFiles: as many files as one promotion may have; one more is refused, and of it
+// nothing is there.
+func TestPromoteFiles(t *testing.T) {
+	b, items := withFiles(t, maxPromotedUses+1)
+	b.refuse(promote(items...), meta.ErrTooLarge, "promote fewer versions")
+	if _, err := try(b, GetPackage{Repo: releaseRef, Package: "api"}); !errors.Is(err, meta.ErrNotFound) {
+		t.Errorf("what is left of it is %v", err)
+	}
+	b.must(promote(items[:len(items)-1]...))
+	b.must(promote(items[len(items)-1:]...))
+	check(b)
+}

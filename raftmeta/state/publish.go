@@ -172,7 +172,7 @@ func (c Publish) apply(t *tx) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if repo.Kind == meta.KindGroup && t.level >= packagesLevel {
+	if repo.Kind != meta.KindHosted && t.level >= packagesLevel {
 		return nil, fmt.Errorf("publish %s: %w", versionName(v.Repo, v.Package, v.Name), &meta.ReadOnlyError{Repo: v.Repo, Kind: repo.Kind})
 	}
 	if pkg == nil {

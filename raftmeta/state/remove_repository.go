@@ -8,11 +8,19 @@ import (
 )
 
 // RemoveRepository removes a repository without live versions. Its tombstones and
-// alias histories stay: a repository of the same name continues them.
+// alias histories stay: a repository of the same name continues them. One with many
+// publications takes several of it: until then the result says More, and the repository
+// is there. Result: nil, or RepositoryRemoved.
 //
 // Errors: meta.ErrNotFound; meta.ErrConflict while it has versions.
 type RemoveRepository struct {
 	Ref meta.RepoRef `cbor:"1,keyasint,omitempty"`
+}
+
+// RepositoryRemoved says how far a removal has come. With More the repository is there:
+// remove it again.
+type RepositoryRemoved struct {
+	More bool `cbor:"1,keyasint,omitempty"`
 }
 
 // Type implements Command.
@@ -38,10 +46,6 @@ func (c RemoveRepository) apply(t *tx) (any, error) {
 		}
 		return nil, fmt.Errorf("remove repository %s: it still has what it fetched, forget that first: %w", c.Ref, meta.ErrConflict)
 	}
-	t.delAll(keySealed(c.Ref, ""))
-	if err := t.removeSets(c.Ref); err != nil {
-		return nil, err
-	}
 	if t.level >= packagesLevel {
 		groups, err := groupsOf(t, c.Ref)
 		if err != nil {
@@ -51,6 +55,14 @@ func (c RemoveRepository) apply(t *tx) (any, error) {
 			return nil, fmt.Errorf("remove repository %s: it is a member of %s/%s, take it out with `shoal repo set` first: %w", c.Ref, c.Ref.Tenant, groups[0], meta.ErrConflict)
 		}
 	}
+	more, err := t.removeSets(c.Ref)
+	if err != nil {
+		return nil, err
+	}
+	if more {
+		return RepositoryRemoved{More: true}, nil
+	}
+	t.delAll(keySealed(c.Ref, ""))
 	t.indexMembers(c.Ref, repo.Members, nil)
 	t.delAll(append(below(string(c.Ref.Tenant), inNames), ofSources).part(c.Ref.Name))
 	t.del(keyRepository(c.Ref))

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"bytes"
 	"fmt"
 	"strings"
 	"time"
@@ -28,11 +29,37 @@ func keyCurrentSets(r meta.RepoRef) key          { return append(inRepo(inSets, 
 func keyOldSets(r meta.RepoRef, name string) key { return append(inRepo(inSets, r), ofOld).part(name) }
 
 // What stays of a set that was replaced: readers who hold its index ask for the rest of
-// it by hash. Its files are then garbage like any.
+// it by hash. Then CollectBlobs takes it away, and its files are garbage like any.
 const (
 	keepOldSets = 32
 	keepOldFor  = 15 * time.Minute
+	// dropsOldSets bounds what of its predecessors one commit drops: more than one, so
+	// that their number falls.
+	dropsOldSets = 2
+	// dropsFiles bounds the files of sets that one entry releases; the last set of it may
+	// have more.
+	dropsFiles = 1000
 )
+
+// keyOldSetTime is the place of a replaced set among those that go.
+func keyOldSetTime(p *meta.Publication) key {
+	return inGarbage(ofOldSets).u64(clock(p.Replaced)).part(string(p.Repo.Tenant)).part(p.Repo.Name).part(p.Name).u64(p.Revision)
+}
+
+// oldSetOf returns the key of the set that has a place among those that go.
+func oldSetOf(k []byte) (key, error) {
+	_, rest, err := parseTimed(k)
+	if err != nil {
+		return nil, err
+	}
+	tenant, rest, ok1 := cutPart(rest)
+	repo, rest, ok2 := cutPart(rest)
+	name, rest, ok3 := cutPart(rest)
+	if !ok1 || !ok2 || !ok3 || len(rest) != 8 {
+		return nil, &StorageError{Cause: fmt.Errorf("key %x is no replaced publication", k)}
+	}
+	return append(keyOldSets(meta.RepoRef{Tenant: meta.TenantName(tenant), Name: repo}, name), rest...), nil
+}
 
 // versionChanged notes in the head of a repository, if it has one, that a version did.
 func (t *tx) versionChanged(repo meta.RepoRef) error {
@@ -72,62 +99,83 @@ func (t *tx) dropSet(k key, p *meta.Publication) error {
 		}
 	}
 	t.del(k)
+	if p.Replaced != 0 {
+		t.del(keyOldSetTime(p))
+	}
 	return nil
 }
 
-// retire keeps a publication that another replaces for a while, and drops those that
-// were kept long enough or are too many.
-func (t *tx) retire(p *meta.Publication) error {
-	prefix := keyOldSets(p.Repo, p.Name)
-	type old struct {
-		key key
-		set *meta.Publication
-	}
-	var kept []old
-	for pair, err := range t.scan(within(prefix)) {
+// retire keeps a publication that is no longer in place for a while.
+func (t *tx) retire(p *meta.Publication) {
+	p.Replaced = t.now
+	t.put(keyOldSets(p.Repo, p.Name).u64(p.Revision), p)
+	t.mark(keyOldSetTime(p))
+}
+
+// dropOldSets drops a few of those that were kept long enough or are too many.
+func (t *tx) dropOldSets(repo meta.RepoRef, name string) error {
+	count := 0
+	var oldest []pair
+	for p, err := range t.scan(within(keyOldSets(repo, name))) {
 		if err != nil {
 			return err
 		}
-		set, err := decode[meta.Publication](pair.key, pair.value)
+		if count++; count <= dropsOldSets {
+			oldest = append(oldest, pair{bytes.Clone(p.key), bytes.Clone(p.value)})
+		}
+	}
+	for _, p := range oldest {
+		set, err := decode[meta.Publication](p.key, p.value)
 		if err != nil {
 			return err
 		}
-		kept = append(kept, old{append(key(nil), pair.key...), set})
-	}
-	for i, o := range kept {
-		if len(kept)-i < keepOldSets && o.set.Replaced > t.now-meta.Time(keepOldFor) {
+		if count <= keepOldSets && set.Replaced > t.now-meta.Time(keepOldFor) {
 			break
 		}
-		if err := t.dropSet(o.key, o.set); err != nil {
+		if err := t.dropSet(p.key, set); err != nil {
 			return err
 		}
+		count--
 	}
-	p.Replaced = t.now
-	t.put(prefix.u64(p.Revision), p)
 	return nil
 }
 
-// removeSets takes away all publications of a repository that goes. Their number is
-// bounded by its distributions.
-func (t *tx) removeSets(repo meta.RepoRef) error {
+// removeSets takes publications of a repository that goes away; more says that there are
+// others, which the next entry takes. Should the repository stay after all, they are
+// built anew.
+func (t *tx) removeSets(repo meta.RepoRef) (more bool, err error) {
 	prefix := inRepo(inSets, repo)
+	files := 0
+	var head *meta.Sets
 	for pair, err := range t.scan(within(prefix)) {
 		if err != nil {
-			return err
+			return false, err
 		}
 		if pair.key[len(prefix)] == ofHead {
+			// The head is the first of them.
+			if head, err = decode[meta.Sets](pair.key, pair.value); err != nil {
+				return false, err
+			}
 			continue
+		}
+		if files >= dropsFiles {
+			if head != nil {
+				head.Changed = t.index
+				t.put(keySets(repo), head)
+			}
+			return true, nil
 		}
 		set, err := decode[meta.Publication](pair.key, pair.value)
 		if err != nil {
-			return err
+			return false, err
 		}
-		if err := t.dropSet(append(key(nil), pair.key...), set); err != nil {
-			return err
+		files += len(set.Files)
+		if err := t.dropSet(bytes.Clone(pair.key), set); err != nil {
+			return false, err
 		}
 	}
 	t.del(keySets(repo))
-	return nil
+	return false, nil
 }
 
 func (t *tx) putSets(head *meta.Sets) {

@@ -70,10 +70,32 @@ func levelSixSets(l *logWriter) {
 	l.add("", index("stable", "third index", 8))
 	l.add("", lease("eu-1"))
 	l.add("", index("stable", "third index", 8))
+	l.now = l.now.Add(time.Hour)
+	l.add("", CollectBlobs{Limit: 100})
+	indexed := meta.Repository{
+		Ref: meta.RepoRef{Tenant: "acme", Name: "indexed"}, Format: "apt", Kind: meta.KindHosted, Class: meta.ClassStandard,
+		Home: "eu", Visibility: meta.VisibilityPrivate,
+	}
+	l.add("", CreateRepository{Repository: indexed})
+	l.add("", OpenSets{Repo: indexed.Ref})
+	l.add("", LeaseSets{Repo: indexed.Ref, Node: "eu-1", For: time.Minute})
+	for i := range uint64(5) {
+		c := index("stable", "short index", i+1)
+		c.Repo, c.Set.Repo, c.Blobs[0].Repo = indexed.Ref, indexed.Ref, indexed.Ref
+		c.Set.Files = nil
+		for n := range meta.MaxSetFiles {
+			b := blob("short index")
+			c.Set.Files = append(c.Set.Files, meta.File{Path: fmt.Sprintf("dists/stable/%04d", n), Digest: b.Digest, Size: b.PlainBytes})
+		}
+		l.add("", c)
+	}
+	l.add("", RemoveRepository{Ref: indexed.Ref}) // a part of it
+	l.add("", RemoveRepository{Ref: indexed.Ref})
+	l.add("", RemoveRepository{Ref: indexed.Ref})
 }
 
-// examineSets counts what a publication uses.
-func examineSets(repo meta.RepoRef, k, value []byte, use func(meta.RepoRef, digest.Digest) error) error {
+// examineSets counts what a publication uses, and wants a replaced one among those that go.
+func examineSets(repo meta.RepoRef, k, value []byte, want map[string]bool, use func(meta.RepoRef, digest.Digest) error) error {
 	if k[len(inRepo(inSets, repo))] == ofHead {
 		return nil
 	}
@@ -85,6 +107,11 @@ func examineSets(repo meta.RepoRef, k, value []byte, use func(meta.RepoRef, dige
 		if err := use(repo, f.Digest); err != nil {
 			return err
 		}
+	}
+	if old := k[len(inRepo(inSets, repo))] == ofOld; old != (p.Replaced != 0) {
+		return fmt.Errorf("publication %s %s at %x was replaced at %d", repo, p.Name, k, p.Replaced)
+	} else if old {
+		want[string(keyOldSetTime(p))] = true
 	}
 	return nil
 }
@@ -278,6 +305,152 @@ func TestSetsReleaseTheirBlobs(t *testing.T) {
 	}
 	if _, err := try(b, GetSets{Repo: appRef}); err == nil {
 		t.Error("the sets of a repository that is gone are there")
+	}
+}
+
+// What was replaced goes after a quarter of an hour though nothing is published again, a
+// bounded part of it at a time; so does what is no more.
+func TestOldSetsGo(t *testing.T) {
+	b := setsBench(t)
+	b.must(OpenSets{Repo: appRef})
+	b.must(lease("eu-1"))
+	const names, replaced = 5, 3
+	for n := range names {
+		for i := range replaced + 1 {
+			b.must(index(fmt.Sprint("dist-", n), fmt.Sprint(n, " document ", i), uint64(i+1)))
+		}
+	}
+	b.must(CommitSets{Repo: appRef, Node: "eu-1", Drop: []string{"dist-0"}})
+	if _, err := try(b, GetPublication{Repo: appRef, Name: "dist-0"}); !errors.Is(err, meta.ErrNotFound) {
+		t.Errorf("a set that is no more is %v", err)
+	}
+	check(b)
+	claimed := func() (n int) {
+		for name := range names {
+			for i := range replaced + 1 {
+				if a, err := try(b, GetBlob{Repo: appRef, Digest: blob(fmt.Sprint(name, " document ", i)).Digest}); err == nil && a.Link.Claims > 0 {
+					n++
+				}
+			}
+		}
+		return n
+	}
+	due := func() bool { return ask(b, GarbageDue{Now: meta.TimeOf(b.now)}) }
+	b.now = b.now.Add(keepOldFor - time.Second)
+	if b.must(CollectBlobs{Limit: 100}); due() || claimed() != names*(replaced+1) {
+		t.Errorf("%d are claimed a second before, due is %v", claimed(), due())
+	}
+	b.now = b.now.Add(2 * time.Second)
+	rounds := 0
+	for due() {
+		before := claimed()
+		r := b.must(CollectBlobs{Limit: 4}).Value.(CollectResult) // a set is two records
+		if went := before - claimed(); went > 2 || went == 0 && r.More {
+			t.Fatalf("%d sets went at once, more is %v", went, r.More)
+		}
+		if rounds++; rounds > 100 {
+			t.Fatal("it does not end")
+		}
+	}
+	if n := claimed(); n != names-1 || rounds < names*replaced/2 {
+		t.Errorf("%d are claimed after %d rounds", n, rounds)
+	}
+	check(b)
+}
+
+// One that is dropped and comes back over and over keeps no more than any.
+func TestDroppedSetsAreBounded(t *testing.T) {
+	b := setsBench(t)
+	b.must(OpenSets{Repo: appRef})
+	b.must(lease("eu-1"))
+	for i := range 3 * keepOldSets {
+		b.must(index("stable", fmt.Sprint("document ", i), uint64(i+1)))
+		b.must(CommitSets{Repo: appRef, Node: "eu-1", Drop: []string{"stable"}})
+	}
+	kept := 0
+	for i := range 3 * keepOldSets {
+		if a, err := try(b, GetBlob{Repo: appRef, Digest: blob(fmt.Sprint("document ", i)).Digest}); err == nil && a.Link.Claims > 0 {
+			kept++
+		}
+	}
+	if kept > keepOldSets+1 {
+		t.Errorf("%d sets are kept", kept)
+	}
+	check(b)
+}
+
+// bigSet is a set of the largest number of files, which are all there.
+func bigSet(b *bench, name string, from uint64) CommitSets {
+	c := index(name, fmt.Sprint(name, " 0"), from)
+	c.Blobs, c.Set.Files = nil, nil
+	for i := range meta.MaxSetFiles {
+		document := fmt.Sprint(name, " ", i)
+		if from == 1 {
+			b.must(link(document, "eu-1"))
+		}
+		d := blob(document)
+		c.Set.Files = append(c.Set.Files, meta.File{Path: fmt.Sprintf("dists/%s/%04d", name, i), Digest: d.Digest, Size: d.PlainBytes})
+	}
+	return c
+}
+
+// TestRemoveRepositoryInPages: the publications of a repository that goes take several
+// entries, none of which releases more than a bounded number of files; one that stays
+// after all is to be built anew.
+func TestRemoveRepositoryInPages(t *testing.T) {
+	b := setsBench(t)
+	b.must(OpenSets{Repo: appRef})
+	b.must(lease("eu-1"))
+	const names = 6
+	for n := range names {
+		for from := range uint64(2) {
+			c := bigSet(b, fmt.Sprint("dist-", n), from+1)
+			c.Through = b.index
+			b.must(c)
+		}
+	}
+	claims := func() (n uint64) {
+		for name := range names {
+			for i := range meta.MaxSetFiles {
+				if a, err := try(b, GetBlob{Repo: appRef, Digest: blob(fmt.Sprint("dist-", name, " ", i)).Digest}); err == nil {
+					n += a.Link.Claims
+				}
+			}
+		}
+		return n
+	}
+	const all = names * 2 * meta.MaxSetFiles
+	if n := claims(); n != all {
+		t.Fatalf("%d claims", n)
+	}
+	pages := 0
+	for left := uint64(all); ; pages++ {
+		r, _ := b.must(RemoveRepository{Ref: appRef}).Value.(RepositoryRemoved)
+		now := claims()
+		if left-now > dropsFiles+meta.MaxSetFiles {
+			t.Fatalf("an entry released %d files", left-now)
+		}
+		check(b)
+		left = now
+		if !r.More {
+			break
+		}
+		if s := ask(b, GetSets{Repo: appRef}); s.Changed != b.index || s.Changed <= s.Built {
+			t.Fatalf("what lost sets is not to be built: %+v", s)
+		}
+	}
+	if pages < all/(dropsFiles+meta.MaxSetFiles) || claims() != 0 {
+		t.Errorf("%d pages, %d claims are left", pages, claims())
+	}
+	if _, err := try(b, GetSets{Repo: appRef}); !errors.Is(err, meta.ErrNotFound) {
+		t.Errorf("what is left of the sets is %v", err)
+	}
+	b.refuse(RemoveRepository{Ref: appRef}, meta.ErrNotFound)
+	for b.must(CollectBlobs{Limit: 1000}).Value.(CollectResult).More {
+		// It looks through what was there before.
+	}
+	if ask(b, GarbageDue{Now: meta.TimeOf(b.now.Add(keepOldFor + time.Second))}) {
+		t.Error("replaced sets of a repository that is gone wait to go")
 	}
 }
 
