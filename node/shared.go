@@ -2,7 +2,9 @@ package node
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
+	"net"
 	"net/http"
 	"path/filepath"
 	"time"
@@ -76,15 +78,26 @@ func held(s store.Store) func(context.Context, digest.CID) bool {
 
 // transport connects to the gateways of other nodes with this node's certificate.
 func (n *Node) transport() *http.Transport {
-	t := &http.Transport{
-		TLSClientConfig: trust.ClientTLS(n.cred), ForceAttemptHTTP2: true,
-		TLSHandshakeTimeout: 5 * time.Second, IdleConnTimeout: time.Minute, MaxIdleConnsPerHost: 16,
-	}
+	t := transportWith(trust.ClientTLS(n.cred))
 	n.closes(func() error {
 		t.CloseIdleConnections()
 		return nil
 	})
 	return t
+}
+
+// transportWith gives up, after 10 s, a connection on which nothing comes any more. One
+// carries all that is asked of a server, and a kernel tries for a quarter of an hour to
+// send over a way that was cut, with pauses of minutes: a node would be alone for as long
+// after it was joined to the others again.
+func transportWith(config *tls.Config) *http.Transport {
+	const quiet = 5 * time.Second
+	return &http.Transport{
+		TLSClientConfig: config, ForceAttemptHTTP2: true,
+		DialContext:         (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
+		TLSHandshakeTimeout: 5 * time.Second, IdleConnTimeout: time.Minute, MaxIdleConnsPerHost: 16,
+		HTTP2: &http.HTTP2Config{SendPingTimeout: quiet, PingTimeout: quiet, WriteByteTimeout: 2 * quiet},
+	}
 }
 
 // gate builds the one gate that every request passes.
