@@ -5,8 +5,9 @@
 // different files is refused too.
 //
 // Start at Zip, TarGz and Limits. All refusals are meta.ErrInvalid. The package writes no
-// file and starts no goroutines. Sources: APPNOTE.TXT 6.3.10 (sections 4.3.14 to 4.3.16,
-// the end of a zip), PEP 706 (which entries leave the folder).
+// file and starts no goroutines. Sources: APPNOTE.TXT 6.3.10 (sections 4.3.7 and 4.3.9, what
+// stands around an entry of a zip, 4.3.14 to 4.3.16, its end, 4.6.9, second names), PEP 706
+// (which entries leave the folder).
 package archive
 
 import (
@@ -99,17 +100,17 @@ func (r *readerAt) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
-// Zip opens a zip archive of size bytes. Its list of entries is read and judged, its
-// files are not: read them with Read, or Copy what they have.
+// Zip opens a zip archive of size bytes. Its list of entries and the header before each of
+// them are read and judged, its files are not: read them with Read, or Copy what they have.
 //
 // Errors: meta.ErrInvalid; of r.
 func Zip(r io.ReaderAt, size int64, l Limits) (*zip.Reader, error) {
-	list, err := DirectoryBytes(r, size, l)
+	list, err := findList(r, size, l)
 	if err != nil {
 		return nil, err
 	}
 	// The list is read for as long as it goes on, whatever its end says of it.
-	b := &budget{r: r, left: list + endReads}
+	b := &budget{r: r, size: size, left: list.bytes + endReads}
 	z, err := zip.NewReader(b, size)
 	b.left = -1
 	if errors.Is(err, zip.ErrFormat) || errors.Is(err, zip.ErrInsecurePath) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
@@ -121,15 +122,19 @@ func Zip(r io.ReaderAt, size int64, l Limits) (*zip.Reader, error) {
 	if len(z.File) > l.Entries {
 		return nil, refuse("%d entries are over the limit of %d", len(z.File), l.Entries)
 	}
-	plain, seen := int64(0), make(map[string]bool, len(z.File))
+	// Some readers go by the number of entries, others by the length of their list.
+	if uint64(len(z.File)) != list.records {
+		return nil, refuse("it has %d entries, and says that it has %d", len(z.File), list.records)
+	}
+	plain, seen := int64(0), make(map[string]*zip.File, len(z.File))
 	for _, f := range z.File {
 		if err := CheckName(f.Name); err != nil {
 			return nil, err
 		}
-		if seen[f.Name] {
+		if seen[f.Name] != nil {
 			return nil, refuse("the name %.80q comes twice", f.Name)
 		}
-		seen[f.Name] = true
+		seen[f.Name] = f
 		if f.UncompressedSize64 > uint64(l.PlainBytes) {
 			return nil, refuse("it unpacks to more than %d bytes", l.PlainBytes)
 		}
@@ -138,20 +143,27 @@ func Zip(r io.ReaderAt, size int64, l Limits) (*zip.Reader, error) {
 			return nil, err
 		}
 	}
+	if err := checkHeaders(r, list.from, seen); err != nil {
+		return nil, err
+	}
 	return z, nil
 }
 
 // endReads is what is read of a zip besides its list of entries, to find that.
 const endReads = 256 << 10
 
-// budget ends what reads more than it may; below 0 there is no bound.
+// budget ends what reads more than it may, or where a zip of its size has nothing; below 0
+// left is no bound.
 type budget struct {
-	r    io.ReaderAt
-	left int64
+	r          io.ReaderAt
+	size, left int64
 }
 
 // ReadAt implements io.ReaderAt.
 func (b *budget) ReadAt(p []byte, off int64) (int, error) {
+	if off < 0 || off >= b.size {
+		return 0, io.EOF
+	}
 	if b.left >= 0 {
 		if int64(len(p)) > b.left {
 			return 0, refuse("its directory is longer than it says")
@@ -175,10 +187,21 @@ const (
 //
 // Errors: meta.ErrInvalid; of r.
 func DirectoryBytes(r io.ReaderAt, size int64, l Limits) (int64, error) {
+	list, err := findList(r, size, l)
+	return list.bytes, err
+}
+
+// listing is where a zip's list of entries lies, and what its end says of it.
+type listing struct {
+	from, bytes int64
+	records     uint64
+}
+
+func findList(r io.ReaderAt, size int64, l Limits) (listing, error) {
 	tail := make([]byte, min(size, endBytes+maxComment+locatorBytes))
 	from := size - int64(len(tail))
 	if n, err := r.ReadAt(tail, from); n < len(tail) {
-		return 0, fmt.Errorf("read the end of a zip: %w", err)
+		return listing{}, fmt.Errorf("read the end of a zip: %w", err)
 	}
 	at := -1
 	for i := len(tail) - endBytes; i >= 0; i-- {
@@ -188,38 +211,47 @@ func DirectoryBytes(r io.ReaderAt, size int64, l Limits) (int64, error) {
 		}
 	}
 	if at < 0 {
-		return 0, refuse("it is not a zip")
+		return listing{}, refuse("it is not a zip")
+	}
+	// Some readers take the last end in the file, whether its comment fits or not.
+	if at+endBytes+int(binary.LittleEndian.Uint16(tail[at+20:])) != len(tail) || strings.Contains(string(tail[at+4:]), "PK\x05\x06") {
+		return listing{}, refuse("something follows its end, or looks like another")
 	}
 	records := uint64(binary.LittleEndian.Uint16(tail[at+10:]))
 	bytes := uint64(binary.LittleEndian.Uint32(tail[at+12:]))
 	offset := uint64(binary.LittleEndian.Uint32(tail[at+16:]))
 	behind := uint64(from) + uint64(at) // what the list of entries should lie before
-	// 0xffff bytes are one of archive/zip's own reasons to believe the zip64 end.
-	if records == 0xffff || bytes == 0xffff || bytes == 0xffffffff || offset == 0xffffffff {
-		if at >= locatorBytes && binary.LittleEndian.Uint32(tail[at-locatorBytes:]) == locatorMagic {
-			place := binary.LittleEndian.Uint64(tail[at-locatorBytes+8:])
-			end := make([]byte, end64Bytes)
-			if size < end64Bytes || place > uint64(size-end64Bytes) {
-				return 0, refuse("its end lies outside")
-			}
-			if n, err := r.ReadAt(end, int64(place)); n < len(end) {
-				return 0, fmt.Errorf("read the end of a zip: %w", err)
-			}
-			if binary.LittleEndian.Uint32(end) != end64Magic {
-				return 0, refuse("its end is not where it says")
-			}
-			records, bytes, offset = binary.LittleEndian.Uint64(end[32:]), binary.LittleEndian.Uint64(end[40:]), binary.LittleEndian.Uint64(end[48:])
-			behind = place
+	// Some readers believe a zip64 end wherever there is one, others where this end refers to it.
+	if locator := at - locatorBytes; locator >= 0 && binary.LittleEndian.Uint32(tail[locator:]) == locatorMagic {
+		place := binary.LittleEndian.Uint64(tail[locator+8:])
+		end := make([]byte, end64Bytes)
+		if size < end64Bytes || place > uint64(size-end64Bytes) {
+			return listing{}, refuse("its end lies outside")
 		}
+		if n, err := r.ReadAt(end, int64(place)); n < len(end) {
+			return listing{}, fmt.Errorf("read the end of a zip: %w", err)
+		}
+		length := binary.LittleEndian.Uint64(end[4:])
+		if binary.LittleEndian.Uint32(end) != end64Magic || length > uint64(size) || place+12+length != uint64(from)+uint64(locator) {
+			return listing{}, refuse("its end is not where it says")
+		}
+		short := [3]uint64{records, bytes, offset}
+		records, bytes, offset = binary.LittleEndian.Uint64(end[32:]), binary.LittleEndian.Uint64(end[40:]), binary.LittleEndian.Uint64(end[48:])
+		for i, long := range [3]uint64{records, bytes, offset} {
+			if short[i] != long && short[i] != [3]uint64{0xffff, 0xffffffff, 0xffffffff}[i] {
+				return listing{}, refuse("it has two ends that differ")
+			}
+		}
+		behind = place
 	}
 	if records > uint64(l.Entries) || bytes > uint64(l.DirectoryBytes) {
-		return 0, refuse("a directory of %d entries in %d bytes is over the limits of %d and %d", records, bytes, l.Entries, l.DirectoryBytes)
+		return listing{}, refuse("a directory of %d entries in %d bytes is over the limits of %d and %d", records, bytes, l.Entries, l.DirectoryBytes)
 	}
 	// Some readers take the list at the offset, others the one before the end.
 	if bytes > behind || offset != behind-bytes {
-		return 0, refuse("its directory does not lie before its end")
+		return listing{}, refuse("its directory does not lie before its end")
 	}
-	return int64(bytes), nil
+	return listing{from: int64(offset), bytes: int64(bytes), records: records}, nil
 }
 
 // Read returns a file of a zip, of at most maxBytes, its checksum checked.

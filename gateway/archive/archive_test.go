@@ -14,27 +14,9 @@ import (
 	"testing"
 
 	"github.com/shoal-registry/shoal/gateway/archive"
+	"github.com/shoal-registry/shoal/gateway/archive/archivetest"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 )
-
-func zipOf(t testing.TB, files ...string) []byte {
-	t.Helper()
-	var b bytes.Buffer
-	z := zip.NewWriter(&b)
-	for i := 0; i < len(files); i += 2 {
-		w, err := z.Create(files[i])
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := w.Write([]byte(files[i+1])); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := z.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return b.Bytes()
-}
 
 func tgzOf(t testing.TB, headers ...tar.Header) []byte {
 	t.Helper()
@@ -75,7 +57,7 @@ func open(b []byte) (*zip.Reader, error) {
 }
 
 func TestZip(t *testing.T) {
-	z, err := open(zipOf(t, "a/b.txt", "hello", "c", ""))
+	z, err := open(archivetest.Zip(t, "a/b.txt", "hello", "c", ""))
 	if err != nil || len(z.File) != 2 {
 		t.Fatal(z, err)
 	}
@@ -88,23 +70,23 @@ func TestZip(t *testing.T) {
 }
 
 func TestZipRefused(t *testing.T) {
-	whole := zipOf(t, "a", "hello")
+	whole := archivetest.Zip(t, "a", "hello")
 	claims := bytes.Clone(whole)
 	binary.LittleEndian.PutUint16(claims[len(claims)-12:], 60_000) // entries
 	for name, b := range map[string][]byte{
 		"empty":             {},
 		"no zip":            []byte(strings.Repeat("x", 100)),
 		"cut off":           whole[:len(whole)-1],
-		"up":                zipOf(t, "a/../../b", ""),
-		"up, Windows":       zipOf(t, `a\..\..\b`, ""),
-		"absolute":          zipOf(t, "/etc/passwd", ""),
-		"drive":             zipOf(t, "C:x", ""),
-		"twice":             zipOf(t, "a", "1", "a", "2"),
-		"too many":          zipOf(t, "1", "", "2", "", "3", "", "4", "", "5", ""),
+		"up":                archivetest.Zip(t, "a/../../b", ""),
+		"up, Windows":       archivetest.Zip(t, `a\..\..\b`, ""),
+		"absolute":          archivetest.Zip(t, "/etc/passwd", ""),
+		"drive":             archivetest.Zip(t, "C:x", ""),
+		"twice":             archivetest.Zip(t, "a", "1", "a", "2"),
+		"too many":          archivetest.Zip(t, "1", "", "2", "", "3", "", "4", "", "5", ""),
 		"claims too many":   claims,
-		"bomb":              zipOf(t, "a", strings.Repeat("\x00", 1<<19)),
-		"too large":         zipOf(t, "a", strings.Repeat("\x00", 1<<20+1)),
-		"a large directory": zipOf(t, strings.Repeat("n", 2000), ""),
+		"bomb":              archivetest.Zip(t, "a", strings.Repeat("\x00", 1<<19)),
+		"too large":         archivetest.Zip(t, "a", strings.Repeat("\x00", 1<<20+1)),
+		"a large directory": archivetest.Zip(t, strings.Repeat("n", 2000), ""),
 	} {
 		if _, err := open(b); !errors.Is(err, meta.ErrInvalid) {
 			t.Errorf("%s: %v", name, err)
@@ -120,7 +102,7 @@ func TestZipUnderstates(t *testing.T) {
 	for i := range 2000 {
 		files = append(files, strings.Repeat("n", 200+i), "")
 	}
-	b := zipOf(t, files...)
+	b := archivetest.Zip(t, files...)
 	end := len(b) - 22
 	binary.LittleEndian.PutUint16(b[end+8:], 0)
 	binary.LittleEndian.PutUint16(b[end+10:], 0)
@@ -130,7 +112,7 @@ func TestZipUnderstates(t *testing.T) {
 		t.Error(err)
 	}
 	// One list is at the offset, another before the end.
-	one, other := zipOf(t, "a", "1"), zipOf(t, "b", "22")
+	one, other := archivetest.Zip(t, "a", "1"), archivetest.Zip(t, "b", "22")
 	at := len(other) - 22
 	size := binary.LittleEndian.Uint32(other[at+12:])
 	offset := binary.LittleEndian.Uint32(other[at+16:])
@@ -249,20 +231,7 @@ func sparse(t *testing.T, plain, name string) []byte {
 		}
 		fmt.Fprintf(&pax, "%d %s\n", n, record)
 	}
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	for _, f := range []struct{ name, body string }{{"pax", pax.String()}, {plain, "1\n0\n1\n" + strings.Repeat("\x00", 506) + "x"}} {
-		if err := w.WriteHeader(&tar.Header{Name: f.name, Mode: 0o644, Size: int64(len(f.body))}); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := w.Write([]byte(f.body)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	raw := b.Bytes()
+	raw := archivetest.Tar(t, "pax", pax.String(), plain, "1\n0\n1\n"+strings.Repeat("\x00", 506)+"x")
 	raw[156] = tar.TypeXHeader
 	sum := 0 // the header's own, its place taken for spaces
 	for i, c := range raw[:512] {
@@ -307,8 +276,13 @@ func TestTarGzSource(t *testing.T) {
 }
 
 func FuzzZip(f *testing.F) {
-	f.Add(zipOf(f, "a/b", "hello"))
+	f.Add(archivetest.Zip(f, "a/b", "hello"))
 	f.Add([]byte("PK\x05\x06" + strings.Repeat("\x00", 18)))
+	for _, zips := range []map[string][]byte{sound(f), confused()} {
+		for _, b := range zips {
+			f.Add(b)
+		}
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		z, err := open(b)
 		if err != nil {
