@@ -77,6 +77,28 @@ func WriteJSON(w http.ResponseWriter, status int, v any) error {
 	return err
 }
 
+// WriteText answers with a line of text, as protocols do whose clients show it to people.
+// Set other headers before. That the client has gone changes nothing.
+func WriteText(w http.ResponseWriter, status int, line string) {
+	h := w.Header()
+	h.Set("Content-Type", "text/plain; charset=utf-8")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Content-Length", strconv.Itoa(len(line)+1))
+	w.WriteHeader(status)
+	_, _ = io.WriteString(w, line+"\n")
+}
+
+// ChallengeText answers 401 with a line of text: Basic, the token as the password. The line
+// is why the credentials were refused, or help when there were none.
+func ChallengeText(w http.ResponseWriter, s Scope, help string) {
+	if s.Cause != nil {
+		help = s.Cause.Error()
+	}
+	w.Header().Set("Www-Authenticate", `Basic realm="shoal", charset="UTF-8"`)
+	w.Header().Set("Cache-Control", "no-store")
+	WriteText(w, http.StatusUnauthorized, help)
+}
+
 // PageRequest is the page of a listing that a client asks for.
 type PageRequest struct {
 	After string

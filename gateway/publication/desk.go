@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -244,27 +243,11 @@ func WriteError(w http.ResponseWriter, err error) {
 	if mismatch, ok := errors.AsType[*digest.MismatchError](err); ok {
 		message = mismatch.Error()
 	}
-	text(w, status, message)
+	protocol.WriteText(w, status, message)
 }
 
 // Challenge answers 401: Basic, with a token as the password, which apt and dnf send
 // when they are given a user.
 func Challenge(w http.ResponseWriter, s protocol.Scope) {
-	message := "credentials are needed: any user, a token as the password"
-	if s.Cause != nil {
-		message = s.Cause.Error()
-	}
-	w.Header().Set("Www-Authenticate", `Basic realm="shoal", charset="UTF-8"`)
-	w.Header().Set("Cache-Control", "no-store")
-	text(w, http.StatusUnauthorized, message)
-}
-
-func text(w http.ResponseWriter, status int, message string) {
-	h := w.Header()
-	h.Set("Content-Type", "text/plain; charset=utf-8")
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Content-Length", strconv.Itoa(len(message)+1))
-	w.WriteHeader(status)
-	// The answer is an error already; that its client has gone changes nothing.
-	_, _ = io.WriteString(w, message+"\n")
+	protocol.ChallengeText(w, s, "credentials are needed: any user, a token as the password")
 }

@@ -3,7 +3,6 @@ package pypi
 import (
 	"errors"
 	"net/http"
-	"strconv"
 
 	"github.com/shoal-registry/shoal/gateway/protocol"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
@@ -22,28 +21,14 @@ func (p *Protocol) WriteError(w http.ResponseWriter, _ *http.Request, err error)
 	if errors.Is(err, meta.ErrExists) {
 		status = http.StatusBadRequest
 	}
-	plain(w, status, message)
+	w.Header().Del("Vary")
+	w.Header().Del("Content-Security-Policy")
+	protocol.WriteText(w, status, message)
 }
 
 // Challenge implements protocol.Protocol: Basic, any user with the token as password.
 func (p *Protocol) Challenge(w http.ResponseWriter, _ *http.Request, s protocol.Scope) {
-	message := "credentials are needed: any user (__token__), a token as the password"
-	if s.Cause != nil {
-		message = s.Cause.Error()
-	}
-	w.Header().Set("Www-Authenticate", `Basic realm="shoal", charset="UTF-8"`)
-	w.Header().Set("Cache-Control", "no-store")
-	plain(w, http.StatusUnauthorized, message)
-}
-
-func plain(w http.ResponseWriter, status int, message string) {
-	h := w.Header()
-	h.Del("Vary")
-	h.Del("Content-Security-Policy")
-	h.Set("Content-Type", "text/plain; charset=utf-8")
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Content-Length", strconv.Itoa(len(message)+1))
-	w.WriteHeader(status)
-	// The answer is an error already; that its client has gone changes nothing.
-	_, _ = w.Write([]byte(message + "\n"))
+	w.Header().Del("Vary")
+	w.Header().Del("Content-Security-Policy")
+	protocol.ChallengeText(w, s, "credentials are needed: any user (__token__), a token as the password")
 }
