@@ -79,11 +79,12 @@ var errExpelled = errors.New("a server refuses this node")
 // which revoke nothing but nodes.
 var errLegacy = errors.New("no server tells heads yet")
 
-// head asks the servers in turn for a head that accept takes. now spares the hold.
+// head asks the servers in turn for a head. begin is called for each: with its nonce it is
+// asked, and its answer accept has to take. now spares the hold.
 //
 // Errors: *meta.UnavailableError, errExpelled, errLegacy; of ctx.
-func (c *Client) head(ctx context.Context, seen meta.AccessHead, nonce []byte, now bool, accept func([]byte) error) error {
-	request := headRequest{Seen: seen, Nonce: nonce, Now: now}
+func (c *Client) head(ctx context.Context, seen meta.AccessHead, now bool, begin func() (nonce []byte, accept func([]byte) error)) error {
+	request := headRequest{Seen: seen, Now: now}
 	var tries []error
 	legacy, expelled := false, false
 	for _, s := range c.candidates() {
@@ -91,6 +92,8 @@ func (c *Client) head(ctx context.Context, seen meta.AccessHead, nonce []byte, n
 		if !request.Now {
 			timeout += holdHead
 		}
+		var accept func([]byte) error
+		request.Nonce, accept = begin()
 		response, err := call(ctx, c, s, s.head, &request, timeout)
 		request.Now = true // the next has no time to lose
 		if err == nil {

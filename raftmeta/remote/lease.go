@@ -269,10 +269,15 @@ func (l *Lease) ask(ctx context.Context, now bool) error {
 	l.mu.Lock()
 	seen := l.head
 	l.mu.Unlock()
-	nonce := make([]byte, trust.HeadNonceBytes)
-	_, _ = rand.Read(nonce) // it never fails
 	began := l.cfg.Clock()
-	err := l.cfg.Client.head(ctx, seen, nonce, now, func(b []byte) error { return l.offer(b, nonce, began) })
+	err := l.cfg.Client.head(ctx, seen, now, func() ([]byte, func([]byte) error) {
+		// What one server let pass in silence is no age of the next one's head; nor may that
+		// be the head of the first, so the nonce is another.
+		nonce := make([]byte, trust.HeadNonceBytes)
+		_, _ = rand.Read(nonce) // it never fails
+		asked := l.cfg.Clock()
+		return nonce, func(b []byte) error { return l.offer(b, nonce, asked) }
+	})
 	if err == nil || ctx.Err() != nil {
 		return err
 	}

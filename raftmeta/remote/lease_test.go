@@ -3,7 +3,9 @@ package remote
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -15,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/shoal-registry/shoal/raftmeta/codec"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/verify/trust"
 )
@@ -239,4 +242,57 @@ func TestLeaseFollows(t *testing.T) {
 	set(http.StatusNotFound)
 	before := l.Age()
 	eventually("an older build's servers give no lease", func() bool { return l.Reachable() && l.Age() < before+time.Second })
+}
+
+// A head is as old as the question to the server that answered, not as the one before, to
+// a server that was silent. And what that one comes out with later is no answer to it.
+func TestLeaseCountsFromWhoAnswered(t *testing.T) {
+	key := newKey(t)
+	clock := &manual{now: time.Hour}
+	var nonces [][]byte
+	h := &testHeads{head: meta.AccessHead{Epoch: 1, Index: 5, Revision: 2}, changed: make(chan struct{})}
+	path, heads := HeadsHandler(h, key, "c1")
+	note := func(r *http.Request) {
+		b, err := io.ReadAll(r.Body)
+		var request headRequest
+		if err == nil {
+			err = codec.Unmarshal(b, &request)
+		}
+		if err != nil {
+			t.Error(err)
+		}
+		nonces = append(nonces, request.Nonce)
+		r.Body = io.NopCloser(bytes.NewReader(b))
+	}
+	serve := func(f http.HandlerFunc) *httptest.Server {
+		mux := http.NewServeMux()
+		mux.HandleFunc(path, f)
+		server := httptest.NewTLSServer(mux)
+		t.Cleanup(server.Close)
+		return server
+	}
+	silent := serve(func(w http.ResponseWriter, r *http.Request) {
+		note(r)
+		clock.now += 4 * time.Second
+		w.WriteHeader(http.StatusServiceUnavailable)
+	})
+	other := serve(func(w http.ResponseWriter, r *http.Request) {
+		note(r)
+		heads.ServeHTTP(w, r)
+	})
+	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+	t.Cleanup(transport.CloseIdleConnections)
+	l := openLease(t, LeaseConfig{
+		Client:   NewClient(Config{HTTP: &http.Client{Transport: transport}, Servers: func() []string { return []string{silent.URL, other.URL} }}),
+		IsServer: func(id meta.NodeID) bool { return id == key.ID() }, Clock: clock.read,
+	})
+	if err := l.ask(t.Context(), true); err != nil {
+		t.Fatal(err)
+	}
+	if l.Age() != 0 || l.Revision() != 2 {
+		t.Errorf("age %v, revision %d", l.Age(), l.Revision())
+	}
+	if len(nonces) != 2 || bytes.Equal(nonces[0], nonces[1]) {
+		t.Errorf("asked with %x", nonces)
+	}
 }
