@@ -36,12 +36,12 @@ func each(all []string, f func(string) string) []string {
 	return out
 }
 
-// Unnamed refuses a package of a proxy whose file's name does not say which it is, where
+// unnamed refuses a package of a proxy whose file's name does not say which it is, where
 // rules would have to be asked: they must not be gone around by a name. form is what says
 // it.
 //
 // Errors: meta.ErrDenied; nil where there are no rules.
-func Unnamed(repo *meta.Repository, path, form string) error {
+func unnamed(repo *meta.Repository, path, form string) error {
 	if repo.Upstream == nil || len(repo.Upstream.Allow)+len(repo.Upstream.Block) == 0 {
 		return nil
 	}

@@ -76,7 +76,7 @@ func (p *Protocol) Routes() []protocol.Route {
 func (p *Protocol) get(c *protocol.Call) error {
 	path := c.Params.Get("path")
 	if c.Repository != nil && c.Repository.Kind == meta.KindProxy {
-		return p.proxy(c, path)
+		return upstream.ServeTree(c, p.engine, publication.Caller(c), &tree, path)
 	}
 	top, rest, _ := strings.Cut(path, "/")
 	switch {
