@@ -36,7 +36,9 @@ func (p *peers) note(r *http.Request, id meta.NodeID) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.whose[c] == id {
+	// Of HTTP/2 a request may come to be served after its connection was closed and
+	// forgotten, which its context then says: nobody would forget it again.
+	if p.whose[c] == id || r.Context().Err() != nil {
 		return
 	}
 	p.forget(c)
