@@ -61,9 +61,7 @@ func (c *cluster) start(t *testing.T, regions, agents int, serverFlags ...string
 				continue
 			}
 			m.process.Kill()
-			if t.Failed() {
-				t.Logf("end of the log of %s:\n%s", m.name, m.process.LogTail(4096))
-			}
+			lastWords.keep(t, m.process)
 		}
 	})
 	for i := range regions {

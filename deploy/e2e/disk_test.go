@@ -67,9 +67,7 @@ func lone(t *testing.T, data string, flags ...string) (*cluster, *member) {
 	t.Cleanup(func() {
 		if m.process != nil {
 			m.process.Kill()
-			if t.Failed() {
-				t.Logf("end of the log:\n%s", m.process.LogTail(8192))
-			}
+			lastWords.keep(t, m.process)
 		}
 	})
 	c.launch(t, m)

@@ -172,10 +172,8 @@ func TestFullDisk(t *testing.T) {
 	c.servers = []*member{m}
 	t.Cleanup(func() {
 		if m.process != nil {
-			if t.Failed() {
-				t.Logf("end of the log:\n%s", m.process.LogTail(8192))
-			}
 			m.process.Kill()
+			lastWords.keep(t, m.process)
 		}
 	})
 	c.launch(t, m)

@@ -1,9 +1,11 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log"
 	"math/rand/v2"
@@ -12,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -20,8 +23,9 @@ import (
 	"github.com/shoal-registry/shoal/deploy/proc"
 )
 
-// binary is the shoal under test, set by TestMain.
-var binary string
+// binary is the shoal under test, emptyHome a folder for clients that are given no other;
+// TestMain sets them.
+var binary, emptyHome string
 
 // full asks for the large cases (make e2e-full).
 var full = os.Getenv("SHOAL_E2E") == "full"
@@ -43,9 +47,53 @@ func TestMain(m *testing.M) {
 		}
 	}
 	os.Setenv("PATH", tools+":"+os.Getenv("PATH")+":/usr/sbin:/sbin")
+	emptyHome = filepath.Join(dir, "home")
+	if err := os.Mkdir(emptyHome, 0o700); err != nil {
+		log.Fatal(err)
+	}
 	code := m.Run()
+	lastWords.print(os.Stdout)
 	os.RemoveAll(dir)
 	os.Exit(code)
+}
+
+// lastWords has the ends of the logs of the processes of failed tests. They are printed after
+// all tests, so that a test's own output ends with why it failed.
+var lastWords tails
+
+type tails struct {
+	mu    sync.Mutex
+	texts []string
+	bytes int
+}
+
+const (
+	tailBytes  = 4096      // of one log
+	tailsBytes = 512 << 10 // of all logs of a run
+)
+
+// keep notes the end of a process's log if t has failed. p may be nil.
+func (l *tails) keep(t *testing.T, p *proc.Process) {
+	if p == nil || !t.Failed() {
+		return
+	}
+	text := fmt.Sprintf("=== end of the log of %s of %s\n%s\n", p.Name(), t.Name(), strings.TrimSpace(p.LogTail(tailBytes)))
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.bytes += len(text); l.bytes <= tailsBytes {
+		l.texts = append(l.texts, text)
+	}
+}
+
+func (l *tails) print(w io.Writer) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, text := range l.texts {
+		fmt.Fprint(w, text)
+	}
+	if l.bytes > tailsBytes {
+		fmt.Fprintf(w, "=== the other logs are left out, %d bytes of their ends in all\n", l.bytes)
+	}
 }
 
 // skip ends a test that this machine cannot run; on CI that is a failure.
@@ -149,9 +197,7 @@ func startDev(t *testing.T, data string, flags ...string) *dev {
 	d := &dev{data: data, args: append([]string{"dev", "--data", data, "--gateway", proc.LoopbackHost() + ":" + proc.GatewayPort}, flags...)}
 	t.Cleanup(func() {
 		d.process.Kill()
-		if t.Failed() {
-			t.Logf("end of the log of shoal dev:\n%s", d.process.LogTail(8192))
-		}
+		lastWords.keep(t, d.process)
 	})
 	d.start(t)
 	return d
@@ -191,9 +237,13 @@ func registry(node proc.Endpoint, token string) *image.Client {
 }
 
 // command runs a program to its end and returns its output; on an error the output is in it.
+//
+// The program has proc.Environ, an empty HOME unless env names one, and, if it is of rustup,
+// our toolchains; whatever else it needs is in env.
 func command(ctx context.Context, env []string, name string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Env = append(os.Environ(), env...)
+	rustup := cmp.Or(os.Getenv("RUSTUP_HOME"), filepath.Join(os.Getenv("HOME"), ".rustup"))
+	cmd.Env = append(proc.Environ("HOME="+emptyHome, "RUSTUP_HOME="+rustup), env...)
 	cmd.WaitDelay = 5 * time.Second
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }

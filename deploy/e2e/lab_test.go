@@ -24,10 +24,8 @@ func TestWaveOverThreeRegions(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() {
-		if t.Failed() {
-			for _, m := range c.Members() {
-				t.Logf("end of the log of %s:\n%s", m.Name(), m.Process().LogTail(2048))
-			}
+		for _, m := range c.Members() {
+			lastWords.keep(t, m.Process())
 		}
 		if err := c.Close(); err != nil {
 			t.Error(err)

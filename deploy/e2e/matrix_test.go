@@ -70,9 +70,7 @@ func startSecured(t *testing.T) *secured {
 	s.servers = append(s.servers, m)
 	t.Cleanup(func() {
 		m.process.Kill()
-		if t.Failed() {
-			t.Logf("end of the log of %s:\n%s", m.name, m.process.LogTail(4096))
-		}
+		lastWords.keep(t, m.process)
 	})
 	s.launch(t, m)
 	if s.cluster.token, err = proc.AdminToken(m.node.Data); err != nil {

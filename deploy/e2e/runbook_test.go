@@ -72,9 +72,7 @@ func newDrill(t *testing.T, c *cluster) *drill {
 	t.Cleanup(func() {
 		for _, p := range d.servers {
 			p.Kill()
-			if t.Failed() {
-				t.Logf("end of the log of %s:\n%s", p.Name(), p.LogTail(4096))
-			}
+			lastWords.keep(t, p)
 		}
 	})
 	key := filepath.Join(d.dir, "key")

@@ -1,9 +1,7 @@
 package e2e
 
 import (
-	"cmp"
 	"context"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -21,10 +19,8 @@ type configured struct {
 
 // plainly are variables that would take the place of the configuration.
 func plainly(home string, more ...string) []string {
-	// The toolchain itself stays where it is.
-	rustup := cmp.Or(os.Getenv("RUSTUP_HOME"), filepath.Join(os.Getenv("HOME"), ".rustup"))
 	return append([]string{
-		"RUSTUP_HOME=" + rustup, "HOME=" + home, "XDG_CONFIG_HOME=" + filepath.Join(home, ".config"), "XDG_CACHE_HOME=" + filepath.Join(home, ".cache"), "XDG_DATA_HOME=" + filepath.Join(home, ".data"),
+		"HOME=" + home, "XDG_CONFIG_HOME=" + filepath.Join(home, ".config"), "XDG_CACHE_HOME=" + filepath.Join(home, ".cache"), "XDG_DATA_HOME=" + filepath.Join(home, ".data"),
 		"npm_config_userconfig=" + filepath.Join(home, ".npmrc"), "npm_config_registry=", "PIP_CONFIG_FILE=", "PIP_INDEX_URL=", "NETRC=" + filepath.Join(home, ".netrc"),
 		"CARGO_HOME=" + filepath.Join(home, ".cargo"), "GOPROXY=", "GOENV=", "GOFLAGS=-modcacherw", "GOPATH=" + filepath.Join(home, "go"),
 		"GOMODCACHE=" + filepath.Join(home, "go", "mod"), "GOTOOLCHAIN=local", "GOWORK=off",

@@ -144,15 +144,10 @@ func Ready(ctx context.Context, client *http.Client, ops string) error {
 
 // Run runs a command line of the binary to its end and returns its standard output.
 //
-// enter is as in Spec. The error carries what it wrote to standard error.
+// env is added to Environ, enter is as in Spec. The error carries what it wrote to standard error.
 func Run(ctx context.Context, enter func(func() error) error, path string, env []string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, path, args...)
-	for _, pair := range os.Environ() {
-		if !strings.HasPrefix(pair, "SHOAL_") {
-			cmd.Env = append(cmd.Env, pair)
-		}
-	}
-	cmd.Env = append(cmd.Env, env...)
+	cmd.Env = Environ(env...)
 	cmd.WaitDelay = 5 * time.Second
 	var out, problem strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &problem

@@ -27,12 +27,30 @@ type Spec struct {
 	Name string   // for messages, e.g. "server east-1"
 	Path string   // executable
 	Args []string // without the executable's name
-	Env  []string // added to the environment, which is passed on without SHOAL_*
+	Env  []string // added to Environ
 	Dir  string
 	Log  string // file that gets stdout and stderr, appended; "" discards them
 	// Enter runs start where the child shall be born, e.g. in a network namespace;
 	// nil runs it as is.
 	Enter func(start func() error) error
+}
+
+// passedOn are the variables that a child has from us: where programs are, what a person is
+// called, and how the Go runtime behaves. Proxies, private module paths, mirrors, credentials
+// and settings of clients (npm_config_*, PIP_*, AWS_*, SHOAL_* ...) are not among them: what
+// is tried or measured shall not depend on who does it.
+var passedOn = []string{"PATH", "HOME", "TMPDIR", "USER", "LOGNAME", "LANG", "JAVA_HOME", "GOCOVERDIR", "GODEBUG", "GOMAXPROCS", "GORACE", "GOTRACEBACK"}
+
+// Environ is the environment of a child, with more variables (NAME=value), the last of a
+// name counts.
+func Environ(more ...string) []string {
+	env := make([]string, 0, len(passedOn)+len(more))
+	for _, name := range passedOn {
+		if value, ok := os.LookupEnv(name); ok {
+			env = append(env, name+"="+value)
+		}
+	}
+	return append(env, more...)
 }
 
 // Process is a started child. Its methods may be called from several goroutines.
@@ -49,12 +67,7 @@ type Process struct {
 func Start(spec Spec) (*Process, error) {
 	cmd := exec.Command(spec.Path, spec.Args...)
 	cmd.Dir = spec.Dir
-	for _, pair := range os.Environ() {
-		if !strings.HasPrefix(pair, "SHOAL_") {
-			cmd.Env = append(cmd.Env, pair)
-		}
-	}
-	cmd.Env = append(cmd.Env, spec.Env...)
+	cmd.Env = Environ(spec.Env...)
 	// Its own group, so that a terminal's interrupt reaches us first; its death with ours.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if spec.Log != "" {

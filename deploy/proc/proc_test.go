@@ -90,3 +90,23 @@ func TestReadDevFile(t *testing.T) {
 		t.Errorf("dev.json: %+v, %v", d, err)
 	}
 }
+
+func TestAChildHasNothingOfItsCallersSettings(t *testing.T) {
+	for _, name := range []string{"https_proxy", "HTTP_PROXY", "GOPRIVATE", "GOFLAGS", "npm_config_registry", "PIP_INDEX_URL", "AWS_PROFILE", "SHOAL_TOKEN"} {
+		t.Setenv(name, "the caller's")
+	}
+	t.Setenv("HOME", "/the/callers")
+	out, err := Run(t.Context(), nil, "/usr/bin/env", []string{"HOME=/its/own", "WANTED=yes"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(out, "\n")
+	for _, want := range []string{"HOME=/its/own", "WANTED=yes", "PATH=" + os.Getenv("PATH")} {
+		if !slices.Contains(lines, want) {
+			t.Errorf("no %s in %q", want, lines)
+		}
+	}
+	if strings.Contains(out, "the caller's") || strings.Contains(out, "/the/callers") {
+		t.Errorf("the child has %q", lines)
+	}
+}
