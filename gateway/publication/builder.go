@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -358,16 +359,23 @@ func (b *Builder) observe(ctx context.Context, c feed.Change) {
 			b.lookGroups(c.Repo)
 		}
 	case feed.KindCluster, feed.KindNode:
-		// The level rose, or who builds may be another: all that is known is looked at.
-		b.mu.Lock()
-		var all []meta.RepoRef
-		for r := range b.tasks {
-			all = append(all, r)
+		// The level rose, or who builds may be another.
+		b.lookAll(b.settle())
+	case feed.KindLost:
+		// Whose it was is not said. Many are lost at a time, when a server is.
+		if !c.Deleted {
+			b.lookAll(lostAfter * b.cfg.Every)
 		}
-		b.mu.Unlock()
-		for _, r := range all {
-			b.look(r, b.settle())
-		}
+	}
+}
+
+// lookAll has all repositories that are known looked at after d.
+func (b *Builder) lookAll(d time.Duration) {
+	b.mu.Lock()
+	all := slices.Collect(maps.Keys(b.tasks))
+	b.mu.Unlock()
+	for _, r := range all {
+		b.look(r, d)
 	}
 }
 
@@ -459,10 +467,16 @@ func (b *Builder) attend(ctx context.Context, ref meta.RepoRef) (later time.Dura
 		!slices.ContainsFunc(all, func(s meta.Node) bool { return slices.Contains(sets.Key.To, s.ID) })
 	later = b.share(ctx, format, ref, sets, servers)
 	if sets != nil && !lost && !due(*sets, changed, format.Rules()) {
-		if later == 0 {
-			b.standing(ref, time.Time{})
+		gone, err := b.damaged(ctx, ref)
+		if err != nil {
+			return 0, err
 		}
-		return later, nil
+		if len(gone) == 0 {
+			if later == 0 {
+				b.standing(ref, time.Time{})
+			}
+			return later, nil
+		}
 	}
 	if wait := b.turn(&repo, sets, servers); wait > 0 {
 		if later > 0 {
@@ -681,6 +695,59 @@ func (b *Builder) signer(ctx context.Context, repo meta.RepoRef, servers []meta.
 	return signer, nil
 }
 
+// publications yields the sets of a repository that are in place.
+func (b *Builder) publications(ctx context.Context, repo meta.RepoRef) iter.Seq2[meta.Publication, error] {
+	return func(yield func(meta.Publication, error) bool) {
+		var page state.Page
+		for {
+			list, _, err := raftmeta.Ask(ctx, b.cfg.Metadata, meta.Local, state.ListPublications{Repo: repo, Page: page})
+			if err != nil {
+				yield(meta.Publication{}, err)
+				return
+			}
+			for _, p := range list {
+				if !yield(p, nil) {
+					return
+				}
+			}
+			if len(list) == 0 {
+				return
+			}
+			page.After = list[len(list)-1].Name
+		}
+	}
+}
+
+// damaged names the sets in place of which no server has some file any more. It reads
+// them only while something is lost.
+func (b *Builder) damaged(ctx context.Context, repo meta.RepoRef) (map[string]bool, error) {
+	some, _, err := raftmeta.Ask(ctx, b.cfg.Metadata, meta.Local, state.ListLost{Page: state.Page{Limit: 1}})
+	if err != nil || len(some) == 0 {
+		return nil, err
+	}
+	gone := map[string]bool{}
+	for p, err := range b.publications(ctx, repo) {
+		if err != nil {
+			return nil, err
+		}
+		for _, f := range p.Files {
+			blob, _, err := raftmeta.Ask(ctx, b.cfg.Metadata, meta.Local, state.GetBlob{Repo: repo, Digest: f.Digest})
+			lost := errors.Is(err, meta.ErrNotFound)
+			if err == nil {
+				lost, _, err = raftmeta.Ask(ctx, b.cfg.Metadata, meta.Local, state.IsLost{Root: blob.Blob.Root})
+			}
+			if lost {
+				gone[p.Name] = true
+				break
+			}
+			if err != nil {
+				return nil, fmt.Errorf("file %s of the documents of %s: %w", f.Path, repo, err)
+			}
+		}
+	}
+	return gone, nil
+}
+
 // build takes the lease and builds.
 func (b *Builder) build(ctx context.Context, format Format, repo *meta.Repository, sets meta.Sets, members []meta.RepoRef, at uint64, servers []meta.Node) (err error) {
 	var signer *Signer
@@ -720,19 +787,18 @@ func (b *Builder) build(ctx context.Context, format Format, repo *meta.Repositor
 	defer cancel()
 
 	current := map[string]meta.Publication{}
-	var page state.Page
-	for {
-		list, _, err := raftmeta.Ask(ctx, b.cfg.Metadata, meta.Local, state.ListPublications{Repo: repo.Ref, Page: page})
+	for p, err := range b.publications(ctx, repo.Ref) {
 		if err != nil {
 			return err
 		}
-		if len(list) == 0 {
-			break
-		}
-		for _, p := range list {
-			current[p.Name] = p
-		}
-		page.After = list[len(list)-1].Name
+		current[p.Name] = p
+	}
+	gone, err := b.damaged(ctx, repo.Ref)
+	if err != nil {
+		return err
+	}
+	if len(gone) > 0 {
+		b.cfg.Log.Warn("documents of a repository are lost, they are built again", "repository", repo.Ref.String(), "sets", len(gone))
 	}
 	build := &Build{
 		Repo: *repo, At: at, Signer: signer, Current: current, members: members, builder: b,
@@ -740,9 +806,9 @@ func (b *Builder) build(ctx context.Context, format Format, repo *meta.Repositor
 		stored: map[digest.Digest]catalog.Stored{}, kept: map[string]bool{},
 	}
 	defer func() { err = cmp.Or(err, build.close()) }()
-	if sets.Format != format.Rules() {
-		// What is there was made by other rules: nothing of it is the same.
-		for name, p := range current {
+	for name, p := range current {
+		// What was made by other rules, or has lost a file, is made anew.
+		if sets.Format != format.Rules() || gone[name] {
 			p.Sum = ""
 			current[name] = p
 		}

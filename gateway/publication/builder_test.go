@@ -17,6 +17,8 @@ import (
 	"github.com/shoal-registry/shoal/gateway/catalog/catalogtest"
 	"github.com/shoal-registry/shoal/gateway/protocol"
 	"github.com/shoal-registry/shoal/gateway/publication"
+	"github.com/shoal-registry/shoal/raftmeta"
+	"github.com/shoal-registry/shoal/raftmeta/feed"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/raftmeta/state"
 	"github.com/shoal-registry/shoal/verify/digest"
@@ -57,6 +59,10 @@ func (l *lines) Build(ctx context.Context, b *publication.Build) error {
 	})
 	if err != nil {
 		return err
+	}
+	if now, ok := b.Current["all"]; ok && now.Sum == fmt.Sprint(doc.Digest) {
+		b.Keep("all")
+		return nil
 	}
 	sum, err := b.Render(ctx, "list.asc", "text/plain", func(w io.Writer) error { return b.Signer.Detached(w, strings.NewReader(text.String())) })
 	if err != nil {
@@ -234,6 +240,66 @@ func TestAgain(t *testing.T) {
 	n.publish("hello", "2")
 	if s := n.built(token.Index); s.Format != 2 {
 		t.Errorf("%+v", s)
+	}
+}
+
+// A document that no server has any more is built again though nothing was published; what
+// else is lost is not the builder's.
+func TestLostDocument(t *testing.T) {
+	n := start(t)
+	n.run(n.builder(catalogtest.Node, n.Metadata.Key.Open, 20*time.Millisecond))
+	token := n.publish("hello", "1")
+	n.built(token.Index)
+	in := func() meta.Publication {
+		t.Helper()
+		p, _, err := n.Catalog.Publication(t.Context(), by(), ref, "all")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	isLost := func(root digest.CID) bool {
+		t.Helper()
+		lost, _, err := raftmeta.Ask(t.Context(), n.Metadata, meta.Local, state.IsLost{Root: root})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return lost
+	}
+	lose := func(d digest.Digest) digest.CID {
+		t.Helper()
+		b, _, err := n.Catalog.Blob(t.Context(), by(), ref, d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.do(state.ReportReplicas{Replicas: []meta.Replica{{Root: b.Blob.Root, Server: catalogtest.Node, State: meta.ReplicaFailed, Reason: "its file is gone"}}})
+		return b.Blob.Root
+	}
+	before := in()
+	files := lose(digest.FromBytes([]byte("hello1")))
+	if !isLost(files) {
+		t.Fatal("the package is not lost")
+	}
+	for i := range before.Files { // one after another, a signature and a list
+		was := in()
+		root := lose(was.Files[i].Digest)
+		for c, err := range n.Metadata.Watch(t.Context(), was.Revision) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c.Kind == feed.KindSets && c.Name == "all" && in().Revision > was.Revision {
+				break
+			}
+		}
+		if file := in().Files[i]; file.Path != was.Files[i].Path || isLost(root) && file.Digest == was.Files[i].Digest {
+			t.Errorf("%s is %+v, and lost still", was.Files[i].Path, file)
+		}
+		if n.list() != "hello 1\n" {
+			t.Errorf("%q", n.list())
+		}
+	}
+	if !isLost(files) {
+		t.Error("the package is there again")
 	}
 }
 

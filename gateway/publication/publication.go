@@ -66,6 +66,9 @@ const (
 	// retryEvery is how soon what failed is tried again, and retryMost after many failures.
 	retryEvery = 5 * time.Second
 	retryMost  = time.Minute
+	// lostAfter is how many times the pause between builds it is until somebody looks
+	// whether what is lost was a document.
+	lostAfter = 5
 	// AwaitMost is how long who published waits for the documents to have it.
 	AwaitMost = 2 * time.Second
 )
