@@ -45,6 +45,7 @@ type Protocol struct {
 	catalog  *catalog.Catalog
 	proxies  *upstream.Engine
 	rendered *rendered.Cache
+	decoded  *decoded
 }
 
 var _ protocol.Protocol = (*Protocol)(nil)
@@ -52,7 +53,7 @@ var _ protocol.Protocol = (*Protocol)(nil)
 // New returns the protocol over c; documents are kept in pages. Proxies and groups ask e,
 // which is nil where there are none.
 func New(c *catalog.Catalog, pages *rendered.Cache, e *upstream.Engine) *Protocol {
-	p := &Protocol{catalog: c, proxies: e, rendered: pages}
+	p := &Protocol{catalog: c, proxies: e, rendered: pages, decoded: newDecoded()}
 	e.NamedBy(Format, p.names)
 	return p
 }

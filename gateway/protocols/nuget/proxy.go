@@ -2,7 +2,6 @@ package nuget
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
 	"encoding/base64"
 	"encoding/hex"
@@ -26,7 +25,7 @@ import (
 const (
 	maxIndexBytes        = 1 << 20
 	maxRegistrationBytes = 16 << 20
-	maxPages             = 4096
+	maxVersionsBytes     = 4 << 20
 	indexTTL             = time.Hour
 )
 
@@ -55,10 +54,10 @@ var registrationTypes = map[hive][]string{
 
 // serviceIndex is a service index as an upstream sends it.
 type serviceIndex struct {
-	Resources []struct {
+	Resources listed[struct {
 		ID   string          `json:"@id"`
 		Type json.RawMessage `json:"@type"`
-	} `json:"resources"`
+	}] `json:"resources"`
 }
 
 // services reads the index for who wants a hive.
@@ -106,56 +105,11 @@ func oneOrMore(b json.RawMessage) (out []string) {
 
 // discover asks a proxy's upstream for its services.
 func (p *Protocol) discover(ctx context.Context, by catalog.Caller, member *meta.Repository, h hive) (services, error) {
-	var index serviceIndex
-	if _, err := p.foreign(ctx, by, member, upstream.Want{Path: indexPath(member), TTL: indexTTL, MaxBytes: maxIndexBytes}, &index); err != nil {
+	index, _, err := foreign[serviceIndex](ctx, p, by, member, upstream.Want{Path: indexPath(member), TTL: indexTTL, MaxBytes: maxIndexBytes})
+	if err != nil {
 		return services{}, err
 	}
 	return index.services(h)
-}
-
-// foreign reads a JSON document of an upstream into v, out of gzip where it is in that;
-// numbers stay as they were written.
-//
-// Errors: as upstream.Engine.Fetch has them; protocol.ErrUpstream for what is no such
-// document.
-func (p *Protocol) foreign(ctx context.Context, by catalog.Caller, member *meta.Repository, w upstream.Want, v any) (*upstream.Found, error) {
-	f, err := p.proxies.Fetch(ctx, by, member, w)
-	if err != nil {
-		return nil, err
-	}
-	// The text, and about as much again for what it is decoded to.
-	release, err := p.catalog.Reserve(ctx, 4*f.Record.Size)
-	if err != nil {
-		return nil, err
-	}
-	defer release()
-	b, err := p.proxies.Document(ctx, f, w.MaxBytes)
-	if err != nil {
-		return nil, err
-	}
-	if err := decode(b, w.MaxBytes, v); err != nil {
-		return nil, fmt.Errorf("document %s of the upstream: %w: %w", w.Path, err, protocol.ErrUpstream)
-	}
-	return f, nil
-}
-
-// decode reads a document of at most maxBytes.
-func decode(b []byte, maxBytes int64, v any) error {
-	if bytes.HasPrefix(b, []byte{0x1f, 0x8b}) {
-		z, err := gzip.NewReader(bytes.NewReader(b))
-		if err == nil {
-			b, err = io.ReadAll(io.LimitReader(z, maxBytes+1))
-		}
-		if err != nil {
-			return err
-		}
-		if int64(len(b)) > maxBytes {
-			return fmt.Errorf("over %d bytes", maxBytes)
-		}
-	}
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.UseNumber()
-	return d.Decode(v)
 }
 
 // probe is what a group asks a proxy for, to find out whether it has a package: its list
@@ -165,21 +119,21 @@ func (p *Protocol) probe(ctx context.Context, by catalog.Caller, member *meta.Re
 	if err != nil {
 		return upstream.Want{}, err
 	}
-	return upstream.Want{Path: s.flat + id + "/index.json", Package: id, MaxBytes: maxRegistrationBytes}, nil
+	return upstream.Want{Path: s.flat + id + "/index.json", Package: id, MaxBytes: maxVersionsBytes}, nil
 }
 
 // foreignIndex is a registration index of an upstream.
 type foreignIndex struct {
-	Items []foreignPage `json:"items"`
+	Items listed[foreignPage] `json:"items"`
 }
 
 // foreignPage is one of its pages: as it is, or where it is.
 type foreignPage struct {
-	ID    string           `json:"@id"`
-	Lower string           `json:"lower"`
-	Upper string           `json:"upper"`
-	Count int              `json:"count"`
-	Items []map[string]any `json:"items"`
+	ID    string `json:"@id"`
+	Lower string `json:"lower"`
+	Upper string `json:"upper"`
+	Count int    `json:"count"`
+	Items leaves `json:"items"`
 
 	low, high version
 	found     *upstream.Found // of the document that the items are in
@@ -193,15 +147,11 @@ func (p *Protocol) foreignPages(ctx context.Context, by catalog.Caller, member *
 		return nil, nil, err
 	}
 	w := upstream.Want{Path: s.registration + id + "/index.json", Package: id, MaxBytes: maxRegistrationBytes}
-	var index foreignIndex
-	f, err := p.foreign(ctx, by, member, w, &index)
+	index, f, err := foreign[foreignIndex](ctx, p, by, member, w)
 	if err != nil {
 		return nil, nil, err
 	}
-	if len(index.Items) > maxPages {
-		return nil, nil, fmt.Errorf("%s of the upstream has more than %d pages: %w", w.Path, maxPages, protocol.ErrUpstream)
-	}
-	pages := index.Items[:0]
+	pages := make([]foreignPage, 0, len(index.Items)) // theirs are shared
 	for _, page := range index.Items {
 		low, okLow := scanVersion(page.Lower)
 		high, okHigh := scanVersion(page.Upper)
@@ -218,8 +168,7 @@ func (p *Protocol) load(ctx context.Context, by catalog.Caller, member *meta.Rep
 	if page.Items != nil {
 		return nil
 	}
-	var loaded foreignPage
-	f, err := p.foreign(ctx, by, member, upstream.Want{Path: page.ID, Package: id, MaxBytes: maxRegistrationBytes}, &loaded)
+	loaded, f, err := foreign[foreignPage](ctx, p, by, member, upstream.Want{Path: page.ID, Package: id, MaxBytes: maxRegistrationBytes})
 	if err != nil {
 		return err
 	}
@@ -259,9 +208,9 @@ const changedField = "commitTimeStamp"
 
 // rewrite turns the leaves of a page into ours: every address that clients follow leads
 // to this repository. Leaves that are not of the package, or too young, are left out.
-func rewrite(leaves []map[string]any, h hive, id string, to links, until time.Time) []map[string]any {
-	out := []map[string]any{}
-	for _, leaf := range leaves {
+func rewrite(all leaves, h hive, id string, to links, until time.Time) ([]json.RawMessage, error) {
+	out := []json.RawMessage{}
+	for leaf := range all.all() {
 		entry, key := entryVersion(leaf, id)
 		if entry == nil || !released(entry, until) {
 			continue
@@ -282,9 +231,14 @@ func rewrite(leaves []map[string]any, h hive, id string, to links, until time.Ti
 				}
 			}
 		}
-		out = append(out, map[string]any{"@id": at, "@type": "Package", "catalogEntry": entry, "packageContent": content, "registration": to.registration(h, id)})
+		var text bytes.Buffer
+		err := writeJSON(&text, map[string]any{"@id": at, "@type": "Package", "catalogEntry": entry, "packageContent": content, "registration": to.registration(h, id)})
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, bytes.Clone(text.Bytes()))
 	}
-	return out
+	return out, nil
 }
 
 // entryVersion returns a leaf's entry and the key of its version; nil when it is not of
@@ -304,9 +258,9 @@ func entryVersion(leaf map[string]any, id string) (map[string]any, string) {
 }
 
 // rewritten renders a document made of what an upstream has, once for its bytes and
-// gateway, and answers with it.
-func (p *Protocol) rewritten(c *protocol.Call, member *meta.Repository, f *upstream.Found, h hive, id, name string, v func() (any, error)) error {
-	variant := strings.Join([]string{"proxied", string(h), name, string(f.Record.Digest), linksOf(c).base}, " ")
+// gateway, and answers with it. length is that of the leaves.
+func (p *Protocol) rewritten(c *protocol.Call, member *meta.Repository, f *upstream.Found, length int64, h hive, id, name string, v func() (any, error)) error {
+	variant := strings.Join([]string{"proxied", string(h), name, string(f.Record.Digest)}, " ")
 	if age := member.Upstream.MinReleaseAge; age > 0 {
 		// What is too young an hour ago may not be now.
 		variant += fmt.Sprintf(" %s %d", age, time.Now().Unix()/3600)
@@ -314,6 +268,11 @@ func (p *Protocol) rewritten(c *protocol.Call, member *meta.Repository, f *upstr
 	upstream.Describe(c, f)
 	key := rendered.Key{Repo: member.Ref, Package: id, Revisions: []uint64{f.Record.Revision}}
 	return p.serveVariant(c, key, h, variant, func(w io.Writer) error {
+		release, err := p.catalog.Reserve(c.R.Context(), decodedCost*length)
+		if err != nil {
+			return err
+		}
+		defer release()
 		doc, err := v()
 		if err != nil {
 			return err
@@ -328,7 +287,11 @@ func (p *Protocol) proxiedRegistration(c *protocol.Call, member *meta.Repository
 		return err
 	}
 	to, until := linksOf(c), young(member)
-	return p.rewritten(c, member, f, h, id, "index", func() (any, error) {
+	var length int64
+	for i := range pages {
+		length += int64(len(pages[i].Items))
+	}
+	return p.rewritten(c, member, f, length, h, id, "index", func() (any, error) {
 		items := []map[string]any{}
 		parent := to.registration(h, id)
 		for _, page := range pages {
@@ -336,11 +299,14 @@ func (p *Protocol) proxiedRegistration(c *protocol.Call, member *meta.Repository
 				"@id": to.page(h, id, page.low.key(), page.high.key()), "lower": page.Lower, "upper": page.Upper, "count": page.Count, "parent": parent,
 			}
 			if page.Items != nil {
-				leaves := rewrite(page.Items, h, id, to, until)
-				if len(leaves) == 0 {
+				ours, err := rewrite(page.Items, h, id, to, until)
+				if err != nil {
+					return nil, err
+				}
+				if len(ours) == 0 {
 					continue
 				}
-				item["items"], item["count"] = leaves, len(leaves)
+				item["items"], item["count"] = ours, len(ours)
 			}
 			items = append(items, item)
 		}
@@ -376,12 +342,12 @@ func (p *Protocol) proxiedPage(c *protocol.Call, member *meta.Repository, h hive
 		return err
 	}
 	to, until := linksOf(c), young(member)
-	return p.rewritten(c, member, page.found, h, id, "page/"+low.key()+"/"+high.key(), func() (any, error) {
-		leaves := rewrite(page.Items, h, id, to, until)
+	return p.rewritten(c, member, page.found, int64(len(page.Items)), h, id, "page/"+low.key()+"/"+high.key(), func() (any, error) {
+		ours, err := rewrite(page.Items, h, id, to, until)
 		return map[string]any{
 			"@id": to.page(h, id, low.key(), high.key()), "parent": to.registration(h, id),
-			"lower": page.Lower, "upper": page.Upper, "count": len(leaves), "items": leaves,
-		}, nil
+			"lower": page.Lower, "upper": page.Upper, "count": len(ours), "items": ours,
+		}, err
 	})
 }
 
@@ -405,7 +371,7 @@ func (p *Protocol) foreignEntry(ctx context.Context, by catalog.Caller, member *
 	if err := p.load(ctx, by, member, id, page); err != nil {
 		return nil, nil, err
 	}
-	for _, leaf := range page.Items {
+	for leaf := range page.Items.all() {
 		if entry, have := entryVersion(leaf, id); entry != nil && have == key {
 			return entry, page.found, nil
 		}
@@ -457,10 +423,7 @@ func (p *Protocol) foreignVersions(c *protocol.Call, member *meta.Repository, id
 		if err != nil {
 			return nil, nil, err
 		}
-		var list struct {
-			Versions []string `json:"versions"`
-		}
-		f, err := p.foreign(c.R.Context(), caller(c), member, w, &list)
+		list, f, err := foreign[versionList](c.R.Context(), p, caller(c), member, w)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -480,7 +443,7 @@ func (p *Protocol) foreignVersions(c *protocol.Call, member *meta.Repository, id
 		if err := p.load(c.R.Context(), caller(c), member, id, &pages[i]); err != nil {
 			return nil, nil, err
 		}
-		for _, leaf := range pages[i].Items {
+		for leaf := range pages[i].Items.all() {
 			if entry, key := entryVersion(leaf, id); entry != nil && released(entry, until) {
 				versions = append(versions, key)
 			}
@@ -528,19 +491,23 @@ func (p *Protocol) proxiedFile(c *protocol.Call, member *meta.Repository, id, ke
 // sums returns the checksum of a package from its catalog entry: what the registration
 // has of it, or else the entry's own document.
 func (p *Protocol) sums(ctx context.Context, by catalog.Caller, member *meta.Repository, id, key string, entry map[string]any) (map[string]string, error) {
-	if sums := hashIn(entry); sums != nil {
+	hash, _ := entry["packageHash"].(string)
+	algorithm, _ := entry["packageHashAlgorithm"].(string)
+	if sums := (&hashed{perhaps(hash), perhaps(algorithm)}).sums(); sums != nil {
 		return sums, nil
 	}
 	at := entryURL(entry)
 	if at == "" {
 		return nil, nil
 	}
-	var doc map[string]any
-	_, err := p.foreign(ctx, by, member, upstream.Want{Path: at, Kind: upstream.File, Package: id, Version: key, MaxBytes: maxRegistrationBytes}, &doc)
+	doc, _, err := foreign[hashed](ctx, p, by, member, upstream.Want{Path: at, Kind: upstream.File, Package: id, Version: key, MaxBytes: maxRegistrationBytes})
 	if errors.Is(err, meta.ErrNotFound) {
 		return nil, nil
 	}
-	return hashIn(doc), err
+	if err != nil {
+		return nil, err
+	}
+	return doc.sums(), nil
 }
 
 // entryURL is where the document of a catalog entry is, "" for nowhere.
@@ -554,15 +521,24 @@ func entryURL(entry map[string]any) string {
 	return u.String()
 }
 
-// hashIn reads packageHash; nil when there is none that is known.
-func hashIn(doc map[string]any) map[string]string {
-	text, _ := doc["packageHash"].(string)
-	algorithm, _ := doc["packageHashAlgorithm"].(string)
-	raw, err := base64.StdEncoding.DecodeString(text)
+// versionList is a package's list of versions.
+type versionList struct {
+	Versions []string `json:"versions"`
+}
+
+// hashed is what a catalog entry says of a package's bytes.
+type hashed struct {
+	Hash      perhaps `json:"packageHash"`
+	Algorithm perhaps `json:"packageHashAlgorithm"`
+}
+
+// sums reads it; nil when there is no checksum that is known.
+func (h *hashed) sums() map[string]string {
+	raw, err := base64.StdEncoding.DecodeString(string(h.Hash))
 	if err != nil || len(raw) == 0 {
 		return nil
 	}
-	switch algorithm = strings.ToLower(algorithm); {
+	switch algorithm := strings.ToLower(string(h.Algorithm)); {
 	case algorithm == "sha512" && len(raw) == 64, algorithm == "sha256" && len(raw) == 32:
 		return map[string]string{algorithm: hex.EncodeToString(raw)}
 	}
