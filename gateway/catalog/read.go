@@ -193,6 +193,33 @@ func (c *Catalog) Blob(ctx context.Context, by Caller, repo meta.RepoRef, d dige
 	return b, asOf, nil
 }
 
+// VersionBlobs returns the blobs that a version is made of: its own, and those of the named
+// files, of which a version need not have each.
+//
+// Errors: as Blob and File have them.
+func (c *Catalog) VersionBlobs(ctx context.Context, by Caller, v meta.Version, files ...string) ([]meta.Blob, error) {
+	own, _, err := c.Blob(ctx, by, v.Repo, v.Digest)
+	if err != nil {
+		return nil, err
+	}
+	blobs := []meta.Blob{own.Blob}
+	for _, path := range files {
+		f, _, err := c.File(ctx, by, Package{Repo: v.Repo, Name: v.Package}, v.Name, path)
+		if errors.Is(err, meta.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		b, _, err := c.Blob(ctx, by, v.Repo, f.Digest)
+		if err != nil {
+			return nil, err
+		}
+		blobs = append(blobs, b.Blob)
+	}
+	return blobs, nil
+}
+
 // Open returns a reader of a blob that Blob has answered. The reader may deliver
 // while the bytes still arrive; it never delivers unverified ones.
 //

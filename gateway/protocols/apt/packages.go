@@ -28,11 +28,7 @@ func (p *Protocol) Closure(ctx context.Context, who meta.Principal, v meta.Versi
 	if !runsOn(v.Name, platform) {
 		return nil, nil
 	}
-	b, _, err := p.catalog.Blob(ctx, catalog.Caller{Who: who}, v.Repo, v.Digest)
-	if err != nil {
-		return nil, err
-	}
-	return []meta.Blob{b.Blob}, nil
+	return p.catalog.VersionBlobs(ctx, catalog.Caller{Who: who}, v)
 }
 
 // debianNames are the platforms that Debian calls otherwise.

@@ -35,9 +35,5 @@ func (p *Protocol) ParseReference(s string) (r protocol.Reference, _ error) {
 
 // Closure implements protocol.Packages: a file is for all platforms.
 func (p *Protocol) Closure(ctx context.Context, who meta.Principal, v meta.Version, _ string) ([]meta.Blob, error) {
-	b, _, err := p.catalog.Blob(ctx, catalog.Caller{Who: who}, v.Repo, v.Digest)
-	if err != nil {
-		return nil, err
-	}
-	return []meta.Blob{b.Blob}, nil
+	return p.catalog.VersionBlobs(ctx, catalog.Caller{Who: who}, v)
 }

@@ -2,7 +2,6 @@ package gomod
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 
@@ -36,21 +35,5 @@ func (p *Protocol) ParseReference(s string) (r protocol.Reference, _ error) {
 // own. A module is for all platforms, and what it requires is said in versions that a
 // build chooses, so it closes over itself only.
 func (p *Protocol) Closure(ctx context.Context, who meta.Principal, v meta.Version, _ string) ([]meta.Blob, error) {
-	by := catalog.Caller{Who: who}
-	b, _, err := p.catalog.Blob(ctx, by, v.Repo, v.Digest)
-	if err != nil {
-		return nil, err
-	}
-	blobs := []meta.Blob{b.Blob}
-	f, _, err := p.catalog.File(ctx, by, catalog.Package{Repo: v.Repo, Name: v.Package}, v.Name, modFile)
-	if errors.Is(err, meta.ErrNotFound) {
-		return blobs, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	if b, _, err = p.catalog.Blob(ctx, by, v.Repo, f.Digest); err != nil {
-		return nil, err
-	}
-	return append(blobs, b.Blob), nil
+	return p.catalog.VersionBlobs(ctx, catalog.Caller{Who: who}, v, modFile)
 }

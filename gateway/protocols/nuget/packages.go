@@ -33,9 +33,5 @@ func (p *Protocol) ParseReference(s string) (protocol.Reference, error) {
 // Closure implements protocol.Packages: a package is for all platforms, and what it
 // depends on are other packages.
 func (p *Protocol) Closure(ctx context.Context, who meta.Principal, v meta.Version, _ string) ([]meta.Blob, error) {
-	b, _, err := p.catalog.Blob(ctx, catalog.Caller{Who: who}, v.Repo, v.Digest)
-	if err != nil {
-		return nil, err
-	}
-	return []meta.Blob{b.Blob}, nil
+	return p.catalog.VersionBlobs(ctx, catalog.Caller{Who: who}, v)
 }
