@@ -253,6 +253,13 @@ func (p *Protocol) proxyBlob(ctx context.Context, c *call, d digest.Digest) erro
 // maxTagsBytes bounds an upstream's answer that lists tags.
 const maxTagsBytes = 8 << 20
 
+// What one byte of an upstream's list may cost when it is decoded: an empty tag has three
+// and a string of sixteen, an empty descriptor three and a struct of forty times that.
+const (
+	tagsCost      = 8
+	referrersCost = 44
+)
+
 // proxyTags answers with the upstream's tags, under the name that the client asked for.
 func (p *Protocol) proxyTags(ctx context.Context, c *call, page protocol.PageRequest) error {
 	if c.pkg.Name == rootPackage {
@@ -278,7 +285,7 @@ func (p *Protocol) proxyTags(ctx context.Context, c *call, page protocol.PageReq
 	if err != nil {
 		return err
 	}
-	release, err := p.catalog.Reserve(ctx, 2*f.Record.Size)
+	release, err := p.catalog.Reserve(ctx, tagsCost*f.Record.Size)
 	if err != nil {
 		return err
 	}
@@ -364,7 +371,7 @@ func (p *Protocol) proxyReferrers(ctx context.Context, c *call, subject digest.D
 	if err != nil {
 		return err
 	}
-	release, err := p.catalog.Reserve(ctx, 2*f.Record.Size)
+	release, err := p.catalog.Reserve(ctx, referrersCost*f.Record.Size)
 	if err != nil {
 		return err
 	}
