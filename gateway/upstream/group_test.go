@@ -3,11 +3,13 @@ package upstream_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -257,5 +259,68 @@ func TestSourcesByKey(t *testing.T) {
 	a, _, err := g.Catalog.Sources(t.Context(), upstreamtest.By(), g.group.Ref, "socket-io")
 	if err != nil || a.Remembered != "first" {
 		t.Errorf("remembered is %q, %v", a.Remembered, err)
+	}
+}
+
+// TestAServerThatStops: what a server that stops was asked, it does not answer; the next
+// one is asked, whether the first had begun to answer or not.
+func TestAServerThatStops(t *testing.T) {
+	g := startGroup(t)
+	repo, _, err := g.Catalog.Repository(t.Context(), upstreamtest.By(), upstreamtest.Ref("acme/first"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, begun := range []bool{false, true} {
+		stop, again, answered := make(chan func(), 1), make(chan struct{}), make(chan struct{})
+		var asked atomic.Int32
+		owner := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if asked.Add(1) == 2 {
+				close(again)
+			} else {
+				if begun {
+					if err := http.NewResponseController(w).Flush(); err != nil {
+						t.Error(err)
+					}
+				}
+				ctx, cancel := context.WithCancel(r.Context())
+				defer cancel()
+				stop <- cancel
+				r = r.WithContext(ctx)
+			}
+			err := g.Engine.Handler(func(meta.NodeID, *meta.Repository) bool { return true })(&protocol.Call{W: w, R: r, Who: meta.Principal{Node: "agent"}})
+			switch { // as the gateway does
+			case err != nil && begun:
+				panic(http.ErrAbortHandler)
+			case err != nil:
+				w.WriteHeader(protocol.Status(err))
+			}
+		}))
+		peers := &servers{order: []meta.NodeID{"stops", "next"}, urls: map[meta.NodeID]string{"stops": owner.URL, "next": owner.URL}}
+		agent, err := upstream.New(upstream.Config{Catalog: g.Catalog, Metadata: g.Metadata, Self: "agent", Peers: peers})
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := fmt.Sprint("late-", begun)
+		g.first.Put(path, []byte("late"))
+		g.first.Hold()
+		var group sync.WaitGroup
+		group.Go(func() {
+			end := <-stop
+			g.first.Awaits(t)
+			end()
+			select {
+			case <-again:
+			case <-answered:
+			}
+			g.first.Release()
+		})
+		f, err := agent.Fetch(upstreamtest.Context(t), upstreamtest.By(), &repo, upstream.Want{Path: path})
+		if err != nil || f.Record.Size != 4 || asked.Load() != 2 {
+			t.Errorf("begun %t: %+v, %v after %d questions", begun, f, err, asked.Load())
+		}
+		close(answered)
+		group.Wait()
+		agent.Close()
+		owner.Close()
 	}
 }

@@ -93,6 +93,11 @@ func (e *Engine) Handler(may func(node meta.NodeID, repo *meta.Repository) bool)
 			var next frame
 			select {
 			case r := <-done:
+				if r.err != nil && ctx.Err() != nil {
+					// This server stops, or the node may not go on: no word about what was asked.
+					// It finds no answer, or one that broke off, and asks the next server.
+					return fmt.Errorf("the call was ended: %w: %w", meta.ErrUnavailable, r.err)
+				}
 				return writeFrame(c.W, frameOf(r.found, r.err))
 			case <-tick.C:
 			case from = <-arrivals:

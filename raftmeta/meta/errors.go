@@ -1,6 +1,7 @@
 package meta
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -50,12 +51,17 @@ type WireError struct {
 	Message string `cbor:"2,keyasint,omitempty"`
 }
 
-// ToWire flattens err for another node; nil stays nil.
+// ToWire flattens err for another node; nil stays nil. What this node did not do to its
+// end, with no other kind, says nothing of what was asked: it is unavailable.
 func ToWire(err error) *WireError {
 	if err == nil {
 		return nil
 	}
-	return &WireError{Kind: KindOf(err), Message: err.Error()}
+	kind := KindOf(err)
+	if kind == "" && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) {
+		kind = KindOf(ErrUnavailable)
+	}
+	return &WireError{Kind: kind, Message: err.Error()}
 }
 
 func (e *WireError) Error() string { return e.Message }

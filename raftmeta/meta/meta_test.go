@@ -1,6 +1,7 @@
 package meta_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -118,6 +119,14 @@ func TestErrorsTravel(t *testing.T) {
 	plain := meta.ToWire(errors.New("broken")).Err()
 	if meta.KindOf(plain) != "" || plain.Error() != "broken" {
 		t.Errorf("an error without kind came as %v", plain)
+	}
+	for _, ended := range []error{context.Canceled, context.DeadlineExceeded} {
+		if came := meta.ToWire(fmt.Errorf("resolve acme/app: %w", ended)).Err(); !errors.Is(came, meta.ErrUnavailable) {
+			t.Errorf("what was not done to its end came as %v", came)
+		}
+		if came := meta.ToWire(fmt.Errorf("%w: %w", meta.ErrDenied, ended)).Err(); meta.KindOf(came) != "denied" {
+			t.Errorf("an error with a kind came as %v", came)
+		}
 	}
 	cause := errors.New("reset")
 	for _, err := range []error{
