@@ -236,7 +236,8 @@ type Version struct {
 	// Promotion says where it was promoted from, nil for one that was published.
 	Promotion *Promotion `cbor:"24,keyasint,omitempty" json:"promotion,omitempty"`
 	// Quiet is how long an open version waits for a new file before it closes by itself; 0
-	// is for ever.
+	// is for ever. One that closes by itself is a single delivery: only who opened it adds
+	// to it.
 	Quiet time.Duration `cbor:"25,keyasint,omitempty" json:"quiet,omitempty"`
 }
 

@@ -326,6 +326,8 @@ func (p *publication) extend(old *meta.Version, files []meta.File) (changed bool
 			return false, p.refuse(meta.ErrExists, "file %s is there with digest %s", f.Path, have.Digest)
 		case old.State == meta.StateClosed:
 			return false, p.refuse(meta.ErrExists, "the version is closed and has no file %s", f.Path)
+		case old.Quiet > 0 && old.CreatedBy != p.origin.Principal:
+			return false, p.refuse(meta.ErrExists, "the version is another's who has not finished it, and has no file %s", f.Path)
 		}
 		if err := p.addFile(f); err != nil {
 			return false, err

@@ -91,6 +91,22 @@ func TestQuietVersions(t *testing.T) {
 	if got := ask(b, QuietVersions{Now: meta.TimeOf(b.now), Limit: 1}); len(got) != 1 {
 		t.Errorf("%d of at most one", len(got))
 	}
+	// Only who opened it adds to it; what all may add to has no Quiet.
+	eve := b.by("user:eve", "")
+	for _, p := range []Publish{arriving("1.0", "evil.jar", "jar"), arriving("1.0", "demo.jar", "other")} {
+		if r := b.doAs(eve, p); !errors.Is(r.Err, meta.ErrExists) {
+			t.Errorf("another adds %s: %v", p.Files[0].Path, r.Err)
+		}
+	}
+	same, more := b.doAs(eve, arriving("1.0", "demo.pom", "pom")), arriving("3.0", "more.jar", "jar")
+	more.Version.Quiet = 0
+	if same.Err != nil {
+		t.Errorf("another sends the same file: %v", same.Err)
+	}
+	if r := b.doAs(eve, more); r.Err != nil {
+		t.Errorf("another adds to what stays open: %v", r.Err)
+	}
+	expect("when others tried", "1.0")
 	b.must(DeleteVersion{Repo: appRef, Package: "org:demo", Version: "1.0"})
 	expect("when it is deleted")
 	b.refuse(arriving("2.0", "late.asc", "signature"), meta.ErrExists, "closed")

@@ -111,8 +111,8 @@ func refusal(err error, t *target) error {
 }
 
 // room refuses, before the body is asked for, what Publish would refuse behind it: a
-// file that a closed version does not have, and one of another size than it has. What is
-// known here is enough: Publish judges.
+// file that a closed version does not have, or one that another is deploying, and one of
+// another size than it has. What is known here is enough: Publish judges.
 func (p *Protocol) room(ctx context.Context, c *protocol.Call, pkg catalog.Package, t *target) error {
 	by := caller(c)
 	by.Asked = meta.Local
@@ -127,6 +127,8 @@ func (p *Protocol) room(ctx context.Context, c *protocol.Call, pkg catalog.Packa
 	switch {
 	case errors.Is(err, meta.ErrNotFound) && v.State == meta.StateClosed:
 		return refusal(fmt.Errorf("version %s of %s is closed and has no file %s: %w", v.Name, pkg.Name, t.file, meta.ErrExists), t)
+	case errors.Is(err, meta.ErrNotFound) && v.State == meta.StateOpen && v.CreatedBy != by.Who.Name:
+		return refusal(fmt.Errorf("version %s of %s is another's deploy, which is not finished, and has no file %s: %w", v.Name, pkg.Name, t.file, meta.ErrExists), t)
 	case errors.Is(err, meta.ErrNotFound):
 		return nil
 	case err != nil:
@@ -237,7 +239,8 @@ func (p *Protocol) putMetadata(c *protocol.Call, into meta.RepoRef, t *target) e
 	of := catalog.Package{Repo: into, Name: pkg}
 	for i, version := range n.deployed(base) {
 		v, _, err := p.catalog.Version(ctx, by, of, version)
-		if errors.Is(err, meta.ErrNotFound) || err == nil && v.State != meta.StateOpen {
+		// What another deploys is not this client's to finish.
+		if errors.Is(err, meta.ErrNotFound) || err == nil && (v.State != meta.StateOpen || v.CreatedBy != by.Who.Name) {
 			continue
 		}
 		if err != nil {
