@@ -252,7 +252,10 @@ func (g *Gateway) Run(ctx context.Context) error {
 			return nil
 		})
 	}
-	group.Go(func() error { return g.watchCalls(ctx) })
+	// Calls are judged until the last has ended.
+	watching, unwatch := context.WithCancel(base)
+	defer unwatch()
+	group.Go(func() error { return g.watchCalls(watching) })
 	serve("plain", func() error { return plain.Serve(split.plain) })
 	if g.TLS != nil {
 		secure.TLSConfig = g.TLS.Clone()
@@ -262,6 +265,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	}
 	group.Go(func() error {
 		<-ctx.Done()
+		defer unwatch()
 		g.drain()
 		g.listener.Close()
 		drain, cancel := context.WithTimeout(context.Background(), g.Limits.Drain)

@@ -146,11 +146,18 @@ func (g *Gateway) watchCalls(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case now := <-tick.C:
+			confirmed := false
 			for _, w := range g.watcher.all() {
 				if !w.judging.CompareAndSwap(false, true) {
 					continue
 				}
 				_, err := g.judgeLease(&w.call, w.route.Action)
+				if err != nil && !confirmed {
+					// Nothing may have been taken back: the process may just have been stopped for a while.
+					confirmed = true
+					g.confirm(ctx)
+					_, err = g.judgeLease(&w.call, w.route.Action)
+				}
 				if err != nil {
 					g.cut(w, err)
 				}
@@ -166,6 +173,16 @@ func (g *Gateway) watchCalls(ctx context.Context) error {
 				})
 			}
 		}
+	}
+}
+
+// confirm asks for a quorum's word, where that can be had on demand, for the time of one
+// look at the calls.
+func (g *Gateway) confirm(ctx context.Context) {
+	if c, ok := g.Head.(confirmer); ok {
+		ctx, cancel := context.WithTimeout(ctx, watchEvery)
+		defer cancel()
+		_ = c.Confirm(ctx) // the head's age tells
 	}
 }
 

@@ -136,6 +136,52 @@ func TestLeaseOfAServerThatStarts(t *testing.T) {
 	}
 }
 
+// stopped is the head of a server that goes on.
+type stopped struct {
+	starting
+	asked chan struct{}
+}
+
+func (s stopped) Confirm(ctx context.Context) error {
+	defer func() { s.asked <- struct{}{} }()
+	return s.starting.Confirm(ctx)
+}
+
+// A server that was stopped for a while, and so has heard nothing, ends no call if a quorum
+// still tells it that nothing was taken back.
+func TestCallsOfAServerThatWasStopped(t *testing.T) {
+	for _, quorum := range []bool{true, false} {
+		c := newCluster(t)
+		h := stopped{starting{&head{reachable: true}, quorum}, make(chan struct{}, 1)}
+		begun := make(chan struct{}, 1)
+		n := c.start(meta.RoleServer, func(_ *testNode, g *gateway.Config) { g.Head = h }, upload(protocol.AnyServer, func(c *protocol.Call) error {
+			begun <- struct{}{}
+			_, err := io.Copy(io.Discard, c.R.Body)
+			return err
+		}))
+		body, feed := io.Pipe()
+		answered := make(chan int, 1)
+		go func() {
+			resp, _, err := tryCall(client(t, nil, false), "POST", "http://"+n.addr+"/up/acme/app", body, asAdmin()...)
+			if err != nil {
+				answered <- 0
+				return
+			}
+			answered <- resp.StatusCode
+		}()
+		wait(t, "the upload", begun)
+		h.set(time.Hour, true)
+		wait(t, "a question for the quorum", h.asked)
+		if quorum {
+			feed.Close()
+		}
+		if status := wait(t, "the upload's answer", answered); (status == http.StatusOK) != quorum {
+			t.Errorf("with a quorum %v: %d", quorum, status)
+		}
+		feed.Close()
+	}
+}
+
 // What began with a right ends when that is taken back, on its way.
 func TestCallsEndWithTheirRight(t *testing.T) {
 	c := newCluster(t)
