@@ -16,6 +16,7 @@ import (
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/transfer/chunk"
 	"github.com/shoal-registry/shoal/transfer/store"
+	"github.com/shoal-registry/shoal/transfer/wait"
 	"github.com/shoal-registry/shoal/verify/digest"
 )
 
@@ -206,7 +207,7 @@ func (b *Bucket) patiently(ctx context.Context, do func() error) error {
 		if err == nil || !retryable(err) || time.Since(began) > keepPatience || ctx.Err() != nil {
 			return err
 		}
-		if !sleep(ctx, pause) {
+		if !wait.For(ctx, pause) {
 			return err
 		}
 		pause = min(2*pause, 5*time.Second)

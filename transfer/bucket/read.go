@@ -10,6 +10,7 @@ import (
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/transfer/chunk"
 	"github.com/shoal-registry/shoal/transfer/store"
+	"github.com/shoal-registry/shoal/transfer/wait"
 	"github.com/shoal-registry/shoal/verify/digest"
 )
 
@@ -236,21 +237,10 @@ func (b *Bucket) readChunk(ctx context.Context, o *object, m *chunk.Map, i int, 
 		if p.err == nil || try == readTries || !retryable(p.err) {
 			return p.b, p.err
 		}
-		if !sleep(ctx, pause) {
+		if !wait.For(ctx, pause) {
 			return nil, ctx.Err()
 		}
 		pause *= 2
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
 	}
 }
 

@@ -24,6 +24,7 @@ import (
 
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/transfer/store"
+	"github.com/shoal-registry/shoal/transfer/wait"
 	"github.com/shoal-registry/shoal/verify/digest"
 )
 
@@ -135,7 +136,7 @@ func (l *Loop) Run(ctx context.Context) error {
 }
 
 func (l *Loop) runOrders(ctx context.Context) {
-	for pause := l.cfg.Every; sleep(ctx, pause); {
+	for pause := l.cfg.Every; wait.For(ctx, pause); {
 		removed, held, err := l.carryOut(ctx)
 		if err != nil && ctx.Err() == nil {
 			l.log.Warn("blobs that were given up are not removed, trying again", "error", err)
@@ -145,17 +146,6 @@ func (l *Loop) runOrders(ctx context.Context) {
 		} else {
 			pause = l.cfg.Every
 		}
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
 	}
 }
 
@@ -217,7 +207,7 @@ func (l *Loop) remove(ctx context.Context, orders []Order) (done []Order, err er
 func (l *Loop) runStrays(ctx context.Context) {
 	due := time.Now().Add(rand.N(min(time.Hour, l.cfg.StraysEvery)))
 	var heard *time.Time // what Asked said last; what was asked before the start is over
-	for sleep(ctx, min(askedEvery, l.cfg.Every)) {
+	for wait.For(ctx, min(askedEvery, l.cfg.Every)) {
 		asked, err := l.cfg.Strays.Asked(ctx)
 		if err != nil {
 			continue // it has no more to say of the blobs
@@ -250,7 +240,7 @@ func (l *Loop) lookForStrays(ctx context.Context) error {
 		if err := l.judge(ctx, blobs); err != nil {
 			return err
 		}
-		if !sleep(ctx, pagePause) {
+		if !wait.For(ctx, pagePause) {
 			return ctx.Err()
 		}
 	}

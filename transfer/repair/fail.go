@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/shoal-registry/shoal/transfer/wait"
 	"github.com/shoal-registry/shoal/verify/digest"
 )
 
@@ -21,7 +22,7 @@ func (l *Loop) Fail(ctx context.Context, root digest.CID, reason string) error {
 	// A report that does not fit is dropped; that of a copy that fails would leave the
 	// metadata trusting it.
 	for len(l.reports) > reportQueue/2 {
-		if !sleep(ctx, 50*time.Millisecond) {
+		if !wait.For(ctx, 50*time.Millisecond) {
 			return ctx.Err()
 		}
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/transfer/limit"
 	"github.com/shoal-registry/shoal/transfer/place"
+	"github.com/shoal-registry/shoal/transfer/wait"
 	"github.com/shoal-registry/shoal/verify/digest"
 )
 
@@ -219,20 +220,9 @@ func (l *Loop) watch(ctx context.Context) error {
 		// What was missed meanwhile shows in the next listing.
 		l.missed.Store(true)
 		l.changed()
-		if !sleep(ctx, time.Second) {
+		if !wait.For(ctx, time.Second) {
 			return ctx.Err()
 		}
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
 	}
 }
 
@@ -663,7 +653,7 @@ func (l *Loop) report(ctx context.Context) error {
 		case r := <-l.reports:
 			batch = append(batch, r)
 		}
-		if !sleep(ctx, settleDelay) {
+		if !wait.For(ctx, settleDelay) {
 			return ctx.Err()
 		}
 		for more := true; more && len(batch) < reportMost; {
@@ -674,7 +664,7 @@ func (l *Loop) report(ctx context.Context) error {
 				more = false
 			}
 		}
-		for wait := retryFirst; ; wait = min(2*wait, 10*time.Second) {
+		for pause := retryFirst; ; pause = min(2*pause, 10*time.Second) {
 			err := l.cfg.Reporter.Report(ctx, batch)
 			if err == nil {
 				break
@@ -683,7 +673,7 @@ func (l *Loop) report(ctx context.Context) error {
 				return ctx.Err()
 			}
 			l.log.Warn("copies cannot be reported, trying again", "count", len(batch), "error", err)
-			if !sleep(ctx, wait/2+rand.N(wait/2+1)) {
+			if !wait.For(ctx, pause/2+rand.N(pause/2+1)) {
 				return ctx.Err()
 			}
 		}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/transfer/place"
+	"github.com/shoal-registry/shoal/transfer/wait"
 	"github.com/shoal-registry/shoal/verify/digest"
 )
 
@@ -379,10 +380,10 @@ func TestUnreachableSourcesHoldUpNothing(t *testing.T) {
 		}
 		c.ensure = func(ctx context.Context, b meta.Blob) error {
 			if lost[b.Root] {
-				sleep(ctx, 30*time.Second)
+				wait.For(ctx, 30*time.Second)
 				return meta.ErrUnavailable
 			}
-			sleep(ctx, 100*time.Millisecond)
+			wait.For(ctx, 100*time.Millisecond)
 			return nil
 		}
 		start(t, c, "a", twoServers)

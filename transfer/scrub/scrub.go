@@ -33,6 +33,7 @@ import (
 	"github.com/shoal-registry/shoal/raftmeta/codec"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/transfer/store"
+	"github.com/shoal-registry/shoal/transfer/wait"
 	"github.com/shoal-registry/shoal/verify/digest"
 )
 
@@ -266,7 +267,7 @@ func (s *Scrubber) Run(ctx context.Context) error {
 		}
 		if err != nil && ctx.Err() == nil && !errors.Is(err, errYield) {
 			s.log.Warn("the scrub does not get on, trying again", "error", err)
-			sleep(ctx, 5*time.Second)
+			wait.For(ctx, 5*time.Second)
 		}
 		if s.state.Answer(s.wanted) {
 			s.log.Info("a scrub that was asked for is done", "request", s.wanted.ID)
@@ -579,7 +580,7 @@ func (s *Scrubber) pause(ctx context.Context, n, perSec float64) error {
 		// In steps, so that what is more urgent is seen.
 		step := min(s.owed, pollEvery)
 		s.owed -= step
-		if !sleep(ctx, step) {
+		if !wait.For(ctx, step) {
 			return ctx.Err()
 		}
 		if s.owed >= pauseAtLeast {
@@ -590,17 +591,6 @@ func (s *Scrubber) pause(ctx context.Context, n, perSec float64) error {
 		}
 	}
 	return ctx.Err()
-}
-
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 // tell reports to the metadata: now, or when it is time and something has changed.

@@ -18,6 +18,7 @@ import (
 
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/transfer/limit"
+	"github.com/shoal-registry/shoal/transfer/wait"
 	"github.com/shoal-registry/shoal/verify/digest"
 )
 
@@ -465,7 +466,7 @@ func (a *Agent) persist(ctx context.Context, l *load, do func() error) error {
 			return err
 		}
 		a.log.Debug("part of a wave is tried again", "error", err, "in", pauseFor)
-		if !pause(ctx, pauseFor/2+rand.N(pauseFor/2)) {
+		if !wait.For(ctx, pauseFor/2+rand.N(pauseFor/2)) {
 			return err
 		}
 		pauseFor = min(2*pauseFor, retryMost)

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/shoal-registry/shoal/raftmeta/meta"
+	"github.com/shoal-registry/shoal/transfer/wait"
 )
 
 // DeskConfig is what a Desk needs; Plans to Leads are required.
@@ -153,25 +154,13 @@ func poke(c chan struct{}) {
 	}
 }
 
-// pause waits; it reports whether ctx goes on.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
 func (d *Desk) watch(ctx context.Context) error {
 	for ctx.Err() == nil {
 		err := d.cfg.Plans.Watch(ctx, func() { poke(d.changed) })
 		poke(d.changed) // what happened until the next watch is not heard of
 		if ctx.Err() == nil {
 			d.log.Warn("following the waves failed, trying again", "error", err)
-			pause(ctx, time.Second)
+			wait.For(ctx, time.Second)
 		}
 	}
 	return nil
@@ -184,7 +173,7 @@ func (d *Desk) reread(ctx context.Context) error {
 			return nil
 		case <-d.changed:
 		}
-		for d.refresh(ctx, 0) != nil && pause(ctx, time.Second) {
+		for d.refresh(ctx, 0) != nil && wait.For(ctx, time.Second) {
 		}
 	}
 }
@@ -553,7 +542,7 @@ func (d *Desk) serve(ctx context.Context) error {
 			return nil
 		case <-d.work:
 		}
-		if !pause(ctx, gather) {
+		if !wait.For(ctx, gather) {
 			return nil
 		}
 		for id, l := range d.due() {
@@ -605,7 +594,7 @@ func (d *Desk) attend(ctx context.Context, id string, l *line) {
 			return
 		case err != nil:
 			d.log.Warn("a wave's hosts wait for the metadata", "wave", id, "error", err)
-			pause(ctx, time.Second)
+			wait.For(ctx, time.Second)
 			return
 		case !more:
 			return
@@ -747,7 +736,7 @@ func (d *Desk) admitted(l *line, tickets []*ticket, hosts []meta.WaveHost) (foun
 // lead ends waves while this server leads.
 func (d *Desk) lead(ctx context.Context) error {
 	var forgot time.Time
-	for pause(ctx, leadEvery) {
+	for wait.For(ctx, leadEvery) {
 		d.forgetQuiet()
 		if !d.cfg.Leads() {
 			continue
