@@ -121,6 +121,9 @@ func (l *link) connect(ctx context.Context, addrs []string) {
 	defer cancel()
 	st, err := l.dial(dialCtx, addrs)
 	if err != nil {
+		if ctx.Err() == nil {
+			l.s.miss(l.id)
+		}
 		l.close(fmt.Errorf("connect to %s: %w", l.id, err))
 		return
 	}
@@ -270,6 +273,7 @@ func (s *Swarm) acceptControl(ctx context.Context, st network.Stream) {
 
 // begin marks the link as up if st is its stream; each stream begins once.
 func (l *link) begin(st network.Stream) bool {
+	l.s.reached(l.id)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.stream != st || l.ended {

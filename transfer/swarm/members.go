@@ -91,7 +91,7 @@ func (m *membership) learn(info Peer, vouched bool) {
 // tell makes a peer known to the core.
 func (m *membership) tell(p *member) {
 	if p.info.ID != "" && !p.up {
-		m.step(core.Event{Kind: core.PeerKnown, Peer: p.handle, Server: p.info.Server && !m.passing, Key: peerKey(p.id), Near: m.s.near(p.info), Zone: zoneHandle(p.info)})
+		m.step(core.Event{Kind: core.PeerKnown, Peer: p.handle, Server: p.info.Server && !m.passing, Key: peerKey(p.id), Near: m.s.near(p.info), Zone: zoneHandle(p.info), Missed: m.s.isMissed(p.id)})
 	}
 }
 

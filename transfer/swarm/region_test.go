@@ -41,6 +41,25 @@ func TestEachChunkEntersARegionOnce(t *testing.T) {
 	}
 }
 
+// TestAServerThatIsAwayIsKnownToBeForTheNextRoot: the fetch of a root finds out, and goes on
+// beyond; one that is reached is not taken for away.
+func TestAServerThatIsAwayIsKnownToBeForTheNextRoot(t *testing.T) {
+	w := newTown(t)
+	origin, away := w.add(server, region("us")), w.add(server)
+	n := w.add(server)
+	content := random(8 * chunk.MinBytes)
+	root := w.put(origin, content)
+	w.join(root, away.self)
+	away.kill()
+	if got, err := n.fetch(within(t), root); err != nil || !bytes.Equal(got, content) {
+		t.Fatalf("%d bytes, %v", len(got), err)
+	}
+	await(t, "what is away to be known", func() bool { return n.IsMissed(away.host.ID()) })
+	if n.IsMissed(origin.host.ID()) {
+		t.Error("the origin, which was reached, is taken for away")
+	}
+}
+
 // elsewhere is the Finder of an agent that is elected to fetch from another region,
 // until home is set.
 type elsewhere struct {

@@ -46,6 +46,10 @@ import (
 const (
 	banFor  = 10 * time.Minute
 	maxBans = 1024
+	// missedFor is how long a peer that was not reached is expected not to be; maxMissed
+	// bounds how many such are remembered.
+	missedFor = 30 * time.Second
+	maxMissed = 1024
 )
 
 // Swarm fetches and serves blobs by their roots. It is safe for concurrent use.
@@ -77,6 +81,7 @@ type Swarm struct {
 	crowded   atomic.Bool // more than half as many roots as may be served
 	links     map[peer.ID]*link
 	bans      map[peer.ID]time.Time
+	missed    map[peer.ID]time.Time // when an attempt to reach it failed, none since did not
 }
 
 // New returns a Swarm that works once Run is called.
@@ -103,6 +108,7 @@ func New(cfg Config) (*Swarm, error) {
 		byChannel: map[uint32]*membership{},
 		links:     map[peer.ID]*link{},
 		bans:      map[peer.ID]time.Time{},
+		missed:    map[peer.ID]time.Time{},
 	}
 	if cfg.Yield && cfg.Budgets != nil {
 		s.yield = newYielding()
@@ -371,6 +377,35 @@ func (s *Swarm) banned(id peer.ID) bool {
 	defer s.mu.Unlock()
 	until, ok := s.bans[id]
 	return ok && time.Now().Before(until)
+}
+
+// miss remembers that id was not reached. An attempt may take seconds, where nothing
+// answers, and each root makes its own: they need not all wait for a server that is away.
+func (s *Swarm) miss(id peer.ID) {
+	now := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for p, at := range s.missed {
+		if now.Sub(at) > missedFor || len(s.missed) >= maxMissed {
+			delete(s.missed, p)
+		}
+	}
+	s.missed[id] = now
+}
+
+// reached forgets what miss remembers.
+func (s *Swarm) reached(id peer.ID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.missed, id)
+}
+
+// isMissed reports whether id was lately not reached, and not since.
+func (s *Swarm) isMissed(id peer.ID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at, ok := s.missed[id]
+	return ok && time.Since(at) <= missedFor
 }
 
 // Map returns the encoded chunk map of root: from the store, the finder or a peer.

@@ -31,6 +31,7 @@ type peer struct {
 	// Dialling.
 	retryAt time.Duration
 	backoff time.Duration
+	missed  bool // it was not reached for another root either
 
 	// What it has, and what it is getting from here.
 	have, given Bits
@@ -399,7 +400,7 @@ func (c *Core) peerKnown(p *peer, ev Event) {
 	if len(c.waiting) >= 4*c.cfg.Members || ev.Peer >= maxHandle {
 		return // a Finder tells them again
 	}
-	p = &peer{id: ev.Peer, server: ev.Server, key: ev.Key, near: ev.Near, zone: ev.Zone, newsAt: c.now}
+	p = &peer{id: ev.Peer, server: ev.Server, key: ev.Key, near: ev.Near, zone: ev.Zone, missed: ev.Missed, newsAt: c.now}
 	c.enter(p)
 	c.waiting = append(c.waiting, p)
 	if p.server {

@@ -16,7 +16,7 @@ type EventKind uint8
 const (
 	// Tick: the time that Core.Next named has come.
 	Tick EventKind = iota
-	// PeerKnown: Peer may be dialled. Server, Key, Near, Zone.
+	// PeerKnown: Peer may be dialled. Server, Key, Near, Zone, Missed.
 	PeerKnown
 	// PeerForgotten: Peer, not connected, is not a member any more.
 	PeerForgotten
@@ -81,10 +81,12 @@ type Event struct {
 	Near uint8
 	// Zone names the peer's zone by a handle that is the same for all peers in it; 0 is
 	// unknown.
-	Zone  uint32
-	RTT   time.Duration
-	After time.Duration
-	OK    bool
+	Zone uint32
+	// Missed says that who last tried to reach the peer, for whatever root, did not.
+	Missed bool
+	RTT    time.Duration
+	After  time.Duration
+	OK     bool
 
 	Reader         uint32
 	From, To       int

@@ -43,7 +43,7 @@ func owns(owners []uint64, i int) bool {
 func (c *Core) beside(p *peer) bool { return c.cfg.Server && p.server && p.near <= 2 }
 
 // eachBeside calls f for the servers of our region that have joined, and for those that
-// are known and were not tried in vain: they may be about to.
+// are known and were not tried in vain, for this root or another: they may be about to.
 func (c *Core) eachBeside(f func(*peer)) {
 	for _, p := range c.ups {
 		if c.beside(p) {
@@ -51,7 +51,7 @@ func (c *Core) eachBeside(f func(*peer)) {
 		}
 	}
 	for _, p := range c.waiting {
-		if c.beside(p) && p.backoff == 0 {
+		if c.beside(p) && p.backoff == 0 && !p.missed {
 			f(p)
 		}
 	}

@@ -141,6 +141,31 @@ func TestADeadOwnerIsReplacedAtOnce(t *testing.T) {
 	}
 }
 
+// TestAServerThatWasMissedOwnsNothing: one that is only known may be about to join, and has its
+// share; not when it was not reached for other roots, until it is.
+func TestAServerThatWasMissedOwnsNothing(t *testing.T) {
+	share := func(missed bool) (h *host, pulls int) {
+		h = region(t)
+		e := h.step(core.Event{Kind: core.PeerKnown, Peer: beside, Server: true, Key: nextKey, Near: 1, Missed: missed})
+		if dials := only(e, core.Dial); len(dials) != 1 || dials[0].Peer != beside {
+			t.Errorf("missed is %v: it dials %+v", missed, dials)
+		}
+		return h, len(only(h.up(origin, 99, 3, upTo(40)...), core.Pull))
+	}
+	if _, pulls := share(false); pulls == 0 || pulls > 30 {
+		t.Errorf("beside one that may join it pulls %d chunks of 40", pulls)
+	}
+	h, pulls := share(true)
+	if pulls != 40 {
+		t.Errorf("beside one that was missed it pulls %d chunks of 40", pulls)
+	}
+	h.up(beside, nextKey, 1)
+	h.step(core.Event{Kind: core.PeerDown, Peer: origin})
+	if pulls := len(only(h.up(origin, 99, 3, upTo(40)...), core.Pull)); pulls == 0 || pulls > 30 {
+		t.Errorf("beside one that was missed and has joined it pulls %d chunks of 40", pulls)
+	}
+}
+
 func TestACompleteServerAtHomeEndsTheFetchFromBeyond(t *testing.T) {
 	h := region(t)
 	h.up(beside, nextKey, 1, upTo(40)...)
