@@ -28,6 +28,9 @@ const (
 	// stallLimit is how long a fetch may bring nothing before a reader gives up. The
 	// swarm has asked every holder and the servers several times by then.
 	stallLimit = 30 * time.Second
+	// stallTurns are the waits that make it up. A process that was stopped finds the one
+	// over that it was in, however long that took, and not the patience of its readers.
+	stallTurns = 6
 )
 
 // source gives the chunks of one blob to one user at a time, in order or not.
@@ -92,11 +95,31 @@ func (s *source) join(ctx context.Context) error {
 	s.fetch = fetch
 	if s.blob == nil {
 		// Until the map is known there is nothing to see arriving.
-		ctx, cancel := context.WithTimeout(ctx, stallLimit)
-		defer cancel()
-		s.blob, err = fetch.Blob(ctx)
+		_, err = patiently(ctx, func() int { return 0 }, func(ctx context.Context) (err error) {
+			s.blob, err = fetch.Blob(ctx)
+			return err
+		})
 	}
 	return err
+}
+
+// patiently waits, in turns, until stallTurns of them in a row were over without wait
+// having done and without anything having come; stalled says so, err is wait's last.
+func patiently(ctx context.Context, come func() int, wait func(context.Context) error) (stalled bool, err error) {
+	for still := 0; still < stallTurns; still++ {
+		had := come()
+		turn, cancel := context.WithTimeout(ctx, stallLimit/stallTurns)
+		err = wait(turn)
+		over := err != nil && ctx.Err() == nil && turn.Err() != nil
+		cancel()
+		if !over {
+			return false, err
+		}
+		if come() != had {
+			still = -1
+		}
+	}
+	return true, err
 }
 
 func (s *source) close() {
@@ -161,19 +184,11 @@ func (s *source) reach(i int) int {
 // stallLimit: then nobody who can be reached has what is missing, and a client learns
 // that instead of waiting for as long as it likes.
 func (s *source) arrival(ctx context.Context, i int) error {
-	for {
-		had := s.blob.Have().Count()
-		wait, cancel := context.WithTimeout(ctx, stallLimit)
-		err := s.fetch.Wait(wait, i)
-		stalled := err != nil && ctx.Err() == nil && wait.Err() != nil
-		cancel()
-		switch {
-		case !stalled:
-			return err
-		case s.blob.Have().Count() == had:
-			return errors.Join(&meta.UnavailableError{Reason: "no_source", RetryAfter: stallLimit}, err)
-		}
+	stalled, err := patiently(ctx, func() int { return s.blob.Have().Count() }, func(ctx context.Context) error { return s.fetch.Wait(ctx, i) })
+	if stalled {
+		err = errors.Join(&meta.UnavailableError{Reason: "no_source", RetryAfter: stallLimit}, err)
 	}
+	return err
 }
 
 // rejoin fetches anew after cause. A blob that was removed has to be created again,

@@ -322,6 +322,29 @@ func TestReaderGivesUpWhenNothingComes(t *testing.T) {
 	})
 }
 
+// A process that was stopped for longer than a Reader waits goes on where it was: others
+// send as soon as it takes.
+func TestReaderOutlivesAStop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		content := storetest.Content(1<<20, 1)
+		f := newSource(store.NewMemory(), content)
+		var stopped sync.Once
+		f.gate = func(ctx context.Context, _ digest.CID, i int) (err error) {
+			if i == 1 {
+				stopped.Do(func() {
+					time.Sleep(90 * time.Second) // and the time of all deadlines passes
+					err = ctx.Err()
+				})
+			}
+			return err
+		}
+		c := newContent(t, transfer.Config{Store: f.store, Fetcher: f})
+		if got, err := io.ReadAll(open(t, c, content)); err != nil || !bytes.Equal(got, content) {
+			t.Errorf("ReadAll = %d bytes, %v", len(got), err)
+		}
+	})
+}
+
 // A damaged chunk is fetched again while the reader waits; it is never handed out.
 func TestReaderHeals(t *testing.T) {
 	content := storetest.Content(1<<20, 1)
