@@ -309,6 +309,7 @@ func TestUploadRefused(t *testing.T) {
 		"METADATA empty":   {content(archivetest.Zip(t, info+"METADATA", "", info+"WHEEL", "")), "metadata lack"},
 		"METADATA huge":    {content(archivetest.Zip(t, info+"METADATA", metadataOf("Demo.Pkg", "1.0")+strings.Repeat("x", 3<<20), info+"WHEEL", "")), "over the limit"},
 		"METADATA other":   {content(wheelOf(t, "demo_pkg-1.0", "Other", "1.0", "")), "Other"},
+		"METADATA hidden":  {content(bytes.Replace(wheelOf(t, "demo_pkg-1.0", "Demo.Pkg", "1.0", ""), []byte("METADATA"), []byte("METADATB"), 1)), "not in its list"},
 		"METADATA version": {content(wheelOf(t, "demo_pkg-1.0", "Demo.Pkg", "2.0", "")), "2.0"},
 		"traversal":        {content(archivetest.Zip(t, "../../etc/passwd", "x", info+"METADATA", metadataOf("Demo.Pkg", "1.0"), info+"WHEEL", "")), "leaves the folder"},
 		"sdist, no gzip":   {form{name: "Demo.Pkg", version: "1.0", filetype: "sdist", file: "demo_pkg-1.0.tar.gz", content: []byte("x")}, "tar.gz"},
