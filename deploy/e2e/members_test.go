@@ -456,8 +456,10 @@ func TestServersAreReplaced(t *testing.T) {
 	c.createRepo(t, "kept", "--class", "critical")
 	const repository = "acme/kept/image"
 	l := newLedger()
+	// Clients push while servers come and go, not while one that was removed finds out: that
+	// takes half a minute, and all of what they push meanwhile is to be copied and read again.
 	p := startPushers(ctx, 2, l, repository, "p", c.servers[0].registry(c.token), c.servers[2].registry(c.token))
-	defer p.stop()
+	defer func() { p.stop() }()
 	for range 10 {
 		if err := p.wait(ctx); err != nil {
 			t.Fatal(err)
@@ -498,7 +500,8 @@ func TestServersAreReplaced(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.acknowledge("while-draining")
-	replace(third, id, "server-r3-new")
+	another := replace(third, id, "server-r3-new")
+	p.close(t)
 	ended(third)
 	third.again()
 	if err := c.begin(third); err != nil {
@@ -512,14 +515,20 @@ func TestServersAreReplaced(t *testing.T) {
 	// This one took no pushes, so it has nothing that is lost with it.
 	second := c.servers[1]
 	id = c.idOf(ctx, t, second)
+	p = startPushers(ctx, 2, l, repository, "q", c.servers[0].registry(c.token), another.registry(c.token))
+	for range 10 {
+		if err := p.wait(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
 	second.process.Kill()
 	replace(second, id, "server-r2-new")
+	p.close(t)
 	second.again()
 	if err := c.begin(second); err != nil {
 		t.Fatal(err)
 	}
 	ended(second)
-	p.close(t)
 	for _, s := range c.servers {
 		if err := proc.Await(ctx, "what was pushed at "+s.name, func(ctx context.Context) error {
 			return l.audit(ctx, s.registry(c.token), repository)
