@@ -4,6 +4,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -52,4 +53,36 @@ func (a Answer) Expect(t testing.TB, status int) Answer {
 		t.Fatalf("%s %s answers %d %s, want %d", a.Request.Method, a.Request.URL, a.StatusCode, a.Text, status)
 	}
 	return a
+}
+
+// Race sends the requests that prepare makes of 0 to n-1 all at once: exactly one must be
+// answered with the status won, and all others with lost. It returns which one won.
+func Race(t testing.TB, n, won, lost int, prepare func(i int) func() Answer) (winner int) {
+	t.Helper()
+	requests, answers := make([]func() Answer, n), make([]Answer, n)
+	for i := range requests {
+		requests[i] = prepare(i)
+	}
+	var all sync.WaitGroup
+	for i, ask := range requests {
+		all.Go(func() { answers[i] = ask() })
+	}
+	all.Wait()
+	winner = -1
+	for i, a := range answers {
+		switch {
+		case a.Response == nil:
+			t.Fatalf("request %d has no answer", i)
+		case a.StatusCode == won && winner < 0:
+			winner = i
+		case a.StatusCode == won:
+			t.Errorf("%d and %d were both acknowledged", winner, i)
+		case a.StatusCode != lost:
+			t.Errorf("request %d is answered %d %s, want %d", i, a.StatusCode, a.Text, lost)
+		}
+	}
+	if winner < 0 {
+		t.Fatalf("none of %d was acknowledged", n)
+	}
+	return winner
 }

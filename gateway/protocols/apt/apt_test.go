@@ -352,22 +352,10 @@ func TestProxy(t *testing.T) {
 func TestRace(t *testing.T) {
 	a := start(t, catalogtest.Options{})
 	a.put("hello", "1.0", "all", "pool/stable/main/hello_1.0_all.deb")
-	var mu sync.Mutex
-	got := map[int]int{}
-	var all sync.WaitGroup
-	for i := range 20 {
+	catalogtest.Race(t, 20, 201, 409, func(i int) func() catalogtest.Answer {
 		body := debOf(t, "hello", "2.0", "all", fmt.Sprint("seed ", i))
-		all.Go(func() {
-			answer := a.do("PUT", "pool/stable/main/hello_2.0_all.deb", body)
-			mu.Lock()
-			defer mu.Unlock()
-			got[answer.StatusCode]++
-		})
-	}
-	all.Wait()
-	if got[201] != 1 || got[409] != 19 {
-		t.Errorf("answers were %v", got)
-	}
+		return func() catalogtest.Answer { return a.do("PUT", "pool/stable/main/hello_2.0_all.deb", body) }
+	})
 	a.lists("stable", "main/binary-all/Packages", "hello 1.0", "hello 2.0")
 }
 

@@ -7,8 +7,6 @@ import (
 	"flag"
 	"fmt"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 
 	"github.com/shoal-registry/shoal/gateway/archive/archivetest"
@@ -385,27 +383,14 @@ func TestLongLine(t *testing.T) {
 func TestRace(t *testing.T) {
 	c := start(t, catalogtest.Options{})
 	c.expect(c.put("demo", "1.0.0", "x"), 200)
-	var won atomic.Int64
-	var winner atomic.Value
-	var all sync.WaitGroup
-	for i := range 20 {
-		body := crate(t, "demo", "1.1.0", fmt.Sprint(i))
-		all.Go(func() {
-			switch a := c.do("PUT", "api/v1/crates/new", framed(said("demo", "1.1.0"), body)); a.StatusCode {
-			case 200:
-				won.Add(1)
-				winner.Store(body)
-			case 409:
-			default:
-				t.Errorf("%d %s", a.StatusCode, a.Text)
-			}
-		})
-	}
-	all.Wait()
-	if won.Load() != 1 {
-		t.Fatalf("%d of 20 were acknowledged", won.Load())
-	}
-	if a := c.expect(c.do("GET", "api/v1/crates/demo/1.1.0/download", ""), 200); a.Text != winner.Load() {
+	bodies := make([]string, 20)
+	winner := catalogtest.Race(t, len(bodies), 200, 409, func(i int) func() catalogtest.Answer {
+		bodies[i] = crate(t, "demo", "1.1.0", fmt.Sprint(i))
+		return func() catalogtest.Answer {
+			return c.do("PUT", "api/v1/crates/new", framed(said("demo", "1.1.0"), bodies[i]))
+		}
+	})
+	if a := c.expect(c.do("GET", "api/v1/crates/demo/1.1.0/download", ""), 200); a.Text != bodies[winner] {
 		t.Error("what is served is not what was acknowledged")
 	}
 }

@@ -9,8 +9,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 
 	"golang.org/x/mod/module"
@@ -340,27 +338,12 @@ func TestLongMod(t *testing.T) {
 func TestRace(t *testing.T) {
 	m := start(t, catalogtest.Options{})
 	m.expect(m.put("example.com/lib", "v1.0.0", "x"), 201)
-	var won atomic.Int64
-	var winner atomic.Value
-	var all sync.WaitGroup
-	for i := range 20 {
-		body := lib(t, "example.com/lib", "v1.1.0", fmt.Sprint(i))
-		all.Go(func() {
-			switch a := m.do("PUT", "example.com/lib/@v/v1.1.0.zip", body); a.StatusCode {
-			case 201:
-				won.Add(1)
-				winner.Store(body)
-			case 409:
-			default:
-				t.Errorf("%d %s", a.StatusCode, a.Text)
-			}
-		})
-	}
-	all.Wait()
-	if won.Load() != 1 {
-		t.Fatalf("%d of 20 were acknowledged", won.Load())
-	}
-	if a := m.expect(m.do("GET", "example.com/lib/@v/v1.1.0.zip", ""), 200); a.Text != winner.Load() {
+	bodies := make([]string, 20)
+	winner := catalogtest.Race(t, len(bodies), 201, 409, func(i int) func() catalogtest.Answer {
+		bodies[i] = lib(t, "example.com/lib", "v1.1.0", fmt.Sprint(i))
+		return func() catalogtest.Answer { return m.do("PUT", "example.com/lib/@v/v1.1.0.zip", bodies[i]) }
+	})
+	if a := m.expect(m.do("GET", "example.com/lib/@v/v1.1.0.zip", ""), 200); a.Text != bodies[winner] {
 		t.Error("what is served is not what was acknowledged")
 	}
 }

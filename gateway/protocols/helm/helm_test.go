@@ -9,8 +9,6 @@ import (
 	"mime/multipart"
 	"net/http"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -323,31 +321,10 @@ func TestRuleChanges(t *testing.T) {
 func TestRace(t *testing.T) {
 	x := start(t, catalogtest.Options{})
 	x.expect(x.do("POST", "hl/api/charts", chartOf(t, "app", "0.1.0", "")), 201)
-	var won atomic.Int64
-	var all sync.WaitGroup
-	for i := range 16 {
+	catalogtest.Race(t, 16, 201, 409, func(i int) func() catalogtest.Answer {
 		body := chartOf(t, "app", "1.0.0", fmt.Sprint(i))
-		all.Go(func() {
-			req, err := http.NewRequestWithContext(t.Context(), "POST", x.URL+"/helm/acme/hl/api/charts", bytes.NewReader(body))
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			resp, err := x.Client.Do(req)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			resp.Body.Close()
-			if resp.StatusCode == 201 {
-				won.Add(1)
-			}
-		})
-	}
-	all.Wait()
-	if won.Load() != 1 {
-		t.Errorf("%d won", won.Load())
-	}
+		return func() catalogtest.Answer { return x.do("POST", "hl/api/charts", body) }
+	})
 }
 
 const foreignIndex = `apiVersion: v1

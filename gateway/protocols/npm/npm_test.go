@@ -605,23 +605,10 @@ func TestAuditSlow(t *testing.T) {
 func TestOnePublisherWins(t *testing.T) {
 	r := start(t, catalogtest.Options{})
 	r.expect(r.publish("demo", "0.0.1", "x", nil), 201)
-	const publishers = 20
-	var wait sync.WaitGroup
-	var mu sync.Mutex
-	statuses := map[int]int{}
-	for i := range publishers {
+	catalogtest.Race(t, 20, 201, 403, func(i int) func() catalogtest.Answer {
 		raw := document(t, "demo", "1.0.0", ball(t, packageJSON("demo", "1.0.0"), fmt.Sprint(i)), nil)
-		wait.Go(func() {
-			a := r.do("PUT", "demo", bytes.NewReader(raw))
-			mu.Lock()
-			defer mu.Unlock()
-			statuses[a.StatusCode]++
-		})
-	}
-	wait.Wait()
-	if statuses[201] != 1 || statuses[403] != publishers-1 {
-		t.Errorf("statuses %v", statuses)
-	}
+		return func() catalogtest.Answer { return r.do("PUT", "demo", bytes.NewReader(raw)) }
+	})
 }
 
 // A tarball of 64 MiB passes through a bounded share of memory.

@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/shoal-registry/shoal/gateway/access"
@@ -226,20 +225,10 @@ func TestDeletedStaysAway(t *testing.T) {
 // 100 publishers of one version: one is acknowledged.
 func TestPublishRace(t *testing.T) {
 	f := start(t, catalogtest.Options{Content: catalogtest.NewMemory()})
-	bodies, types := make([][]byte, 100), make([]string, 100)
-	for i := range bodies {
-		bodies[i], types[i] = form(t, pack(t, part{name: "a.nuspec", content: spec("a", "1.0.0", fmt.Sprint("<title>", i, "</title>"))}))
-	}
-	statuses := make([]int, len(bodies))
-	var all sync.WaitGroup
-	for i := range bodies {
-		all.Go(func() { statuses[i] = f.do("PUT", "package/", bodies[i], types[i]).StatusCode })
-	}
-	all.Wait()
-	slices.Sort(statuses)
-	if statuses[0] != 201 || statuses[1] != 409 || statuses[99] != 409 {
-		t.Errorf("answers are %v", statuses)
-	}
+	catalogtest.Race(t, 100, 201, 409, func(i int) func() catalogtest.Answer {
+		body, contentType := form(t, pack(t, part{name: "a.nuspec", content: spec("a", "1.0.0", fmt.Sprint("<title>", i, "</title>"))}))
+		return func() catalogtest.Answer { return f.do("PUT", "package/", body, contentType) }
+	})
 }
 
 func TestPages(t *testing.T) {

@@ -11,8 +11,6 @@ import (
 	"mime/multipart"
 	"net/http"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 
 	"golang.org/x/crypto/blake2b"
@@ -343,32 +341,12 @@ func TestUploadRefused(t *testing.T) {
 func TestRace(t *testing.T) {
 	x := start(t, catalogtest.Options{})
 	x.expect(x.upload(demo(t, "0.1", "")), 200)
-	var won atomic.Int64
-	var all sync.WaitGroup
-	for i := range 16 {
+	catalogtest.Race(t, 16, 200, 400, func(i int) func() catalogtest.Answer {
 		contentType, body := demo(t, "1.0", fmt.Sprint("x = ", i)).encode(t)
-		all.Go(func() {
-			req, err := http.NewRequestWithContext(t.Context(), "POST", x.URL+"/pypi/acme/py/legacy/", bytes.NewReader(body))
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			req.Header.Set("Content-Type", contentType)
-			resp, err := x.Client.Do(req)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			resp.Body.Close()
-			if resp.StatusCode == 200 {
-				won.Add(1)
-			}
-		})
-	}
-	all.Wait()
-	if won.Load() != 1 {
-		t.Errorf("%d won", won.Load())
-	}
+		return func() catalogtest.Answer {
+			return x.do("POST", "py/legacy/", bytes.NewReader(body), "Content-Type: "+contentType)
+		}
+	})
 }
 
 // Each page of a hundred versions names each once, in pieces of the catalog's pages.

@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/ProtonMail/go-crypto/openpgp"
@@ -281,23 +280,11 @@ func TestProxy(t *testing.T) {
 func TestRace(t *testing.T) {
 	r := start(t, catalogtest.Options{})
 	r.put(named("hello", "1.0"))
-	var mu sync.Mutex
-	got := map[int]int{}
-	var all sync.WaitGroup
-	for i := range 20 {
+	catalogtest.Race(t, 20, 201, 409, func(i int) func() catalogtest.Answer {
 		p := named("hello", "2.0", func(p *rpmtest.Package) { p.Summary = fmt.Sprint("seed ", i) })
 		body := p.Bytes()
-		all.Go(func() {
-			answer := r.do("PUT", "Packages/"+p.File(), body)
-			mu.Lock()
-			defer mu.Unlock()
-			got[answer.StatusCode]++
-		})
-	}
-	all.Wait()
-	if got[201] != 1 || got[409] != 19 {
-		t.Errorf("answers were %v", got)
-	}
+		return func() catalogtest.Answer { return r.do("PUT", "Packages/"+p.File(), body) }
+	})
 	r.lists("hello 1.0-1", "hello 2.0-1")
 }
 
