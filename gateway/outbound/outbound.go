@@ -112,6 +112,9 @@ func Client(rules Rules) *http.Client {
 		MaxIdleConnsPerHost:    8,
 		MaxConnsPerHost:        32,
 		MaxResponseHeaderBytes: 64 << 10,
+		// One connection of HTTP/2 carries all requests to a host. It is found out that it leads
+		// nowhere any more before a request on it stalls: the next is made over another.
+		HTTP2: &http.HTTP2Config{SendPingTimeout: rules.Stall / 2, PingTimeout: rules.Stall / 3},
 	}
 	client := &http.Client{
 		Transport: &guarded{rules, transport},

@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -262,5 +263,78 @@ func TestContextEndsARequest(t *testing.T) {
 	time.AfterFunc(10*time.Millisecond, cancel)
 	if _, err := c.Do(r); !errors.Is(err, context.Canceled) {
 		t.Fatal(err)
+	}
+}
+
+// losing is a listener whose connections can be lost: they stay open, and nothing passes.
+type losing struct {
+	net.Listener
+	mu   sync.Mutex
+	open []*losable
+}
+
+func (l *losing) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	one := &losable{Conn: c}
+	l.open = append(l.open, one)
+	return one, nil
+}
+
+func (l *losing) lose() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, c := range l.open {
+		c.lost.Store(true)
+	}
+}
+
+type losable struct {
+	net.Conn
+	lost atomic.Bool
+}
+
+func (c *losable) Read(p []byte) (int, error) {
+	for {
+		if n, err := c.Conn.Read(p); err != nil || !c.lost.Load() {
+			return n, err
+		}
+	}
+}
+
+func (c *losable) Write(p []byte) (int, error) {
+	if c.lost.Load() {
+		return len(p), nil
+	}
+	return c.Conn.Write(p)
+}
+
+// A connection that was lost on its way, and not closed, is left for a new one.
+func TestALostConnectionIsLeft(t *testing.T) {
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.Proto) }))
+	l := &losing{Listener: s.Listener}
+	s.Listener, s.EnableHTTP2 = l, true
+	s.StartTLS()
+	defer s.Close()
+	roots := x509.NewCertPool()
+	roots.AddCert(s.Certificate())
+	c := Client(Rules{Allow: loopback, Roots: roots, Stall: 6 * time.Second})
+	if got, err := get(t, c, s.URL); err != nil || got != "HTTP/2.0" {
+		t.Fatalf("%q %v", got, err)
+	}
+	l.lose()
+	began := time.Now()
+	for {
+		got, err := get(t, c, s.URL)
+		if err == nil && got == "HTTP/2.0" {
+			break
+		}
+		if time.Since(began) > 2*time.Minute {
+			t.Fatalf("the lost connection is still used: %v", err)
+		}
 	}
 }
