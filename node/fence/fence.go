@@ -113,12 +113,14 @@ func New(c Config, keep func(statement []byte) error) *Fence {
 }
 
 // caller makes a client that talks only to servers under the root, without showing a
-// certificate: one's own may have ended long ago.
+// certificate: one's own may have ended long ago. Each call has a connection of its own:
+// one that a cut has left behind leads nowhere for minutes after the servers can reach
+// each other again, which is when they have to hear.
 func caller(root Root) *http.Client {
 	return &http.Client{
 		Transport: &http.Transport{
 			TLSClientConfig: root.AnonymousTLS(), ForceAttemptHTTP2: true,
-			MaxIdleConnsPerHost: 1, IdleConnTimeout: time.Minute, TLSHandshakeTimeout: callTimeout,
+			DisableKeepAlives: true, TLSHandshakeTimeout: callTimeout,
 		},
 		Timeout: callTimeout,
 	}
@@ -264,7 +266,6 @@ func (f *Fence) Check(ctx context.Context) error {
 //
 // Errors: *SupersededError.
 func (f *Fence) Run(ctx context.Context) error {
-	defer f.http.CloseIdleConnections()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var telling sync.WaitGroup

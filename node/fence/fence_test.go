@@ -4,9 +4,11 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,8 +19,9 @@ import (
 // member is a server with a gateway.
 type member struct {
 	*Fence
-	gateway string
-	kept    []byte
+	gateway     string
+	kept        []byte
+	connections atomic.Int32 // that were made to it
 }
 
 // start opens the gateway of a server that is in an epoch and knows others.
@@ -54,6 +57,11 @@ func start(t *testing.T, a *trust.Authority, epoch uint64, peers func() []Peer) 
 	config := trust.ServerTLS(credential)
 	config.NextProtos = []string{"http/1.1"}
 	server.Listener = tls.NewListener(server.Listener, config) // StartTLS would show a certificate of its own.
+	server.Config.ConnState = func(_ net.Conn, s http.ConnState) {
+		if s == http.StateNew {
+			m.connections.Add(1)
+		}
+	}
 	server.Start()
 	t.Cleanup(server.Close)
 	m.gateway = strings.TrimPrefix(server.URL, "http://")
@@ -103,6 +111,25 @@ func TestTheLaterEpochWins(t *testing.T) {
 	}
 	if err := young.Check(t.Context()); err != nil {
 		t.Errorf("the later epoch: %v", err)
+	}
+}
+
+// TestCallsStandAlone: no call goes over the connection of another, which may lead nowhere
+// any more although nobody has closed it.
+func TestCallsStandAlone(t *testing.T) {
+	a, err := trust.NewAuthority("one", time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := start(t, a, 1, nobody)
+	asks := start(t, a, 1, func() []Peer { return []Peer{{ID: asked.Self, Gateway: asked.gateway}} })
+	for range 3 {
+		if err := asks.Check(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	if n := asked.connections.Load(); n != 3 {
+		t.Errorf("3 calls over %d connections", n)
 	}
 }
 
