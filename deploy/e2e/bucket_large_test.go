@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -43,11 +42,8 @@ func TestALargeStreamIntoABucket(t *testing.T) {
 		skip(t, "%d MiB are free", free>>20)
 	}
 	service := buckettest.Start(t)
-	for _, pair := range buckettest.Env() {
-		name, value, _ := strings.Cut(pair, "=")
-		t.Setenv(name, value)
-	}
-	c := startCluster(t, 1, 0, "--blobs", service.URL("large"), "--cache-size", fmt.Sprint(length+1<<30))
+	c := &cluster{dir: folder(t, ""), env: buckettest.Env()}
+	c.start(t, 1, 0, "--blobs", service.URL("large"), "--cache-size", fmt.Sprint(length+1<<30))
 	server := c.servers[0]
 	ctx := limit(t, 2*time.Hour)
 	c.shoal(t, server, "tenant", "create", "acme")

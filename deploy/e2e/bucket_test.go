@@ -157,11 +157,8 @@ func sound(s *buckettest.Service, dir string, want [32]byte) error {
 func TestARegionWithABucket(t *testing.T) {
 	needTools(t, "crane")
 	service := buckettest.Start(t)
-	for _, pair := range buckettest.Env() {
-		name, value, _ := strings.Cut(pair, "=")
-		t.Setenv(name, value)
-	}
-	c := startCluster(t, 1, 0)
+	c := &cluster{dir: folder(t, ""), env: buckettest.Env()}
+	c.start(t, 1, 0)
 	ctx := limit(t, 8*time.Minute)
 	flags := []string{"--blobs", service.URL("site/r2"), "--cache-size", "256MiB"}
 	first := c.add(t, "bucket-1", "r2", flags...)
@@ -331,12 +328,9 @@ func TestARegionWithABucket(t *testing.T) {
 // alone has the blobs: not unless that is said, and not while the old one uses it.
 func TestARestoredClusterTakesItsBucket(t *testing.T) {
 	service := buckettest.Start(t)
-	for _, pair := range buckettest.Env() {
-		name, value, _ := strings.Cut(pair, "=")
-		t.Setenv(name, value)
-	}
 	flags := []string{"--blobs", service.URL("site/r1"), "--cache-size", "256MiB"}
-	c := startCluster(t, 1, 0, flags...)
+	c := &cluster{dir: folder(t, ""), env: buckettest.Env()}
+	c.start(t, 1, 0, flags...)
 	ctx := limit(t, 5*time.Minute)
 	c.createRepo(t, "app")
 	img := makeImage(t, 3, 9<<20)
@@ -346,7 +340,7 @@ func TestARestoredClusterTakesItsBucket(t *testing.T) {
 	backup := filepath.Join(c.dir, "backup")
 	c.shoal(t, c.servers[0], "backup", "create", backup, "--blobs", "none")
 
-	next := &cluster{dir: folder(t, "")}
+	next := &cluster{dir: folder(t, ""), env: c.env}
 	t.Cleanup(func() {
 		for _, m := range next.servers {
 			if m.process != nil {

@@ -26,8 +26,9 @@ type cluster struct {
 	dir     string
 	servers []*member // regions r1, r2 ...; the first bootstraps
 	agents  []*member
-	token   string // of the administrator
-	old     string // when set, the binary that servers begin with
+	token   string   // of the administrator
+	old     string   // when set, the binary that servers begin with
+	env     []string // of its processes, beside HOME
 }
 
 type member struct {
@@ -146,7 +147,7 @@ func (c *cluster) shoal(t *testing.T, at *member, args ...string) string {
 }
 
 func (c *cluster) verb(ctx context.Context, at *member, args ...string) (string, error) {
-	env := []string{"SHOAL_SERVER=http://" + at.gateway(), "SHOAL_TOKEN=" + c.token, "HOME=" + c.dir}
+	env := append([]string{"SHOAL_SERVER=http://" + at.gateway(), "SHOAL_TOKEN=" + c.token, "HOME=" + c.dir}, c.env...)
 	return proc.Run(ctx, nil, binary, env, args...)
 }
 
@@ -187,7 +188,7 @@ func (c *cluster) begin(m *member) error {
 		return err
 	}
 	process, err := proc.Start(proc.Spec{Name: m.name, Path: cmp.Or(m.binary, binary), Args: m.node.Args(), Log: m.node.Data + ".log",
-		Env: []string{"HOME=" + c.dir}})
+		Env: append([]string{"HOME=" + c.dir}, c.env...)})
 	if err != nil {
 		return err
 	}
