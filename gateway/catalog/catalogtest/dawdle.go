@@ -2,6 +2,7 @@ package catalogtest
 
 import (
 	"context"
+	"errors"
 	"io"
 	"math"
 	"net/http"
@@ -58,10 +59,8 @@ func (s *Stack) Dawdle(t testing.TB, method, path, first, rest string) int {
 	} else {
 		release()
 	}
-	if _, err := io.WriteString(send, rest); err == nil {
-		err = send.Close()
-	}
-	if err != nil {
+	_, err = io.WriteString(send, rest)
+	if err := errors.Join(err, send.Close()); err != nil {
 		t.Errorf("send the rest: %v", err)
 	}
 	return <-status
