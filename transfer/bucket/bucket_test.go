@@ -361,6 +361,32 @@ func TestDamageIsLearnt(t *testing.T) {
 	}
 }
 
+// A list of damaged chunks that says nothing is believed as far as that the object is not
+// whole: it is written anew, or who looks at it and who makes it would never agree.
+func TestAnEmptyListOfDamageIsHealed(t *testing.T) {
+	s := buckettest.Start(t)
+	a, b := newNode(t, s, ""), newNode(t, s, "")
+	in := storetest.Put(t, a, storetest.Content(2<<20, 1))
+	key := path.Join(s.Dir, data(t, s, "", in.Root))
+	buckettest.Flip(t, key, 700<<10)
+	if found, err := a.Scrub(t.Context(), in.Root, store.ScrubOptions{}); err != nil || found.Damaged != 1 {
+		t.Fatalf("%+v, %v", found, err)
+	}
+	buckettest.Flip(t, key, 700<<10) // back
+	if err := os.Truncate(key+".bad", 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Refresh(t.Context(), in.Root); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Keep(t.Context(), in.Root, 0); err != nil {
+		t.Fatal(err)
+	}
+	if l, err := b.Look(t.Context(), in.Root); err != nil || !l.Whole {
+		t.Errorf("after it was kept it looks like %+v, %v", l, err)
+	}
+}
+
 // A lost map is made again, a lost object is gone for everybody who asks.
 func TestLostObjects(t *testing.T) {
 	s := buckettest.Start(t)

@@ -169,13 +169,14 @@ func (b *Bucket) find(ctx context.Context, root digest.CID) (*object, error) {
 
 // search is find in the bucket itself.
 func (b *Bucket) search(ctx context.Context, root digest.CID) (*object, error) {
+	before, known := b.known.Peek(root)
 	f, err := b.objects(ctx, root)
 	if err != nil {
 		return nil, err
 	}
 	if f.newest == nil {
-		if o, ok := b.known.Peek(root); ok {
-			b.lose(o)
+		if known { // not what was written since
+			b.lose(before)
 		}
 		return nil, fmt.Errorf("it is not in the bucket: %w", meta.ErrNotFound)
 	}
@@ -192,7 +193,11 @@ func (b *Bucket) search(ctx context.Context, root digest.CID) (*object, error) {
 //
 // Errors: meta.ErrUnavailable; none when it has nothing.
 func (b *Bucket) Refresh(ctx context.Context, root digest.CID) error {
-	if _, err := b.search(ctx, root); err != nil && !errors.Is(err, meta.ErrNotFound) {
+	err := b.patiently(ctx, func() error {
+		_, err := b.search(ctx, root)
+		return err
+	})
+	if err != nil && !errors.Is(err, meta.ErrNotFound) {
 		return fmt.Errorf("look for %s in the bucket: %w", root, err)
 	}
 	return nil
@@ -220,7 +225,7 @@ func (b *Bucket) loadBad(ctx context.Context, o *object) error {
 		return nil
 	}
 	text, err := b.remote.read(ctx, b.keyOf(o.root, o.name+badSuffix), 16<<20)
-	if err != nil && !errors.Is(err, meta.ErrNotFound) {
+	if err != nil && !errors.Is(err, meta.ErrNotFound) && !errors.Is(err, meta.ErrCorrupt) {
 		return err
 	}
 	o.mu.Lock()
@@ -273,11 +278,12 @@ func (o *object) has(i int) bool {
 	return !o.gone && !bad
 }
 
-// sound says that all of it can.
+// sound says that all of it can. A list of damaged chunks that says nothing is one, too:
+// the other servers do not count on the object.
 func (o *object) sound() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return !o.gone && len(o.bad) == 0
+	return !o.gone && !o.damaged && len(o.bad) == 0
 }
 
 // lose notes that an object is not there any more.

@@ -272,6 +272,14 @@ func (l *Loop) plan(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case r := <-l.results:
+			for more := true; more; { // what is doubted comes first, or it would count
+				select {
+				case root := <-l.failed:
+					l.doubt(root)
+				default:
+					more = false
+				}
+			}
 			if again := l.conclude(ctx, r); !again.IsZero() {
 				bringTo(again)
 			}
@@ -282,12 +290,13 @@ func (l *Loop) plan(ctx context.Context) error {
 			l.forget(d.root)
 			l.tell(meta.Replica{Root: d.root, State: meta.ReplicaFailed, Reason: d.reason})
 		case root := <-l.failed:
-			if m := l.running[root]; m != nil {
-				m.doubted = true
-			}
-			l.forget(root)
+			l.doubt(root)
+			bringTo(time.Now().Add(pause)) // what woke it may have been listed already
 		case <-l.wake:
 			if l.missed.Swap(false) {
+				for _, m := range l.running {
+					m.doubted = true
+				}
 				l.known.Purge()
 				clear(l.passed)
 			}
@@ -414,6 +423,14 @@ func (l *Loop) parts() (weights int, beyond func(tenant string) bool) {
 func (l *Loop) forget(root digest.CID) {
 	l.known.Remove(root)
 	clear(l.passed)
+}
+
+// doubt is forget for a copy that the metadata does not count, which may be under way.
+func (l *Loop) doubt(root digest.CID) {
+	if m := l.running[root]; m != nil {
+		m.doubted = true
+	}
+	l.forget(root)
 }
 
 // list plans over what is owed and is neither under way nor to be left alone. wake is
@@ -588,6 +605,11 @@ func (l *Loop) conclude(ctx context.Context, r result) (again time.Time) {
 	if r.err == nil && !m.sound {
 		r.err = fmt.Errorf("it was damaged again: %w", meta.ErrCorrupt)
 	}
+	if r.err == nil && m.doubted {
+		// It may be older than the doubt: it is not reported but looked at again.
+		l.forget(root)
+		return now
+	}
 	if r.err == nil {
 		trust := trustIdle
 		if !r.idle {
@@ -597,10 +619,6 @@ func (l *Loop) conclude(ctx context.Context, r result) (again time.Time) {
 		if !r.idle {
 			l.metrics.outcomes.WithLabelValues("verified").Inc()
 			l.tell(meta.Replica{Root: root, State: meta.ReplicaVerified, Seen: r.demand.Seen})
-		}
-		if m.doubted {
-			l.forget(root) // it may be older than the doubt
-			return now
 		}
 		return time.Time{}
 	}
