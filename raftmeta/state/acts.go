@@ -125,6 +125,9 @@ func actOf(c Command, result any) (meta.Act, bool) {
 	case SetRepository:
 		return meta.Act{Kind: meta.ActRepository, Repo: c.Ref, Detail: "changed"}, true
 	case RemoveRepository:
+		if r, _ := result.(RepositoryRemoved); r.More {
+			return meta.Act{}, false // it is there still
+		}
 		return meta.Act{Kind: meta.ActRepository, Repo: c.Ref, Detail: "removed"}, true
 	case CreateTenant:
 		return meta.Act{Kind: meta.ActTenant, Name: string(c.Name), Detail: "created"}, true

@@ -60,6 +60,8 @@ func (c RemoveRepository) apply(t *tx) (any, error) {
 		return nil, err
 	}
 	if more {
+		// Should the removal end here, builders make anew what is gone.
+		t.emit(feed.Change{Kind: feed.KindRepository, Repo: c.Ref})
 		return RepositoryRemoved{More: true}, nil
 	}
 	t.delAll(keySealed(c.Ref, ""))

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/shoal-registry/shoal/raftmeta/feed"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/verify/digest"
 )
@@ -437,6 +438,10 @@ func TestRemoveRepositoryInPages(t *testing.T) {
 		}
 		if s := ask(b, GetSets{Repo: appRef}); s.Changed != b.index || s.Changed <= s.Built {
 			t.Fatalf("what lost sets is not to be built: %+v", s)
+		}
+		changes, _, err := b.Changes(b.index-1, 100)
+		if err != nil || !slices.ContainsFunc(changes, func(c feed.Change) bool { return c.Kind == feed.KindRepository && c.Repo == appRef && !c.Deleted }) {
+			t.Fatalf("builders are told of %+v, %v", changes, err)
 		}
 	}
 	if pages < all/(dropsFiles+meta.MaxSetFiles) || claims() != 0 {
