@@ -60,6 +60,8 @@ type Builder struct {
 	groups  map[meta.RepoRef][]meta.RepoRef
 	tasks   map[meta.RepoRef]*task
 	signers map[meta.RepoRef]*Signer
+	// losses is when all are looked at for what was lost, zero when nothing was since.
+	losses time.Time
 
 	wake chan struct{} // a task may be due earlier than was thought
 }
@@ -207,6 +209,7 @@ func (b *Builder) Run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
+		b.lookLost()
 		for running < maxBuilds {
 			repo, ok := b.next()
 			if !ok {
@@ -256,7 +259,7 @@ func (b *Builder) next() (repo meta.RepoRef, ok bool) {
 func (b *Builder) pause() (time.Duration, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	var first time.Time
+	first := b.losses
 	for _, t := range b.tasks {
 		if !t.running && !t.at.IsZero() && (first.IsZero() || t.at.Before(first)) {
 			first = t.at
@@ -364,8 +367,39 @@ func (b *Builder) observe(ctx context.Context, c feed.Change) {
 	case feed.KindLost:
 		// Whose it was is not said. Many are lost at a time, when a server is.
 		if !c.Deleted {
-			b.lookAll(lostAfter * b.cfg.Every)
+			b.lost()
 		}
+	}
+}
+
+// lost has all repositories looked at a while after the first of many losses.
+func (b *Builder) lost() {
+	b.mu.Lock()
+	first := b.losses.IsZero()
+	if first {
+		b.losses = time.Now().Add(lostAfter * b.cfg.Every)
+	}
+	b.mu.Unlock()
+	if !first {
+		return
+	}
+	select {
+	case b.wake <- struct{}{}:
+	default:
+	}
+}
+
+// lookLost has all repositories looked at when that is due. What is lost from now on is
+// another time's.
+func (b *Builder) lookLost() {
+	b.mu.Lock()
+	due := !b.losses.IsZero() && !b.losses.After(time.Now())
+	if due {
+		b.losses = time.Time{}
+	}
+	b.mu.Unlock()
+	if due {
+		b.lookAll(0)
 	}
 }
 
