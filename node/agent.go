@@ -168,7 +168,7 @@ func (n *Node) buildAgent(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	pages, err := n.pages(int64(n.cfg.Reserve))
+	pages, err := n.pages(pageReserve(n.cfg.Data, n.blobsDir(), int64(n.cfg.Reserve)))
 	if err != nil {
 		return err
 	}

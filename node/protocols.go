@@ -3,6 +3,8 @@ package node
 import (
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/shoal-registry/shoal/gateway/catalog"
 	"github.com/shoal-registry/shoal/gateway/protocol"
 	"github.com/shoal-registry/shoal/gateway/protocols/apt"
@@ -19,6 +21,7 @@ import (
 	"github.com/shoal-registry/shoal/gateway/publication"
 	"github.com/shoal-registry/shoal/gateway/rendered"
 	"github.com/shoal-registry/shoal/gateway/upstream"
+	"github.com/shoal-registry/shoal/raftmeta/meta"
 )
 
 // protocols lists what every gateway speaks. A new protocol is a folder of
@@ -49,15 +52,30 @@ func (n *Node) pages(reserve int64) (*rendered.Cache, error) {
 		if err != nil {
 			return rendered.RoomPlenty // The next write finds out.
 		}
-		return pageRoom(reserve, total, free)
+		return pageRoom(reserve, total, free, n.cfg.Role)
 	}})
 }
 
+// pageReserve is what is configured to stay free of the disk of data: what is configured is
+// of the disk of blobs, which may be another one.
+func pageReserve(data, blobs string, configured int64) int64 {
+	var a, b unix.Stat_t
+	if unix.Stat(data, &a) == nil && unix.Stat(blobs, &b) == nil && a.Dev != b.Dev {
+		return 0
+	}
+	return configured
+}
+
 // pageRoom says what a disk has room for: documents are kept above the reserve of blobs,
-// and made for who asks a little below it, which is above that of the metadata still.
-func pageRoom(reserve, total, free int64) rendered.Room {
+// and made for who asks a little below it, which is above that of the metadata still. An
+// agent has no such metadata, and its cache fills the disk down to the reserve until the
+// next blob makes room: documents may have half of that.
+func pageRoom(reserve, total, free int64, role meta.Role) rendered.Room {
 	if reserve == 0 {
 		reserve = min(total/100, 512<<20)
+	}
+	if role == meta.RoleAgent {
+		reserve /= 2
 	}
 	switch {
 	case free >= reserve:

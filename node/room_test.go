@@ -4,6 +4,7 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -51,8 +52,23 @@ func TestPageRoom(t *testing.T) {
 		{blobs, 1000 * gib, blobs, rendered.RoomPlenty}, {blobs, 1000 * gib, blobs - 1, rendered.RoomPassing},
 		{blobs, 1000 * gib, shared.low + shared.low/9, rendered.RoomNone}, {blobs, 1000 * gib, shared.low, rendered.RoomNone},
 	} {
-		if got := pageRoom(c.reserve, c.total, c.free); got != c.want {
+		if got := pageRoom(c.reserve, c.total, c.free, meta.RoleServer); got != c.want {
 			t.Errorf("%d free of %d with a reserve of %d is %d, want %d", c.free, c.total, c.reserve, got, c.want)
+		}
+	}
+	for free, want := range map[int64]rendered.Room{100: rendered.RoomPlenty, 50: rendered.RoomPlenty, 45: rendered.RoomPassing, 44: rendered.RoomNone} {
+		if got := pageRoom(100, 1000, free, meta.RoleAgent); got != want {
+			t.Errorf("%d free of an agent's disk is %d, want %d", free, got, want)
+		}
+	}
+}
+
+// TestPageReserve: what blobs leave free of a disk of their own is nothing to documents.
+func TestPageReserve(t *testing.T) {
+	dir := t.TempDir()
+	for blobs, want := range map[string]int64{dir: 5, filepath.Join(dir, "none"): 5, "/proc": 0} {
+		if got := pageReserve(dir, blobs, 5); got != want {
+			t.Errorf("beside blobs in %s: %d", blobs, got)
 		}
 	}
 }

@@ -246,7 +246,7 @@ func (n *Node) buildServer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	pages, err := n.pages(room.blobs(n.cfg.Data, int64(n.cfg.Reserve)))
+	pages, err := n.pages(room.blobs(n.cfg.Data, pageReserve(n.cfg.Data, n.blobsDir(), int64(n.cfg.Reserve))))
 	if err != nil {
 		return err
 	}

@@ -233,7 +233,7 @@ func (c *Cache) shed() error {
 	if room == RoomPassing {
 		return nil
 	}
-	return fmt.Errorf("the disk of %s is down to its reserve, make room on it", c.cfg.Dir)
+	return errors.New("the disk of rendered documents is down to its reserve, make room on it")
 }
 
 type metrics struct {
