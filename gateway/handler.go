@@ -69,6 +69,9 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) {
 		e.err = err
 		e.lastOfItsConnection()
 	}
+	if r.Context().Err() != nil { // also after a client that stalled
+		e.lastOfItsConnection()
+	}
 	if e.err != nil && !abort {
 		if e.stream.wrote() {
 			// The client must not take half an answer for a whole one.

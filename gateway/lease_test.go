@@ -143,7 +143,12 @@ type stopped struct {
 }
 
 func (s stopped) Confirm(ctx context.Context) error {
-	defer func() { s.asked <- struct{}{} }()
+	defer func() {
+		select {
+		case s.asked <- struct{}{}:
+		default: // a call that was cut may be looked at again before it has ended
+		}
+	}()
 	return s.starting.Confirm(ctx)
 }
 

@@ -26,6 +26,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"sync"
 	"time"
@@ -121,6 +122,8 @@ func caller(root Root) *http.Client {
 		Transport: &http.Transport{
 			TLSClientConfig: root.AnonymousTLS(), ForceAttemptHTTP2: true,
 			DisableKeepAlives: true, TLSHandshakeTimeout: callTimeout,
+			// A dial outlives its call, and of HTTP/2 the next call takes what it makes.
+			DialContext: (&net.Dialer{Timeout: callTimeout}).DialContext,
 		},
 		Timeout: callTimeout,
 	}
