@@ -180,6 +180,7 @@ type laterError struct {
 	why   string
 	after time.Duration
 	cause error
+	ours  bool // the upstream did answer
 }
 
 func (e *laterError) Error() string {
@@ -211,6 +212,9 @@ func (d *download) run(ctx context.Context) (*Found, error) {
 		}
 		d.engine.metrics.requests.WithLabelValues("failed").Inc()
 		wait, again := pause(attempt, later.after)
+		if (d.known != nil || !again) && later.ours {
+			return nil, err
+		}
 		if d.known != nil || !again {
 			d.engine.down.Add(downKey{d.repo.Ref, d.target.Host}, d.engine.cfg.Now().Add(max(downFor, min(later.after, time.Minute))))
 			return nil, err
@@ -307,7 +311,7 @@ func (d *download) try(ctx context.Context) (*Found, error) {
 		return nil, d.nothing(ctx, response.StatusCode)
 	case refuses:
 		d.engine.metrics.requests.WithLabelValues("refused").Inc()
-		return nil, fmt.Errorf("%s answers %d to %.200q, which is no word on whether it is there: set its credentials with `shoal repo set %s --upstream-user --upstream-token-file`, or keep the package out with --block: %w",
+		return nil, fmt.Errorf("%s answers %d to %.200q, which is no word on whether it is there: set its credentials with `shoal repo set %s --upstream-user --upstream-token-file`, or say with --allow which packages it has, or with --block which it has not: %w",
 			d.target.Host, response.StatusCode, d.want.Path, d.repo.Ref, errRefused)
 	case withholds:
 		d.engine.metrics.requests.WithLabelValues("refused").Inc()
@@ -321,9 +325,17 @@ func (d *download) try(ctx context.Context) (*Found, error) {
 
 // mute reports whether a 401 says no more than that nothing is there: image registries
 // offer a token (Bearer) to strangers, and say 401 to that token, too, of any image that
-// is not public, be it there or not. Whoever has credentials of the registry is told.
+// is not public, be it there or not. Whoever has credentials of the registry is told. Of
+// object stores that say 403 so, only those of trees of files are believed: no group looks
+// further than a proxy of these.
 func (d *download) mute(response *http.Response) bool {
-	return d.repo.Format == "oci" && d.credential.Secret == "" && parseChallenge(response.Header.Values("WWW-Authenticate"))["realm"] != ""
+	switch {
+	case d.credential.Secret != "":
+		return false
+	case d.repo.Format == "apt" || d.repo.Format == "rpm":
+		return response.StatusCode == http.StatusForbidden && (d.known == nil || d.known.Fetched.Absent())
+	}
+	return d.repo.Format == "oci" && response.StatusCode == http.StatusUnauthorized && parseChallenge(response.Header.Values("WWW-Authenticate"))["realm"] != ""
 }
 
 // unanswered says why there was no answer. The URL is left out: its query may be long,
@@ -530,7 +542,9 @@ func (d *download) keep(ctx context.Context, f meta.Fetched, stored *catalog.Sto
 	a, asOf, err := d.engine.cfg.Catalog.KeepFetched(ctx, d.by, f, stored)
 	if d.want.Passing && (err == nil && a.Fetched.Upstream != f.Upstream || errors.Is(err, meta.ErrInvalid)) {
 		d.known = nil // if it was compared with that, it is gone
-		return nil, d.later("another answer took the place of what it said, as there are many such questions", 0, nil)
+		later := d.later("another answer took the place of what it said, as there are many such questions", 0, nil)
+		later.ours = true
+		return nil, later
 	}
 	if err != nil {
 		return nil, err

@@ -14,6 +14,7 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/semaphore"
+	"golang.org/x/sync/singleflight"
 	"golang.org/x/time/rate"
 
 	"github.com/shoal-registry/shoal/gateway/catalog"
@@ -127,7 +128,8 @@ type Engine struct {
 	running sync.WaitGroup
 	mu      sync.Mutex
 	flights map[flightKey]*flight
-	names   map[string]Names           // by format
+	names   map[string]Names // by format
+	naming  singleflight.Group
 	tenants map[meta.TenantName]*share // those with downloads under way or waiting
 }
 

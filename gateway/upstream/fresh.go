@@ -101,7 +101,7 @@ func meaning(status int, conditional, mute bool) outcome {
 		return hasNone
 	case status == http.StatusUnavailableForLegalReasons:
 		return withholds
-	case status == http.StatusUnauthorized && mute:
+	case mute && (status == http.StatusUnauthorized || status == http.StatusForbidden):
 		return hasNone
 	case status == http.StatusForbidden, status == http.StatusUnauthorized:
 		return refuses

@@ -66,7 +66,7 @@ func TestMeaning(t *testing.T) {
 			t.Errorf("%d is %d, want %d", status, got, want)
 		}
 	}
-	if meaning(304, true, false) != unchanged || meaning(401, false, true) != hasNone || meaning(403, true, true) != refuses {
+	if meaning(304, true, false) != unchanged || meaning(401, false, true) != hasNone || meaning(403, false, true) != hasNone || meaning(451, false, true) != withholds {
 		t.Error("304 to a condition, or a registry that is mute")
 	}
 }

@@ -49,7 +49,14 @@ func (e *Engine) named(ctx context.Context, node meta.NodeID, repo *meta.Reposit
 	var ok bool
 	var err error
 	if names != nil {
-		ok, err = names(ctx, catalog.Caller{Who: e.principal()}, repo, w)
+		// Once for all that ask at a time: documents may have many megabytes, and a launch wave
+		// many agents.
+		key := fmt.Sprintf("%s %q %q %q %q", repo.Ref, repo.Upstream.URL, w.Path, w.Package, w.Version)
+		var said any
+		said, err, _ = e.naming.Do(key, func() (any, error) {
+			return names(e.base, catalog.Caller{Who: e.principal()}, repo, w)
+		})
+		ok, _ = said.(bool)
 	}
 	if ok || err != nil && !errors.Is(err, meta.ErrNotFound) {
 		return err

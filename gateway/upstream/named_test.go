@@ -3,7 +3,10 @@ package upstream_test
 import (
 	"context"
 	"errors"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/shoal-registry/shoal/gateway/catalog"
 	"github.com/shoal-registry/shoal/gateway/catalog/catalogtest"
@@ -89,4 +92,37 @@ func TestAgentsNameNoAddresses(t *testing.T) {
 	if _, err := s.AskAs(upstreamtest.Context(t), t, meta.Principal{Node: "b", Role: meta.RoleServer}, q, nil); err != nil {
 		t.Errorf("a server: %v", err)
 	}
+}
+
+// TestNamesAreLookedUpOnceAtATime: of many agents that want one new file at once only one
+// has the document read, which may have many megabytes.
+func TestNamesAreLookedUpOnceAtATime(t *testing.T) {
+	s := upstreamtest.New(t, catalogtest.Options{Content: catalogtest.NewMemory()}, func(*catalogtest.Stack, *upstream.Engine) []protocol.Protocol { return nil })
+	own, other := upstreamtest.NewRegistry(t), upstreamtest.NewRegistry(t)
+	repo := s.Proxy(t, "acme/public", "npm", own.URL)
+	other.Put("named", []byte("named"))
+	var reading atomic.Int32
+	var once sync.Once
+	second := make(chan struct{})
+	s.Engine.NamedBy("npm", func(context.Context, catalog.Caller, *meta.Repository, *upstream.Want) (bool, error) {
+		defer reading.Add(-1)
+		if reading.Add(1) > 1 {
+			once.Do(func() { close(second) })
+		}
+		select {
+		case <-second:
+			return false, errors.New("two read it at once")
+		case <-time.After(50 * time.Millisecond): // in which another would come
+			return true, nil
+		}
+	})
+	var agents sync.WaitGroup
+	for range 8 {
+		agents.Go(func() {
+			if err := s.Lie(t, &repo, upstream.Want{Path: other.URL + "/named", Kind: upstream.File, Package: "demo"}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	agents.Wait()
 }

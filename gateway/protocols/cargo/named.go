@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 
 	"github.com/shoal-registry/shoal/gateway/catalog"
 	"github.com/shoal-registry/shoal/gateway/upstream"
@@ -32,16 +33,22 @@ func (p *Protocol) names(ctx context.Context, by catalog.Caller, repo *meta.Repo
 // maxSpellings bounds how many ways to write a crate's name are looked up.
 const maxSpellings = 4
 
-// spellings are the ways in which an address writes a crate's name, of which only the
-// normalized one is known: that has as many bytes.
+// spellings are the ways to write a crate's name, of which only the normalized one is
+// known: as the address does, which is how the index has it, or else all of one kind, for
+// addresses that are checksums. Small letters, as the index is asked in those.
 func spellings(at, normalized string) []string {
 	if normalized == "" {
 		return nil
 	}
-	all := []string{normalized}
+	var all []string
 	for i := 0; i+len(normalized) <= len(at) && len(all) < maxSpellings; i++ {
-		s := at[i : i+len(normalized)]
+		s := strings.ToLower(at[i : i+len(normalized)])
 		if normalize(s) == normalized && !slices.Contains(all, s) {
+			all = append(all, s)
+		}
+	}
+	for _, s := range []string{normalized, strings.ReplaceAll(normalized, "-", "_")} {
+		if !slices.Contains(all, s) {
 			all = append(all, s)
 		}
 	}
