@@ -41,13 +41,6 @@ func (s *Store) toCompare(v *state.View) bool {
 
 // compare runs the comparisons until ctx ends.
 func (s *Store) compare(ctx context.Context) error {
-	defer func() {
-		select {
-		case v := <-s.compared:
-			_ = v.Close() // it only frees
-		default:
-		}
-	}()
 	began, look := time.Now(), min(compareLook, s.cfg.CompareEvery)
 	tick := time.NewTicker(look)
 	defer tick.Stop()
@@ -66,6 +59,15 @@ func (s *Store) compare(ctx context.Context) error {
 		if err != nil && ctx.Err() == nil {
 			s.cfg.Log.Debug("states are not compared now", "error", err)
 		}
+	}
+}
+
+// forgetCompared frees the state that waits for its comparison. Nothing is applied any more.
+func (s *Store) forgetCompared() {
+	select {
+	case v := <-s.compared:
+		_ = v.Close() // it only frees
+	default:
 	}
 }
 

@@ -170,7 +170,11 @@ func (s *Store) bootstrap(ctx context.Context) error {
 }
 
 // Close frees the state and the log. Run must have returned.
-func (s *Store) Close() error { return errors.Join(s.node.Close(), s.machine.Close()) }
+func (s *Store) Close() error {
+	err := s.node.Close()
+	s.forgetCompared() // with it open the state would stay so
+	return errors.Join(err, s.machine.Close())
+}
 
 // Ready waits until this server serves: a leader is known, a read round succeeded
 // and the cluster is founded. Errors: of ctx.
