@@ -45,8 +45,9 @@ func (t *Tree) Append(leaves []tlog.Hash, completed func(Node, tlog.Hash)) error
 	if completed != nil {
 		visit = func(id compact.NodeID, hash []byte) { completed(Node{id.Level, id.Index}, tlog.Hash(hash)) }
 	}
-	for i := range leaves {
-		if err := r.Append(leaves[i][:], visit); err != nil {
+	for _, leaf := range leaves {
+		// The range keeps what it is given, and the caller's leaves are the caller's.
+		if err := r.Append(leaf[:], visit); err != nil {
 			return fmt.Errorf("the tree of the audit log: %w: %w", err, meta.ErrCorrupt)
 		}
 	}
