@@ -448,7 +448,10 @@ func (c *visit) orders(ctx context.Context) (o meta.WaveOrders, _ error) {
 		case meta.HostWaiting:
 			order.In = max(w.NotBefore.Std().Sub(now), 0)
 			switch {
-			case part.State.Settled(): // and was never admitted: nothing comes of it
+			case part.State.Settled():
+				// It was never admitted, or this server lags behind the one that did, as after
+				// that was lost: its word is still to be recorded.
+				again(comeBack)
 			case order.In > 0:
 				again(order.In)
 			case c.full:
