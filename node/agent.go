@@ -57,6 +57,7 @@ func (n *Node) buildAgent(ctx context.Context) error {
 	// Metadata.
 	servers := remote.NewClient(remote.Config{
 		HTTP: &http.Client{Transport: n.transport()}, Servers: func() []string { return n.serverURLs(me.Region) },
+		Silent: n.doubt,
 	})
 	near := newNearness(n.swarmHost, me)
 	n.distanceTo = near.to

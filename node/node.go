@@ -33,6 +33,7 @@ import (
 	"github.com/shoal-registry/shoal/dht/host"
 	"github.com/shoal-registry/shoal/gateway"
 	"github.com/shoal-registry/shoal/gateway/access"
+	"github.com/shoal-registry/shoal/gateway/forward"
 	"github.com/shoal-registry/shoal/gateway/login"
 	"github.com/shoal-registry/shoal/gateway/ops"
 	"github.com/shoal-registry/shoal/gateway/quota"
@@ -69,6 +70,7 @@ type Node struct {
 	quota     *quota.Quota
 	swarmHost *host.Host
 	gateway   *gateway.Gateway
+	forward   atomic.Pointer[forward.Forwarder] // nil until the gateway is built
 	parts     lifecycle.Group
 	closers   []func() error // freed in reverse when New fails or Run ends
 	checks    []ops.Check

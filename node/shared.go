@@ -121,6 +121,7 @@ func (n *Node) openGateway(gate *access.Gate, speaks []protocol.Protocol, mounts
 	if err != nil {
 		return err
 	}
+	n.forward.Store(forward)
 	tlsConfig, err := n.gatewayTLS()
 	if err != nil {
 		return err

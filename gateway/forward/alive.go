@@ -33,54 +33,82 @@ type check struct {
 
 // prove asks a server to prove that its process lives and is itself: a new connection
 // with a TLS handshake. A stopped process accepts connections, but does not answer.
-func (f *Forwarder) prove(ctx context.Context, n meta.Node) error {
+func (f *Forwarder) prove(id meta.NodeID) error {
 	f.mu.Lock()
-	c := f.checks[n.ID]
+	c := f.checks[id]
 	mine := c == nil
 	if mine {
 		c = &check{done: make(chan struct{})}
-		f.checks[n.ID] = c
+		f.checks[id] = c
 	}
 	f.mu.Unlock()
 	if !mine {
-		select {
-		case <-c.done:
-			return c.err
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
+		<-c.done // within proofTime, or at the end
+		return c.err
 	}
-	// It is of use to others when the one who began it is gone.
 	limited, cancel := context.WithTimeout(f.ended, proofTime)
 	defer cancel()
-	conn, err := f.dial(limited, "tcp", string(n.ID)+":443")
+	conn, err := f.dial(limited, "tcp", string(id)+":443")
 	if err == nil {
 		err = conn.Close()
 	}
 	c.err = err
 	f.mu.Lock()
-	delete(f.checks, n.ID)
+	delete(f.checks, id)
 	f.mu.Unlock()
 	close(c.done)
 	return err
 }
 
+// Doubt has a server asked whether it lives, because it lets somebody wait. It returns
+// at once. If the server does not, all requests that it has are given up and the next
+// go elsewhere.
+func (f *Forwarder) Doubt(id meta.NodeID) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.doubted[id] || f.ended.Err() != nil {
+		return
+	}
+	f.doubted[id] = true
+	f.watcher.Go(func() {
+		err := f.prove(id)
+		if err != nil {
+			err = f.prove(id)
+		}
+		f.mu.Lock()
+		delete(f.doubted, id)
+		var has []context.CancelCauseFunc
+		for giveUp, at := range f.waiting {
+			if at == id && err != nil {
+				has = append(has, *giveUp)
+			}
+		}
+		f.mu.Unlock()
+		if err == nil || f.ended.Err() != nil {
+			return
+		}
+		f.failed(id)
+		for _, giveUp := range has {
+			giveUp(fmt.Errorf("it does not answer: %w", err))
+		}
+	})
+}
+
 // guard gives a request up when its server does not live any more. It ends with ctx.
-func (f *Forwarder) guard(ctx context.Context, n meta.Node, giveUp context.CancelCauseFunc) {
+func (f *Forwarder) guard(ctx context.Context, id meta.NodeID, giveUp context.CancelCauseFunc) {
+	f.mu.Lock()
+	f.waiting[&giveUp] = id
+	f.mu.Unlock()
 	tick := time.NewTicker(guardAfter)
 	defer tick.Stop()
 	for {
 		select {
-		case <-ctx.Done():
-			return
 		case <-tick.C:
-		}
-		err := f.prove(ctx, n)
-		if err != nil && ctx.Err() == nil {
-			err = f.prove(ctx, n)
-		}
-		if err != nil && ctx.Err() == nil {
-			giveUp(fmt.Errorf("it does not answer: %w", err))
+			f.Doubt(id)
+		case <-ctx.Done():
+			f.mu.Lock()
+			delete(f.waiting, &giveUp)
+			f.mu.Unlock()
 			return
 		}
 	}
@@ -128,7 +156,7 @@ func (f *Forwarder) watch() {
 		var group sync.WaitGroup
 		for _, n := range tried {
 			group.Go(func() {
-				err := f.prove(f.ended, n)
+				err := f.prove(n.ID)
 				f.mu.Lock()
 				defer f.mu.Unlock()
 				if err != nil {

@@ -20,9 +20,11 @@
 // prove that it lives (alive.go). One that does not is left, and comes back when it
 // proves it again. Servers of the own region come first, then those of the nearest.
 //
+// Who else waits for a server says so (Forwarder.Doubt).
+//
 // Start reading at Forwarder.Server. A Forwarder has one goroutine while a server of
-// its region is down, and one a request that waits; Close ends the first, the answer
-// the others. net/http's end with the connection.
+// its region is down, one a server that is doubted, and one a request that waits; Close
+// ends the first two, the answer the others. net/http's end with the connection.
 package forward
 
 import (
@@ -112,6 +114,8 @@ type Forwarder struct {
 	sticky   meta.NodeID
 	down     map[meta.NodeID]bool // did not prove that it lives; servers of the roster
 	checks   map[meta.NodeID]*check
+	doubted  map[meta.NodeID]bool                     // it is being found out whether they live
+	waiting  map[*context.CancelCauseFunc]meta.NodeID // requests, by what gives them up
 	watching bool
 
 	ended   context.Context
@@ -128,7 +132,8 @@ func New(c Config) (*Forwarder, error) {
 	}
 	c.TLS = c.TLS.Clone()
 	c.TLS.NextProtos = []string{"http/1.1"}
-	f := &Forwarder{Config: c, down: map[meta.NodeID]bool{}, checks: map[meta.NodeID]*check{}}
+	f := &Forwarder{Config: c, down: map[meta.NodeID]bool{}, checks: map[meta.NodeID]*check{},
+		doubted: map[meta.NodeID]bool{}, waiting: map[*context.CancelCauseFunc]meta.NodeID{}}
 	f.ended, f.end = context.WithCancel(context.Background())
 	protocols := new(http.Protocols)
 	// HTTP/1.1 only: a body has its connection for itself, and small requests do
@@ -151,7 +156,9 @@ func New(c Config) (*Forwarder, error) {
 
 // Close closes idle connections. Requests under way end by themselves.
 func (f *Forwarder) Close() {
+	f.mu.Lock() // nobody begins a goroutine after it
 	f.end()
+	f.mu.Unlock()
 	f.watcher.Wait()
 	f.transport.CloseIdleConnections()
 }
@@ -291,7 +298,7 @@ func (f *Forwarder) try(w http.ResponseWriter, r *http.Request, n meta.Node) (se
 	var touched atomic.Bool
 	alive, giveUp := context.WithCancelCause(r.Context())
 	defer giveUp(nil)
-	go f.guard(alive, n, giveUp)
+	go f.guard(alive, n.ID, giveUp)
 	ctx := httptrace.WithClientTrace(alive, &httptrace.ClientTrace{
 		WroteHeaderField: func(string, []string) { touched.Store(true) },
 	})

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -156,6 +157,40 @@ func TestABodyThatFailsTakesNoServerDown(t *testing.T) {
 			t.Errorf("%s: the server counts as down", name)
 		}
 		f.mu.Unlock()
+	}
+}
+
+// A server that lets somebody else wait, and does not live, is left: what it has is given
+// up, and the next request goes to another.
+func TestDoubt(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0") // it accepts, as a stopped process does, and says nothing
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	f := newForwarder(t, "agent")
+	defer f.Close()
+	f.TLS.InsecureSkipVerify = true
+	f.Roster = one{meta.Node{ID: "eu-1", Region: "eu", Role: meta.RoleServer, Gateway: silent.Addr().String()}}
+	has, giveUp := context.WithCancelCause(t.Context())
+	f.mu.Lock()
+	f.waiting[&giveUp] = "eu-1"
+	other, spare := context.WithCancelCause(t.Context())
+	f.waiting[&spare] = "us-1"
+	f.mu.Unlock()
+	f.Doubt("eu-1")
+	f.Doubt("eu-1")
+	<-has.Done()
+	if err := context.Cause(has); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("the request is given up for %v", err)
+	}
+	if other.Err() != nil {
+		t.Error("a request that another server has is given up")
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.down["eu-1"] || !f.watching {
+		t.Error("the server does not count as down")
 	}
 }
 

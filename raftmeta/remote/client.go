@@ -38,6 +38,9 @@ type Config struct {
 	// Timeout bounds one try with one server; 0 is 2.5 s. A strong read has 2 s
 	// more, which a server may take for its round.
 	Timeout time.Duration
+	// Silent is told of a server that let a question wait so long that the next was
+	// asked, or would have been; nil is not told. It must not block.
+	Silent func(url string)
 }
 
 const (
@@ -178,12 +181,12 @@ func (c *Client) Answer(ctx context.Context, f meta.Freshness, q raftmeta.Reques
 	}
 	left := c.candidates()
 	outcomes := make(chan outcome, len(left)) // nobody waits to hand one in
-	asked := make(map[*server]time.Time)      // that have not answered yet
+	asked := make(map[candidate]time.Time)    // that have not answered yet
 	defer func() {
 		// Another was quicker by so much that it comes first for a while.
 		for s, since := range asked {
 			if ctx.Err() == nil && time.Since(since) >= wait {
-				c.report(s, false)
+				c.report(s.server, false)
 			}
 		}
 	}()
@@ -195,10 +198,15 @@ func (c *Client) Answer(ctx context.Context, f meta.Freshness, q raftmeta.Reques
 		var o outcome
 		select {
 		case <-next.C:
+			for s, since := range asked {
+				if c.config.Silent != nil && time.Since(since) >= wait {
+					c.config.Silent(s.url)
+				}
+			}
 			if len(left) > 0 {
 				s := left[0]
 				left = left[1:]
-				asked[s.server] = time.Now()
+				asked[s] = time.Now()
 				go func() {
 					response, err := call(trying, c, s, s.ask, &request, timeout)
 					outcomes <- outcome{s, response, err}
@@ -207,7 +215,7 @@ func (c *Client) Answer(ctx context.Context, f meta.Freshness, q raftmeta.Reques
 			}
 			continue
 		case o = <-outcomes:
-			delete(asked, o.server)
+			delete(asked, o.candidate)
 		}
 		if o.err != nil {
 			if ctx.Err() != nil {

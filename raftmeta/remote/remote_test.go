@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -181,9 +182,11 @@ func TestSilentServerIsNotWaitedFor(t *testing.T) {
 	good := serve(t, s)
 	trusting := good.Client()
 	t.Cleanup(trusting.CloseIdleConnections)
+	var silent []string
 	c := remote.NewClient(remote.Config{
 		HTTP: trusting, Timeout: time.Hour,
 		Servers: func() []string { return []string{stuck.URL, good.URL} },
+		Silent:  func(url string) { silent = append(silent, url) },
 	})
 	for range 3 {
 		if got := tenants(t, c); got != "two" {
@@ -192,6 +195,9 @@ func TestSilentServerIsNotWaitedFor(t *testing.T) {
 	}
 	if n := asked.Load(); n != 1 {
 		t.Errorf("the silent server was asked %d times in a row", n)
+	}
+	if want := []string{stuck.URL}; !slices.Equal(silent, want) {
+		t.Errorf("told that %v are silent, want %v", silent, want)
 	}
 }
 
