@@ -29,6 +29,7 @@ import (
 	"github.com/shoal-registry/shoal/raftmeta/audit"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/raftmeta/state"
+	"github.com/shoal-registry/shoal/transfer/wait"
 	"github.com/shoal-registry/shoal/verify/trust"
 )
 
@@ -196,7 +197,7 @@ func (w *watcher) look(ctx context.Context) error {
 
 // run looks every so often.
 func (w *watcher) run(ctx context.Context) error {
-	for rest(ctx, witnessEvery) {
+	for wait.For(ctx, witnessEvery) {
 		if err := w.look(ctx); err != nil && ctx.Err() == nil {
 			w.log.Debug("the audit log was not looked at", "error", err)
 		}
@@ -220,7 +221,7 @@ type notary struct {
 }
 
 func (n *notary) run(ctx context.Context) error {
-	for rest(ctx, cosignEvery) {
+	for wait.For(ctx, cosignEvery) {
 		if err := n.step(ctx, time.Now()); err != nil && ctx.Err() == nil {
 			n.watcher.alarm(err)
 			n.log.Debug("no checkpoint of the audit log was signed", "error", err)
@@ -345,7 +346,7 @@ func (a *anchors) mount() gateway.Mount {
 }
 
 func (a *anchors) run(ctx context.Context) error {
-	for rest(ctx, anchorEvery) {
+	for wait.For(ctx, anchorEvery) {
 		if err := a.step(ctx); err != nil && ctx.Err() == nil {
 			a.log.Debug("ends of chains were not anchored", "error", err)
 		}
@@ -401,7 +402,7 @@ func (a *anchors) step(ctx context.Context) error {
 func (n *Node) tellChain(ctx context.Context) error {
 	client := &http.Client{Transport: n.transport(), Timeout: 10 * time.Second}
 	var told audit.Head
-	for rest(ctx, anchorEvery) {
+	for wait.For(ctx, anchorEvery) {
 		head := n.trail.Head()
 		if head.Seq == 0 || head.Seq == told.Seq && head.Sum == told.Sum {
 			continue

@@ -12,6 +12,7 @@ import (
 	"github.com/shoal-registry/shoal/raftmeta/audit"
 	"github.com/shoal-registry/shoal/raftmeta/meta"
 	"github.com/shoal-registry/shoal/raftmeta/state"
+	"github.com/shoal-registry/shoal/transfer/wait"
 )
 
 // maxBrokenChains bounds the chains that a view and a status name.
@@ -53,7 +54,7 @@ func (h *auditHealth) run(ctx context.Context) error {
 		if err := h.look(ctx); err != nil && ctx.Err() == nil {
 			h.log.Debug("chains of nodes were not looked at", "error", err)
 		}
-		if !rest(ctx, witnessEvery) {
+		if !wait.For(ctx, witnessEvery) {
 			return nil
 		}
 	}

@@ -25,6 +25,7 @@ import (
 	"github.com/shoal-registry/shoal/transfer/place"
 	"github.com/shoal-registry/shoal/transfer/scrub"
 	"github.com/shoal-registry/shoal/transfer/store"
+	"github.com/shoal-registry/shoal/transfer/wait"
 	"github.com/shoal-registry/shoal/verify/digest"
 )
 
@@ -180,7 +181,7 @@ func (b *blobs) run(ctx context.Context) error {
 		return nil
 	}
 	pause := rand.N(time.Hour)
-	for rest(ctx, pause) {
+	for wait.For(ctx, pause) {
 		tidied, err := b.bucket.Tidy(ctx, bucket.TidyOptions{Grace: orphanAge, Mine: b.mine})
 		pause = tidyEvery/10*9 + rand.N(tidyEvery/5)
 		switch {
@@ -214,7 +215,7 @@ func (b *blobs) attach(ctx context.Context) bool {
 		if ctx.Err() == nil {
 			b.log.Warn("the cluster was not told of this server's bucket yet, trying again", "error", err)
 		}
-		if !rest(ctx, pause) {
+		if !wait.For(ctx, pause) {
 			return false
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/shoal-registry/shoal/raftmeta/state"
 	"github.com/shoal-registry/shoal/transfer/limit"
 	"github.com/shoal-registry/shoal/transfer/store"
+	"github.com/shoal-registry/shoal/transfer/wait"
 	"github.com/shoal-registry/shoal/verify/digest"
 )
 
@@ -46,27 +47,16 @@ func (r rescue) run(ctx context.Context) error {
 		case <-r.lost:
 		}
 		for until := time.Now().Add(rescueFor); time.Now().Before(until); {
-			if !rest(ctx, rand.N(r.spread+1)) {
+			if !wait.For(ctx, rand.N(r.spread+1)) {
 				return nil
 			}
 			if offered := r.offer(ctx); offered == 0 {
 				break
 			}
-			if !rest(ctx, rescueAgain) {
+			if !wait.For(ctx, rescueAgain) {
 				return nil
 			}
 		}
-	}
-}
-
-func rest(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
 	}
 }
 
@@ -119,7 +109,7 @@ const (
 )
 
 func (r relief) run(ctx context.Context) error {
-	for rest(ctx, reliefEvery) {
+	for wait.For(ctx, reliefEvery) {
 		lost, _, err := raftmeta.Ask(ctx, r.metadata, meta.Local, state.ListLost{})
 		if err != nil {
 			continue // it is asked again
