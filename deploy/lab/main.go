@@ -15,21 +15,19 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"text/tabwriter"
 	"time"
 
 	"github.com/shoal-registry/shoal/deploy/lab/scenario"
 	"github.com/shoal-registry/shoal/deploy/lab/wave"
+	"github.com/shoal-registry/shoal/deploy/proc"
 )
 
 func main() {
-	// SIGPIPE, too: a closed pager must not keep us from removing the folder.
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
+	ctx, stop := proc.UntilEnded()
 	defer stop()
 	if err := run(ctx, os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "lab:", err)

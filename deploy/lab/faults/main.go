@@ -16,10 +16,8 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/shoal-registry/shoal/deploy/lab/disk"
@@ -27,10 +25,11 @@ import (
 	"github.com/shoal-registry/shoal/deploy/lab/faults/nemesis"
 	"github.com/shoal-registry/shoal/deploy/lab/faults/round"
 	"github.com/shoal-registry/shoal/deploy/lab/wave"
+	"github.com/shoal-registry/shoal/deploy/proc"
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
+	ctx, stop := proc.UntilEnded()
 	defer stop()
 	if err := run(ctx, os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "faults:", err)

@@ -190,17 +190,22 @@ func TestOtherGroupsAreFarAway(t *testing.T) {
 		}
 		hosts = append(hosts, h)
 	}
-	near, err := ask(t.Context(), t, hosts[0], hosts[1])
-	if err != nil {
-		t.Fatal(err)
+	// The shortest of some: a busy machine holds up what the relay does not.
+	near := time.Hour
+	for try := 0; try < 100 && near >= rtt; try++ {
+		took, err := ask(t.Context(), t, hosts[0], hosts[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		near = min(near, took)
 	}
 	far, err := ask(t.Context(), t, hosts[0], hosts[2])
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("within the group %v, between groups %v", near, far)
-	if far < rtt || near > far {
-		t.Errorf("within the group %v, between groups %v, want at least %v", near, far, rtt)
+	if far < rtt || near >= rtt {
+		t.Errorf("within the group %v, between groups %v, want less and at least %v", near, far, rtt)
 	}
 	// What is held still passes the link and its counters.
 	before, err := hosts[2].Traffic()
