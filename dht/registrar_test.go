@@ -486,9 +486,9 @@ func TestAnAgentStandsInForItsServers(t *testing.T) {
 	if _, ok := has(in.Peers, away.id()); ok || len(in.Peers) != 1 {
 		t.Fatalf("while its server lives: %+v", in.Peers)
 	}
-	stop()
-	home.Close()
 	began := time.Now()
+	stop() // from here on it is silent, which the agent may see before Close returns
+	home.Close()
 	await(t, "a server of another region", func() bool {
 		in, err := f.Join(ctx, Want{Root: root, Have: 1})
 		if err != nil {

@@ -466,13 +466,13 @@ func TestFailures(t *testing.T) {
 func TestStalls(t *testing.T) {
 	c := newCluster(t)
 	result := make(chan error, 1)
+	takes := addRoute(protocol.Route{Name: "takes", Method: "POST", Pattern: "/takes", Action: access.Login, Serve: func(c *protocol.Call) error {
+		_, err := io.Copy(io.Discard, c.R.Body)
+		result <- err
+		return err
+	}})
 	n := c.start(meta.RoleServer,
-		func(_ *testNode, g *gateway.Config) { g.Limits.Stall = 100 * time.Millisecond },
-		addRoute(protocol.Route{Name: "takes", Method: "POST", Pattern: "/takes", Action: access.Login, Serve: func(c *protocol.Call) error {
-			_, err := io.Copy(io.Discard, c.R.Body)
-			result <- err
-			return err
-		}}),
+		func(_ *testNode, g *gateway.Config) { g.Limits.Stall = 100 * time.Millisecond }, takes,
 		addRoute(get("gives", "/gives", func(c *protocol.Call) error {
 			_, err := io.Copy(c.W, endless{})
 			result <- err
@@ -501,13 +501,15 @@ func TestStalls(t *testing.T) {
 		}
 	}
 	// Longer in all than the limit, but moving: each piece waits for the one before
-	// to have arrived.
+	// to have arrived. The limit is one that a busy machine does not reach between two.
+	const stall, every = 2 * time.Second, 50 * time.Millisecond
+	n = c.start(meta.RoleServer, func(_ *testNode, g *gateway.Config) { g.Limits.Stall = stall }, takes)
 	reader, writer := io.Pipe()
 	done := make(chan error, 1)
 	go func() {
-		ticker := time.NewTicker(20 * time.Millisecond)
+		ticker := time.NewTicker(every)
 		defer ticker.Stop()
-		for range 15 {
+		for range stall/every + 10 {
 			<-ticker.C
 			if _, err := io.WriteString(writer, "piece"); err != nil {
 				done <- err
@@ -532,8 +534,9 @@ func TestStalls(t *testing.T) {
 func TestSilentHandler(t *testing.T) {
 	c := newCluster(t)
 	silence := make(chan struct{})
+	const stall = 500 * time.Millisecond // what is written has as long
 	n := c.start(meta.RoleServer,
-		func(_ *testNode, g *gateway.Config) { g.Limits.Stall = 50 * time.Millisecond },
+		func(_ *testNode, g *gateway.Config) { g.Limits.Stall = stall },
 		addRoute(get("silent", "/silent", func(c *protocol.Call) error {
 			io.WriteString(c.W, "one ")
 			http.NewResponseController(c.W).Flush()
@@ -551,7 +554,7 @@ func TestSilentHandler(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		timer := time.NewTimer(4 * 50 * time.Millisecond) // longer than the stall limit
+		timer := time.NewTimer(2 * stall)
 		<-timer.C
 		silence <- struct{}{}
 		body, err := io.ReadAll(resp.Body)

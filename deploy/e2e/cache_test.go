@@ -102,7 +102,8 @@ func TestKilledAgentsCacheIsWarm(t *testing.T) {
 	}
 	get("part")
 	got := received()
-	if want := int64(16<<20) - had; got < want || got > want+2<<20 {
+	// What was read ahead may come after it was counted, or be lost with the kill.
+	if want := int64(16<<20) - had; got < want-2<<20 || got > want+2<<20 {
 		t.Errorf("%d bytes were fetched of a blob of which %d had come", got, had)
 	}
 	get("2")

@@ -19,11 +19,15 @@ import (
 	"github.com/shoal-registry/shoal/deploy/proc"
 )
 
+// probeFile is written and removed every other second by each server, which so tries
+// whether its disk can be used: it is there at any moment or not.
+const probeFile = "probe.tmp"
+
 // diskUsage adds up the files of the blobs of all nodes beneath dir.
 func diskUsage(t *testing.T, dir string) (bytes int64) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) || err == nil && (d.IsDir() || !strings.Contains(path, "/blobs/")) {
+		if errors.Is(err, fs.ErrNotExist) || err == nil && (d.IsDir() || d.Name() == probeFile || !strings.Contains(path, "/blobs/")) {
 			return nil
 		}
 		if err != nil {

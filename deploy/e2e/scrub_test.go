@@ -33,7 +33,7 @@ func blobFiles(m *member) (map[string][32]byte, error) {
 			}
 			return err
 		}
-		if e.IsDir() {
+		if e.IsDir() || e.Name() == probeFile {
 			return nil
 		}
 		content, err := os.ReadFile(name)
