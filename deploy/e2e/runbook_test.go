@@ -239,6 +239,8 @@ func filled(t *testing.T) (c *cluster, f files, writeToken string) {
 	for i := range 8 {
 		writeToken = f.publish(t, c.servers[i%3].node.Host, c.token, fmt.Sprintf("v%d/file", i), 1000+i*i*i*1000)
 	}
+	// A publish is acknowledged with one copy: what only a lost server has is lost with it.
+	c.settled(t, len(f))
 	return c, f, writeToken
 }
 

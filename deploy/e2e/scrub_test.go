@@ -243,8 +243,14 @@ func TestFlippedBytes(t *testing.T) {
 		kinds["scrub's cursor"]++
 		s.again()
 		c.launch(t, s)
-		if found, err := s.metric(ctx, `shoal_store_damaged_files_total{kind="mark"}`); err != nil || found != 1 {
-			t.Errorf("%s counts %v damaged marks, %v", s.name, found, err)
+		if err := proc.Await(limit(t, time.Minute), "a damaged mark in the metric of "+s.name, func(ctx context.Context) error {
+			found, err := s.metric(ctx, `shoal_store_damaged_files_total{kind="mark"}`)
+			if err == nil && found != 1 {
+				err = fmt.Errorf("it counts %v", found)
+			}
+			return err
+		}, s.process); err != nil {
+			t.Error(err)
 			missed++
 		}
 		if log := s.process.LogTail(1 << 20); !strings.Contains(log, "where the scrub was is not known any more") {

@@ -100,7 +100,6 @@ func TestABannedPeerGetsNothingMore(t *testing.T) {
 	<-gotSome
 	seed.Ban(liar.self.ID, time.Minute)
 	await(t, "the ban", func() bool { return len(seed.Snapshot().Banned) == 1 && seed.Snapshot().Totals.Links == 0 })
-	before := liar.bytes("received", "")
 	close(open)
 	// An honest agent gets all; while it does the liar tries again and again.
 	honest := w.add(func(c *swarm.Config) { c.Finder = awayFinder{c.Finder, liar.self.ID} })
@@ -110,8 +109,9 @@ func TestABannedPeerGetsNothingMore(t *testing.T) {
 	if err := hold.Wait(ctx, 39); !errors.Is(err, meta.ErrUnavailable) {
 		t.Errorf("the liar's fetch: %v", err)
 	}
-	if got := liar.bytes("received", ""); got != before {
-		t.Errorf("%d bytes came after the ban", got-before)
+	// What the seed had sent by then may have been counted later: it holds back all but four.
+	if got := liar.bytes("received", ""); got > 4*chunk.MinBytes {
+		t.Errorf("%d bytes came, of %d before the ban", got, 4*chunk.MinBytes)
 	}
 	if s := honest.Snapshot(); len(s.Banned) != 1 || s.Banned[0].ID != liar.self.ID {
 		t.Errorf("an agent that was told keeps away %+v", s.Banned)

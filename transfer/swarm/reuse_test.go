@@ -127,11 +127,15 @@ func TestAFetchGoesOnAfterARestart(t *testing.T) {
 	dir := t.TempDir()
 	d := disk(t, store.DiskConfig{Dir: dir})
 	agent := w.add(holding(d))
+	w.mu.Lock() // nothing comes before it is said what is wanted, so nothing comes after that
 	session, err := agent.Fetch(within(t), root, swarm.FetchOptions{})
+	if err == nil {
+		session.Prefer(0, 20)
+	}
+	w.mu.Unlock()
 	if err != nil {
 		t.Fatal(err)
 	}
-	session.Prefer(0, 20)
 	if got, err := read(within(t), session, 0, 20); err != nil || !bytes.Equal(got, content[:20*chunk.MinBytes]) {
 		t.Fatalf("%d bytes, %v", len(got), err)
 	}

@@ -294,12 +294,16 @@ func TestRangesOfAnArrivingBlob(t *testing.T) {
 	seed := w.add(server)
 	root := w.put(seed, content)
 	agent := w.add()
+	w.mu.Lock() // nothing comes before it is said what is wanted: until then that is all
 	session, err := agent.Fetch(within(t), root, swarm.FetchOptions{})
+	if err == nil {
+		defer session.Close()
+		session.Prefer(28, 30)
+	}
+	w.mu.Unlock()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer session.Close()
-	session.Prefer(28, 30)
 	got, err := read(within(t), session, 28, 30)
 	if err != nil || !bytes.Equal(got, content[28*chunk.MinBytes:30*chunk.MinBytes]) {
 		t.Fatalf("%d bytes, %v", len(got), err)
