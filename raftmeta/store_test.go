@@ -276,7 +276,11 @@ func TestStoreCopiesAgree(t *testing.T) {
 	for i := range 30 {
 		all[i%3].do(ctx, state.CreateTenant{Name: meta.TenantName(fmt.Sprintf("t%d", i))})
 	}
-	leader := slices.IndexFunc(all, func(m *member) bool { return m.store.Leader() == m.node.ID })
+	leader := -1
+	await(ctx, t, "a leader", func() bool { // an election may be under way
+		leader = slices.IndexFunc(all, func(m *member) bool { return m.store.Leader() == m.node.ID })
+		return leader >= 0
+	})
 	all[leader].halt()
 	rest := slices.DeleteFunc(slices.Clone(all), func(m *member) bool { return m == all[leader] })
 	for i := range 30 {
@@ -284,8 +288,10 @@ func TestStoreCopiesAgree(t *testing.T) {
 	}
 	all[leader].start()
 	var token meta.Token
+	once := operator
+	once.RequestID = "last" // a try whose outcome is unknown may have been applied
 	await(ctx, t, "a write through the one that returned", func() bool {
-		r, err := all[leader].store.Do(ctx, operator, state.CreateTenant{Name: "last"})
+		r, err := all[leader].store.Do(ctx, once, state.CreateTenant{Name: "last"})
 		token = r.Token
 		return err == nil
 	})

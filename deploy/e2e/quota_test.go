@@ -128,8 +128,8 @@ func TestQuotas(t *testing.T) {
 		}
 		// A rate slows it down; what is refused it tries again.
 		set("--storage-quota", "none", "--publish-requests", "3", "--publish-rate", "4MiB")
-		awaitPut(t, "an end of the warnings", func(int) error {
-			if r := put(t, "first", []byte("small")); r.status != http.StatusCreated || r.header.Get("Shoal-Quota-Warning") != "" {
+		awaitPut(t, "an end of the warnings", func(i int) error {
+			if r := put(t, fmt.Sprint("calm/", i), []byte("small")); r.status != http.StatusCreated || r.header.Get("Shoal-Quota-Warning") != "" {
 				return fmt.Errorf("%d %v %s", r.status, r.header, r.body)
 			}
 			return nil

@@ -25,7 +25,8 @@ type Copies struct {
 const checkAtOnce = 500
 
 // Check looks at all of them and reports those that are missing as failed: their
-// regions owe them again. Memory is that of one page.
+// regions owe them again. Memory is that of one page. With an error missing counts what
+// was reported nevertheless.
 func (c Copies) Check(ctx context.Context) (copies, missing uint64, err error) {
 	q := state.ListCopies{Server: c.Server, State: meta.ReplicaVerified, Limit: checkAtOnce}
 	for {
@@ -48,10 +49,10 @@ func (c Copies) Check(ctx context.Context) (copies, missing uint64, err error) {
 			}
 		}
 		if len(gone) > 0 {
-			missing += uint64(len(gone))
 			if _, err := c.Doer.Do(ctx, state.Origin{Principal: "node:" + string(c.Self)}, state.ReportReplicas{Replicas: gone}); err != nil {
 				return copies, missing, err
 			}
+			missing += uint64(len(gone))
 		}
 		if page.After.IsZero() {
 			return copies, missing, nil

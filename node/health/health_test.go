@@ -32,6 +32,7 @@ type world struct {
 	disks  map[meta.NodeID]error
 	lost   map[digest.CID]bool // on the disk of eu-2
 	leads  bool
+	unsaid int // reports of what was looked at that get no answer
 }
 
 var repoRef = meta.RepoRef{Tenant: "acme", Name: "app"}
@@ -66,7 +67,7 @@ func inWorld(t *testing.T, f func(*world)) {
 				return n.ID != "eu-2" || !w.lost[root], nil
 			}}
 			self := NewSelf(SelfConfig{
-				Node: n, Metadata: alive{w, n.ID}, Doer: w.store, Check: copies.Check, Log: slog.New(slog.DiscardHandler),
+				Node: n, Metadata: alive{w, n.ID}, Doer: alive{w, n.ID}, Check: copies.Check, Log: slog.New(slog.DiscardHandler),
 				Probe: func(context.Context) error {
 					w.mu.Lock()
 					defer w.mu.Unlock()
@@ -99,6 +100,20 @@ func (a alive) Answer(ctx context.Context, f meta.Freshness, q raftmeta.Request)
 		return meta.AsOf{}, meta.ErrUnavailable
 	}
 	return a.w.store.Answer(ctx, f, q)
+}
+
+func (a alive) Do(ctx context.Context, o state.Origin, c state.Command) (raftmeta.Receipt, error) {
+	a.w.mu.Lock()
+	_, checked := c.(state.ReportChecked)
+	unsaid := checked && a.id == "eu-2" && a.w.unsaid > 0
+	if unsaid {
+		a.w.unsaid--
+	}
+	a.w.mu.Unlock()
+	if unsaid {
+		return raftmeta.Receipt{}, meta.ErrUnavailable
+	}
+	return a.w.store.Do(ctx, o, c)
 }
 
 func (w *world) leader() Leader {
@@ -352,8 +367,9 @@ func TestABlobStoreIsLost(t *testing.T) {
 		}
 		w.disk("s1", nil)
 
-		// It comes back without a part of what it had.
+		// It comes back without a part of what it had, of which its first word is lost.
 		w.mu.Lock()
+		w.unsaid = 1
 		for _, root := range roots[:700] {
 			w.lost[root] = true
 		}

@@ -237,6 +237,8 @@ func (s *Self) origin() state.Origin { return state.Origin{Principal: "node:" + 
 
 // check looks after the copies when their records are doubtful.
 func (s *Self) check(ctx context.Context) {
+	var of uint64       // the doubt that is looked into
+	var reported uint64 // copies found missing by tries that came to nothing
 	tick := time.NewTicker(tellEvery)
 	defer tick.Stop()
 	for {
@@ -251,6 +253,11 @@ func (s *Self) check(ctx context.Context) {
 		}
 		began := time.Now()
 		copies, missing, err := s.Check(ctx)
+		if h.Unchecked != of {
+			of, reported = h.Unchecked, 0
+		}
+		copies, missing = copies+reported, missing+reported
+		reported = missing
 		if err == nil {
 			_, err = s.Doer.Do(ctx, s.origin(), state.ReportChecked{Server: s.Node.ID, Unchecked: h.Unchecked, Copies: copies, Missing: missing})
 		}

@@ -17,6 +17,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/shoal-registry/shoal/gateway/admin/client"
 	"github.com/shoal-registry/shoal/node/config"
@@ -45,11 +46,22 @@ func TestManyFirstPullsOfAProxyAreOneRequest(t *testing.T) {
 		w.Header().Set("Content-Length", strconv.Itoa(len(content)))
 		_, _ = w.Write(content[:half])
 		_ = http.NewResponseController(w).Flush()
-		select {
-		case <-all:
-		case <-ctx.Done():
+		// Little by little: one on which nothing moves is given up, and asked again.
+		sent, tick := half, time.NewTicker(time.Second)
+		defer tick.Stop()
+		for waits := true; waits; {
+			select {
+			case <-all:
+				waits = false
+			case <-ctx.Done():
+				waits = false
+			case <-tick.C:
+				_, _ = w.Write(content[sent : sent+1])
+				_ = http.NewResponseController(w).Flush()
+				sent++
+			}
 		}
-		_, _ = w.Write(content[half:])
+		_, _ = w.Write(content[sent:])
 	}))
 	defer upstream.Close()
 	cluster, _ := start(t, local.Options{Dir: t.TempDir(), Regions: 1, Agents: 3, Configure: func(cfg *config.Config) {

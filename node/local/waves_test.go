@@ -201,18 +201,22 @@ func TestWaveThenNoServer(t *testing.T) {
 		t.Fatalf("planned %+v, %v", w, err)
 	}
 	until(t, first, w.ID, func(s client.WaveStatus) bool { return s.Hosts.Done > 0 })
-	status, err := first.Status(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
 	leader, other := -1, -1
-	for i, n := range cluster.Nodes()[:3] {
-		if n.ID() == status.Leader {
-			leader = i
-		} else {
-			other = i
+	await(t, "a leader", func() bool { // an election may be under way
+		status, err := first.Status(t.Context())
+		if err != nil {
+			return false
 		}
-	}
+		leader = -1
+		for i, n := range cluster.Nodes()[:3] {
+			if n.ID() == status.Leader {
+				leader = i
+			} else {
+				other = i
+			}
+		}
+		return leader >= 0
+	})
 	if err := cluster.Stop(leader); err != nil {
 		t.Error(err)
 	}

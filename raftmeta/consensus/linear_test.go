@@ -174,24 +174,32 @@ func TestReadsAreLinearizable(t *testing.T) {
 // the old one, which still believes to lead.
 func staleLeader(t *testing.T, h *history) (string, error) {
 	tune, disk := holdable(time.Hour)
-	c := newCluster(t, 3, func(cfg *Config) { tune(cfg); cfg.Commit = time.Second })
+	c := newCluster(t, 3, tune)
 	l := c.awaitLeader()
 	h.set(c.ctx, 0, l, "a", "old")
+	read := func(client int, s *server, want string) { // an election may come in between
+		c.await("a read of "+want, func() bool {
+			got, err := h.get(c.ctx, client, s, "a")
+			return err == nil && got == want
+		})
+	}
 	for _, s := range c.servers {
-		if _, err := h.get(c.ctx, 0, s, "a"); err != nil {
-			t.Fatal(err)
+		read(0, s, "old")
+	}
+	for leads := false; !leads; { // until it hangs as the leader, not after losing that
+		l = c.awaitLeader()
+		disk(l).hold()
+		defer disk(l).letGo()
+		go func() { _, _ = l.set(c.ctx, "other", "hangs") }()
+		c.await("the leader hangs", disk(l).hangs)
+		if leads = l.node.Leader() == l.id; !leads {
+			disk(l).letGo()
 		}
 	}
-	disk(l).hold()
-	defer disk(l).letGo()
-	go func() { _, _ = l.set(c.ctx, "other", "hangs") }()
-	c.await("the leader hangs", disk(l).hangs)
 	c.cut(l, true)
 	next := c.awaitLeader(l)
 	h.set(c.ctx, 1, next, "a", "new")
-	if _, err := h.get(c.ctx, 1, next, "a"); err != nil {
-		t.Fatal(err)
-	}
+	read(1, next, "new")
 	if l.node.Leader() != l.id {
 		t.Fatal("the old leader knows that it does not lead: this test shows nothing")
 	}

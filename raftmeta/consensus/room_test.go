@@ -33,7 +33,7 @@ func (r *rooms) set(s *server, level Room) {
 func TestLeaderWithALowDiskHandsOver(t *testing.T) {
 	disks := &rooms{level: map[meta.NodeID]Room{}}
 	c := newCluster(t, 3, disks.tune)
-	old := c.leader()
+	old := c.awaitLeader()
 	disks.set(old, RoomLow)
 	for {
 		changed := old.node.leader.changed()
@@ -56,7 +56,7 @@ func TestLeaderWithALowDiskHandsOver(t *testing.T) {
 func TestFollowerWithAFullDiskLags(t *testing.T) {
 	disks := &rooms{level: map[meta.NodeID]Room{}}
 	c := newCluster(t, 3, disks.tune)
-	leader := c.leader()
+	leader := c.awaitLeader()
 	full := c.servers[0]
 	if full == leader {
 		full = c.servers[1]

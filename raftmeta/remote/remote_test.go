@@ -3,14 +3,13 @@ package remote_test
 import (
 	"context"
 	"errors"
-	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -140,64 +139,50 @@ func TestFailover(t *testing.T) {
 	}
 }
 
-func TestSilentServerIsLeft(t *testing.T) {
-	s := metatest.New(t)
-	s.Must(state.CreateTenant{Name: "two"})
-	var asked atomic.Int32
-	stuck := httptest.NewTLSServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		asked.Add(1)
-		_, _ = io.Copy(io.Discard, r.Body) // Only then it is told that the client left.
+// hosts are servers by the host of their URL; one that is nil is silent.
+type hosts map[string]http.Handler
+
+func (h hosts) RoundTrip(r *http.Request) (*http.Response, error) {
+	defer r.Body.Close()
+	if h[r.URL.Host] == nil {
 		<-r.Context().Done()
-	}))
-	t.Cleanup(stuck.Close)
-	good := serve(t, s)
-	trusting := good.Client()
-	t.Cleanup(trusting.CloseIdleConnections)
-	c := remote.NewClient(remote.Config{
-		HTTP: trusting, Timeout: 100 * time.Millisecond,
-		Servers: func() []string { return []string{stuck.URL, good.URL} },
-	})
-	for range 3 {
-		if got := tenants(t, c); got != "two" {
-			t.Fatalf("got %s", got)
-		}
+		return nil, r.Context().Err()
 	}
-	if n := asked.Load(); n != 1 {
-		t.Errorf("the silent server was asked %d times in a row", n)
-	}
+	w := httptest.NewRecorder()
+	h[r.URL.Host].ServeHTTP(w, r)
+	return w.Result(), nil
 }
 
-// A question waits for a silent server no longer than it takes to ask the next, however
-// long a try may take, and those after it do not wait at all.
-func TestSilentServerIsNotWaitedFor(t *testing.T) {
-	s := metatest.New(t)
-	s.Must(state.CreateTenant{Name: "two"})
-	var asked atomic.Int32
-	stuck := httptest.NewTLSServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		asked.Add(1)
-		_, _ = io.Copy(io.Discard, r.Body)
-		<-r.Context().Done()
-	}))
-	t.Cleanup(stuck.Close)
-	good := serve(t, s)
-	trusting := good.Client()
-	t.Cleanup(trusting.CloseIdleConnections)
-	var silent []string
-	c := remote.NewClient(remote.Config{
-		HTTP: trusting, Timeout: time.Hour,
-		Servers: func() []string { return []string{stuck.URL, good.URL} },
-		Silent:  func(url string) { silent = append(silent, url) },
-	})
-	for range 3 {
-		if got := tenants(t, c); got != "two" {
-			t.Fatalf("got %s", got)
-		}
-	}
-	if n := asked.Load(); n != 1 {
-		t.Errorf("the silent server was asked %d times in a row", n)
-	}
-	if want := []string{stuck.URL}; !slices.Equal(silent, want) {
-		t.Errorf("told that %v are silent, want %v", silent, want)
+// A question waits for a silent server no longer than a try may take, nor than it takes to
+// ask the next, of which others are told, and those after it do not wait at all.
+func TestSilentServerIsLeft(t *testing.T) {
+	const hedge = 400 * time.Millisecond
+	for try, want := range map[time.Duration]time.Duration{100 * time.Millisecond: 100 * time.Millisecond, time.Hour: hedge} {
+		synctest.Test(t, func(t *testing.T) {
+			s := metatest.New(t)
+			s.Must(state.CreateTenant{Name: "two"})
+			path, handler := remote.Handler(s, s)
+			mux := http.NewServeMux()
+			mux.Handle(path, handler(meta.Node{}))
+			var silent []string
+			c := remote.NewClient(remote.Config{
+				HTTP: &http.Client{Transport: hosts{"stuck": nil, "good": mux}}, Timeout: try,
+				Servers: func() []string { return []string{"https://stuck", "https://good"} },
+				Silent:  func(url string) { silent = append(silent, url) },
+			})
+			began := time.Now()
+			for range 3 {
+				if got := tenants(t, c); got != "two" {
+					t.Fatalf("got %s", got)
+				}
+			}
+			if took := time.Since(began); took != want {
+				t.Errorf("a try of %v: three questions took %v, want %v", try, took, want)
+			}
+			if told := slices.Equal(silent, []string{"https://stuck"}); told != (want == hedge) || !told && len(silent) > 0 {
+				t.Errorf("a try of %v: told that %v are silent", try, silent)
+			}
+		})
 	}
 }
 
