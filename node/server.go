@@ -564,17 +564,3 @@ func (n *Node) forwarder() (*forward.Forwarder, error) {
 	}
 	return f, err
 }
-
-// doubt has the forwarder find out whether a server that lets a question about the
-// metadata wait lives, so that requests for it need not wait as well.
-func (n *Node) doubt(url string) {
-	f := n.forward.Load()
-	if f == nil {
-		return // the node is starting
-	}
-	for _, s := range n.swarmHost.Nodes("", meta.RoleServer) {
-		if "https://"+s.Gateway == url {
-			f.Doubt(s.ID)
-		}
-	}
-}

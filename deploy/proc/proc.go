@@ -1,10 +1,11 @@
 // Package proc runs the shoal binary and other daemons as real processes, for the
 // lab, the benchmarks and the end-to-end tests.
 //
-// Start reading at Process; node.go writes shoal's own command lines. A process
-// dies with the program that started it (parent-death signal), so an interrupted
-// run leaves nothing behind. Each Process owns one goroutine, which waits for the
-// child and ends with it. Linux only, like everything beneath deploy.
+// Start reading at Process; node.go writes shoal's own command lines, ended.go lets
+// their starter end in good order. A process dies with the program that started it
+// (parent-death signal), so an interrupted run leaves nothing behind. Each Process owns
+// one goroutine, which waits for the child and ends with it. Linux only, like everything
+// beneath deploy.
 package proc
 
 import (
