@@ -374,6 +374,51 @@ func TestMembershipFollowsTheRoster(t *testing.T) {
 	c.set(c.awaitLeader(l), "a", "1")
 }
 
+// view is the roster as one server has it: the others may have heard of a removal first.
+type view struct {
+	Roster
+	mu      sync.Mutex
+	removed meta.NodeID
+}
+
+func (v *view) Servers() []meta.Node {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return slices.DeleteFunc(v.Roster.Servers(), func(n meta.Node) bool { return n.ID == v.removed })
+}
+
+// A voter that refuses the leader, which is out of its roster, is whom Raft would hand over
+// to; the leader tries the others. Nothing else would end this: the one that still hears it
+// gives nobody a vote.
+func TestALeaderHandsOverToWhoHearsIt(t *testing.T) {
+	t.Parallel()
+	views := map[meta.NodeID]*view{}
+	c := newCluster(t, 3, func(cfg *Config) {
+		views[cfg.Self] = &view{Roster: cfg.Roster}
+		cfg.Roster = views[cfg.Self]
+	})
+	l := c.awaitLeader()
+	c.set(l, "a", "1")
+	c.await("all have it", func() bool {
+		return !slices.ContainsFunc(c.servers, func(s *server) bool { return s.machine.Get("a") != "1" })
+	})
+	configured := l.node.servers()
+	first := configured[slices.IndexFunc(configured, func(s raftServer) bool { return s.ID != raftID(l.id) })]
+	for _, s := range c.servers {
+		if raftID(s.id) == first.ID {
+			v := views[s.id]
+			v.mu.Lock()
+			v.removed = l.id
+			v.mu.Unlock()
+			s.node.layer.sweep()
+		}
+	}
+	if err := l.node.giveAway(); err != nil {
+		t.Error(err)
+	}
+	c.await("another leads", func() bool { next := c.leader(); return next != nil && next != l })
+}
+
 func TestStrangersAreRefused(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1, nil)

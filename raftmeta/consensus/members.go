@@ -67,10 +67,26 @@ func (n *Node) reconcile() {
 		n.log.Info("server removed from raft", "node", id)
 	}
 	if plan.Leave {
-		if err := n.raft.LeadershipTransfer().Error(); err != nil {
+		if err := n.giveAway(); err != nil {
 			n.log.Debug("cannot hand over yet", "error", err)
 		}
 	}
+}
+
+// giveAway makes another voter lead. Raft's own choice, the first of those that are as
+// far as any, may be one that does not hear this server, and stays its choice while
+// nothing is written; then each other voter is asked in turn.
+func (n *Node) giveAway() error {
+	err := n.raft.LeadershipTransfer().Error()
+	for _, s := range n.servers() {
+		if err == nil || n.raft.State() != raft.Leader {
+			break
+		}
+		if s.Suffrage == raft.Voter && meta.NodeID(s.ID) != n.cfg.Self {
+			err = n.raft.LeadershipTransferToServer(s.ID, s.Address).Error()
+		}
+	}
+	return err
 }
 
 // pilot is raft-autopilot's view of this cluster; it promotes and demotes as

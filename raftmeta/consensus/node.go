@@ -453,7 +453,7 @@ func (n *Node) handOver() {
 		return
 	}
 	done := make(chan error, 1)
-	go func() { done <- n.raft.LeadershipTransfer().Error() }()
+	go func() { done <- n.giveAway() }()
 	select {
 	case err := <-done:
 		if err != nil {
