@@ -107,6 +107,9 @@ func (r *Roster) Gateways(self meta.NodeID, region meta.RegionName) []string {
 	}
 	var servers []ranked
 	for _, n := range r.Servers("") {
+		if n.Gateway == "" {
+			continue // restored and not started yet
+		}
 		servers = append(servers, ranked{
 			near: n.Region == region,
 			rank: digest.Sum([]byte(string(self) + " " + string(n.ID))),
@@ -195,8 +198,8 @@ func (r *Roster) replace(nodes []meta.Node, index uint64) {
 	}
 }
 
-// list asks for the roster: of all nodes, or with a region for its nodes and all
-// servers.
+// list asks for the roster: of all nodes, or with a region, as agents do, for its nodes
+// and all servers.
 func (r *Roster) list(ctx context.Context, m Asker, region meta.RegionName) error {
 	// The pages may be of different indexes; following from the oldest repeats what
 	// later pages had, which is harmless.
@@ -220,6 +223,11 @@ func (r *Roster) list(ctx context.Context, m Asker, region meta.RegionName) erro
 			nodes = append(nodes, page...)
 			q.Page.After = string(page[len(page)-1].ID)
 		}
+	}
+	// A restored cluster's only server tells its address when it has started. An agent that
+	// forgot the addresses it knows for a list without any would find no server again.
+	if region != "" && !slices.ContainsFunc(nodes, func(n meta.Node) bool { return n.Role == meta.RoleServer && n.Gateway != "" }) {
+		return fmt.Errorf("list the roster: no server has an address yet: %w", &meta.UnavailableError{Reason: "no_server"})
 	}
 	health, asOf, err := Ask(ctx, m, meta.Bounded, state.RegionHealth{})
 	if err != nil && !errors.Is(err, meta.ErrInvalid) { // which is a server's that does not know the question

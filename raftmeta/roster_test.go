@@ -126,6 +126,39 @@ func TestRosterListsAnewAfterCompaction(t *testing.T) {
 	expect(t, got, "+s1", "+missed")
 }
 
+// After a restore the only server is in the roster before its address is: an agent that took
+// that list over would ask nobody any more.
+func TestRosterWithoutAnAddressIsNotTakenOver(t *testing.T) {
+	s := metatest.New(t)
+	restored, _, err := raftmeta.Ask(t.Context(), s, meta.Local, state.GetNode{ID: "s1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	restored.Gateway = ""
+	s.Must(state.UpdateNode{Node: restored})
+	r := raftmeta.NewRoster([]meta.Node{server("old", "eu")})
+	got := told(r)
+	expect(t, got, "+old")
+	follow := func(ctx context.Context) error {
+		return r.Follow(ctx, s, "eu", func(ctx context.Context, after uint64) iter.Seq2[feed.Change, error] {
+			return s.Follow(ctx, after, feed.Filter{Region: "eu"})
+		})
+	}
+	if err := follow(t.Context()); !errors.Is(err, meta.ErrUnavailable) {
+		t.Fatalf("a list without an address: %v", err)
+	}
+	if urls := r.Gateways("a1", "eu"); !slices.Equal(urls, []string{"https://old:5000"}) {
+		t.Errorf("the agent asks %v", urls)
+	}
+	restored.Gateway = "s1:5000"
+	s.Must(state.UpdateNode{Node: restored})
+	run(t, follow)
+	expect(t, got, "+s1", "-old")
+	if urls := r.Gateways("a1", "eu"); !slices.Equal(urls, []string{"https://s1:5000"}) {
+		t.Errorf("the agent asks %v", urls)
+	}
+}
+
 func TestGatewaysSpreadAgents(t *testing.T) {
 	var nodes []meta.Node
 	for _, region := range []meta.RegionName{"eu", "us"} {
