@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"time"
@@ -50,7 +51,9 @@ func (r rescue) run(ctx context.Context) error {
 			if !wait.For(ctx, rand.N(r.spread+1)) {
 				return nil
 			}
-			if offered := r.offer(ctx); offered == 0 {
+			if offered, err := r.offer(ctx); err != nil {
+				r.log.Debug("not all that is lost was offered, trying again", "error", err)
+			} else if offered == 0 {
 				break
 			}
 			if !wait.For(ctx, rescueAgain) {
@@ -61,14 +64,17 @@ func (r rescue) run(ctx context.Context) error {
 }
 
 // offer joins the swarm of each lost blob that is here, also in part, and returns how
-// many there are.
-func (r rescue) offer(ctx context.Context) (offered int) {
+// many there are. It reads strongly: after an answer of before the loss it would not ask
+// again, as the signal is spent.
+//
+// Errors: of the question; of a blob that could not be offered.
+func (r rescue) offer(ctx context.Context) (offered int, _ error) {
 	page := state.Page{Limit: 1000}
+	var failed error
 	for seen := 0; seen < rescueMost; {
-		lost, _, err := raftmeta.Ask(ctx, r.metadata, meta.Bounded, state.ListLost{Page: page})
+		lost, _, err := raftmeta.Ask(ctx, r.metadata, meta.Strong, state.ListLost{Page: page})
 		if err != nil {
-			r.log.Debug("the servers do not say what is lost", "error", err)
-			return offered
+			return offered, err
 		}
 		for _, l := range lost {
 			want, ok := r.have(ctx, l.Root)
@@ -76,18 +82,18 @@ func (r rescue) offer(ctx context.Context) (offered int) {
 				continue
 			}
 			if _, err := r.finder.Join(ctx, want); err != nil {
-				r.log.Debug("a lost blob was not offered", "root", l.Root.String(), "error", err)
+				failed = fmt.Errorf("offer %s: %w", l.Root, err)
 				continue
 			}
 			r.log.Info("offering a blob that no server has any more", "root", l.Root.String(), "complete", want.Complete)
 			offered++
 		}
 		if seen += len(lost); len(lost) < page.Limit {
-			return offered
+			return offered, failed
 		}
 		page.After = lost[len(lost)-1].Root.String()
 	}
-	return offered
+	return offered, failed
 }
 
 // relief takes in what hosts of this region offer of blobs that no server has, also of

@@ -2,6 +2,8 @@ package consensus
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -83,10 +85,42 @@ func (n *Node) giveAway() error {
 			break
 		}
 		if s.Suffrage == raft.Voter && meta.NodeID(s.ID) != n.cfg.Self {
-			err = n.raft.LeadershipTransferToServer(s.ID, s.Address).Error()
+			err = n.handTo(s)
 		}
 	}
 	return err
+}
+
+// handTo makes a voter lead. Raft says that an attempt has failed before it takes the
+// next one, which is waited for.
+func (n *Node) handTo(s raft.Server) error {
+	for {
+		err := n.raft.LeadershipTransferToServer(s.ID, s.Address).Error()
+		if !errors.Is(err, raft.ErrLeadershipTransferInProgress) || n.raft.State() != raft.Leader {
+			return err
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// impatient is Raft's transport on which an heir has only so long to answer. Until it
+// has, Raft refuses commands and asks no other, long after it has given the attempt up.
+type impatient struct {
+	*raft.NetworkTransport
+	patience time.Duration
+}
+
+// TimeoutNow implements raft.Transport. The answer says nothing. A server that hangs
+// keeps one goroutine for the transport's own timeout.
+func (t impatient) TimeoutNow(id raft.ServerID, target raft.ServerAddress, args *raft.TimeoutNowRequest, _ *raft.TimeoutNowResponse) error {
+	done := make(chan error, 1)
+	go func() { done <- t.NetworkTransport.TimeoutNow(id, target, args, &raft.TimeoutNowResponse{}) }()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(t.patience):
+		return fmt.Errorf("%s does not answer: %w", id, meta.ErrUnavailable)
+	}
 }
 
 // pilot is raft-autopilot's view of this cluster; it promotes and demotes as

@@ -277,7 +277,7 @@ func (n *Node) startRaft(transport *raft.NetworkTransport) (err error) {
 			err = fmt.Errorf("start raft: %w", cause)
 		}
 	}()
-	if n.raft, err = raft.NewRaft(n.raftConfig(), n.replica, cache, n.logs, n.snapshots, transport); err != nil {
+	if n.raft, err = raft.NewRaft(n.raftConfig(), n.replica, cache, n.logs, n.snapshots, impatient{transport, n.cfg.Timing.Election / 2}); err != nil {
 		return fmt.Errorf("start raft: %w", err)
 	}
 	return nil

@@ -3,6 +3,7 @@ package remote_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -103,47 +104,64 @@ func TestAgentsDoNotGetSecrets(t *testing.T) {
 	}
 }
 
+// In virtual time: a machine that pauses for as long as a silent server is given would ask
+// the next one beside it.
 func TestFailover(t *testing.T) {
-	one, two := metatest.New(t), metatest.New(t)
-	one.Must(state.CreateTenant{Name: "one"})
-	two.Must(state.CreateTenant{Name: "two"})
-	first, second := serve(t, one), serve(t, two)
-	c := client(t, first, second)
-	for range 3 {
-		if got := tenants(t, c); got != "one" {
-			t.Fatalf("the first server is left for %s", got)
+	synctest.Test(t, func(t *testing.T) {
+		one, two := metatest.New(t), metatest.New(t)
+		one.Must(state.CreateTenant{Name: "one"})
+		two.Must(state.CreateTenant{Name: "two"})
+		servers := hosts{}
+		for host, s := range map[string]*metatest.Store{"first": one, "second": two} {
+			path, handler := remote.Handler(s, s)
+			mux := http.NewServeMux()
+			mux.Handle(path, handler(meta.Node{}))
+			servers[host] = mux
 		}
-	}
-	// One without a quorum is not the last word.
-	one.Break(&meta.UnavailableError{Reason: "no_quorum", RetryAfter: time.Second})
-	if got := tenants(t, c); got != "two" {
-		t.Fatalf("got %s", got)
-	}
-	two.Break(&meta.UnavailableError{Reason: "no_quorum", RetryAfter: time.Second})
-	_, _, err := raftmeta.Ask(t.Context(), c, meta.Bounded, state.ListTenants{})
-	if u, ok := errors.AsType[*meta.UnavailableError](err); !ok || u.Reason != "no_quorum" || u.RetryAfter != time.Second {
-		t.Fatalf("got %v", err)
-	}
-	one.Break(nil)
-	two.Break(nil)
-	first.CloseClientConnections()
-	first.Listener.Close()
-	if got := tenants(t, c); got != "two" {
-		t.Fatalf("got %s", got)
-	}
-	second.CloseClientConnections()
-	second.Listener.Close()
-	_, _, err = raftmeta.Ask(t.Context(), c, meta.Bounded, state.ListTenants{})
-	if u, ok := errors.AsType[*meta.UnavailableError](err); !ok || u.Reason != "no_server" {
-		t.Fatalf("without servers: %v", err)
-	}
+		c := remote.NewClient(remote.Config{
+			HTTP: &http.Client{Transport: servers}, Servers: func() []string { return []string{"https://first", "https://second"} },
+		})
+		for range 3 {
+			if got := tenants(t, c); got != "one" {
+				t.Fatalf("the first server is left for %s", got)
+			}
+		}
+		// One without a quorum is not the last word.
+		one.Break(&meta.UnavailableError{Reason: "no_quorum", RetryAfter: time.Second})
+		if got := tenants(t, c); got != "two" {
+			t.Fatalf("got %s", got)
+		}
+		two.Break(&meta.UnavailableError{Reason: "no_quorum", RetryAfter: time.Second})
+		_, _, err := raftmeta.Ask(t.Context(), c, meta.Bounded, state.ListTenants{})
+		if u, ok := errors.AsType[*meta.UnavailableError](err); !ok || u.Reason != "no_quorum" || u.RetryAfter != time.Second {
+			t.Fatalf("got %v", err)
+		}
+		one.Break(nil)
+		two.Break(nil)
+		gone := http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
+		servers["first"] = gone
+		if got := tenants(t, c); got != "two" {
+			t.Fatalf("got %s", got)
+		}
+		servers["second"] = gone
+		_, _, err = raftmeta.Ask(t.Context(), c, meta.Bounded, state.ListTenants{})
+		if u, ok := errors.AsType[*meta.UnavailableError](err); !ok || u.Reason != "no_server" {
+			t.Fatalf("without servers: %v", err)
+		}
+	})
 }
 
-// hosts are servers by the host of their URL; one that is nil is silent.
+// hosts are servers by the host of their URL; one that is nil is silent, one that aborts
+// breaks the connection.
 type hosts map[string]http.Handler
 
-func (h hosts) RoundTrip(r *http.Request) (*http.Response, error) {
+func (h hosts) RoundTrip(r *http.Request) (_ *http.Response, err error) {
 	defer r.Body.Close()
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("the connection broke: %v", p)
+		}
+	}()
 	if h[r.URL.Host] == nil {
 		<-r.Context().Done()
 		return nil, r.Context().Err()
