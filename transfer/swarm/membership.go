@@ -26,6 +26,7 @@ const (
 	pexEvery    = 5 * time.Second
 	pexPeers    = 16
 	chores      = 500 * time.Millisecond
+	regainAfter = time.Second     // a chunk that could not be read is looked for again
 	joinWithin  = 5 * time.Second // a peer answers JOIN, or a map part, within
 	checkEvery  = time.Second     // a grant in use is checked again
 	inboxSize   = 256
@@ -78,6 +79,7 @@ type membership struct {
 	free         []core.Peer
 	joinedCount  int
 	uploads      map[uploadKey]*atomic.Bool
+	unread       map[int]time.Time // chunks that could not be read, since when
 	grant        []byte
 	grantExpires time.Time
 	grantSent    time.Time   // the expiry that members know of
@@ -143,7 +145,7 @@ func newMembership(s *Swarm, root digest.CID, channel uint32, blob store.Blob, f
 		quit: make(chan struct{}), opened: make(chan struct{}), failed: make(chan struct{}), done: make(chan struct{}),
 		waiters: map[int][]chan struct{}{}, sessions: map[uint32]*Session{}, changed: map[uint32]*Session{},
 		asked: map[uint32]asking{}, used: time.Now(),
-		members: map[peer.ID]*member{}, uploads: map[uploadKey]*atomic.Bool{},
+		members: map[peer.ID]*member{}, uploads: map[uploadKey]*atomic.Bool{}, unread: map[int]time.Time{},
 		purpose: purpose{changed: make(chan struct{})},
 	}
 	switch {
@@ -512,7 +514,32 @@ func (m *membership) lost(i int) {
 		m.have.Clear(i)
 	}
 	m.mu.Unlock()
+	m.unread[i] = time.Now()
 	m.step(core.Event{Kind: core.Lost, Chunk: i})
+}
+
+// regain takes back what could not be read and is in the store: a disk or a bucket failed
+// for a moment, or the blob was made whole by other than this fetch.
+func (m *membership) regain(now time.Time) {
+	if m.core == nil || m.passing {
+		return
+	}
+	var have chunk.Bitmap
+	for i, since := range m.unread {
+		switch {
+		case m.core.Has(i):
+			delete(m.unread, i)
+		case now.Sub(since) >= regainAfter:
+			if m.unread[i] = now; have.Len() == 0 {
+				have = m.blob.Have()
+			}
+			if have.Has(i) {
+				delete(m.unread, i)
+				m.wrote(i)
+				m.step(core.Event{Kind: core.Arrived, Peer: ^core.Peer(0), Chunk: i})
+			}
+		}
+	}
 }
 
 func (m *membership) completed() {
@@ -795,6 +822,7 @@ func (m *membership) chores() {
 	if m.pexDue && now.Sub(m.pexAt) >= pexEvery {
 		m.exchange()
 	}
+	m.regain(now)
 	m.readersChanged()
 	m.takeCensus()
 }

@@ -197,7 +197,8 @@ func TestAnIncompleteServerRelays(t *testing.T) {
 	}
 	close(open)
 	agents.Wait()
-	if sent := origin.bytes("sent", ""); sent > int64(len(content))*115/100 {
+	// What it held back for long may have been asked for twice, a few chunks at a time.
+	if sent := origin.bytes("sent", ""); sent > int64(len(content))*3/2 {
 		t.Errorf("the origin sent %d bytes of a blob of %d", sent, len(content))
 	}
 	for _, a := range list {
@@ -216,7 +217,11 @@ func TestAPeerThatSendsWrongBytesReachesNobody(t *testing.T) {
 		return bad, nil
 	}}
 	liar := w.add(holding(g))
-	seed := w.add(server)
+	caught := make(chan struct{}) // the seed alone would be done before the liar has said a word
+	seed := w.add(server, holding(&gate{Store: store.NewMemory(), read: func(_ int, b []byte) ([]byte, error) {
+		<-caught
+		return b, nil
+	}}))
 	root := w.put(liar, content)
 	w.put(seed, content)
 	// The liar serves only while somebody fetches: hold it present.
@@ -225,6 +230,11 @@ func TestAPeerThatSendsWrongBytesReachesNobody(t *testing.T) {
 	for _, n := range []*node{a, b} {
 		wg.Go(func() { want(t, n, root, content) })
 	}
+	bans := func() float64 { return a.counter("shoal_swarm_bans_total") + b.counter("shoal_swarm_bans_total") }
+	func() {
+		defer close(caught)
+		await(t, "somebody has banned the liar", func() bool { return bans() > 0 })
+	}()
 	wg.Wait()
 	for _, n := range []*node{a, b} {
 		if bad := n.counter("shoal_swarm_bans_total"); bad > 1 {
@@ -234,9 +244,6 @@ func TestAPeerThatSendsWrongBytesReachesNobody(t *testing.T) {
 		if got := n.bytes("received", "agent"); got > int64(len(content))+4*chunk.MinBytes {
 			t.Errorf("%d bytes came from agents", got)
 		}
-	}
-	if a.counter("shoal_swarm_bans_total")+b.counter("shoal_swarm_bans_total") == 0 {
-		t.Error("nobody banned the liar")
 	}
 }
 
@@ -490,6 +497,29 @@ func TestWhatTheStoreLostIsFetchedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	want(t, agent, root, content)
+}
+
+// A bucket or a disk fails for a moment, or the blob is made whole again: the server has
+// what it could not read, and there is nobody else to ask.
+func TestAChunkThatCanBeReadAgainIsServed(t *testing.T) {
+	for name, failure := range map[string]error{
+		"bucket":  &meta.UnavailableError{Reason: "bucket", RetryAfter: time.Second},
+		"damaged": meta.ErrCorrupt,
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newTown(t)
+			var failed sync.Map
+			from := w.add(server, limits(swarm.Limits{IdleAfter: time.Hour}), holding(&gate{Store: store.NewMemory(), read: func(i int, b []byte) ([]byte, error) {
+				if _, again := failed.LoadOrStore(i, true); !again {
+					return nil, failure
+				}
+				return b, nil
+			}}))
+			content := random(2 << 20)
+			root := w.put(from, content)
+			want(t, w.add(), root, content)
+		})
+	}
 }
 
 func TestAFetchWithoutPeersSaysWhy(t *testing.T) {

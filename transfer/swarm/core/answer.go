@@ -56,6 +56,11 @@ func (c *Core) end(r *request) {
 	if r.chunk >= 0 {
 		c.land(r.chunk)
 	}
+	if p := r.peer; p.late && !p.gone && len(p.asked) == 0 {
+		// Others brought what it was late with: no answer will show that it is better.
+		p.late, p.busy = false, max(p.busy, c.now+c.cfg.TimeoutMin)
+		c.note(p.busy)
+	}
 	c.spare = append(c.spare, r)
 }
 

@@ -387,7 +387,8 @@ func (c *Core) next() (index, chunk int) {
 			if patient {
 				score += 1 << 30
 			}
-			if c.now < c.again(h, n) {
+			if at := c.again(h, n); c.now < at {
+				c.note(at)
 				continue
 			}
 		} else if h.by != nil {
