@@ -13,6 +13,7 @@
 package collect
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -152,13 +153,14 @@ func (l *Loop) runOrders(ctx context.Context) {
 // carryOut goes once through all orders. held counts those of blobs that are in use.
 func (l *Loop) carryOut(ctx context.Context) (removed, held int, err error) {
 	var after digest.CID
+	var failed error // of one that the others do not wait for
 	for {
 		orders, err := l.cfg.Orders.List(ctx, after, pageOrders)
 		if err != nil || len(orders) == 0 {
 			if err == nil && after.IsZero() {
 				l.metrics.orders.Set(0)
 			}
-			return removed, held, err
+			return removed, held, cmp.Or(err, failed)
 		}
 		after = orders[len(orders)-1].Root
 		l.metrics.orders.Set(float64(len(orders)))
@@ -171,14 +173,22 @@ func (l *Loop) carryOut(ctx context.Context) (removed, held int, err error) {
 		}
 		removed += len(done)
 		held += len(orders) - len(done)
-		if err != nil {
+		if general(ctx, err) {
 			return removed, held, err
 		}
+		failed = cmp.Or(failed, err)
 	}
 }
 
-// remove carries out a page of orders, as fast as it may, and returns those that are.
-func (l *Loop) remove(ctx context.Context, orders []Order) (done []Order, err error) {
+// general says that what failed for one blob fails for all: the metadata or the bucket is
+// out of reach, or the loop ends.
+func general(ctx context.Context, err error) bool {
+	return err != nil && (ctx.Err() != nil || errors.Is(err, meta.ErrUnavailable))
+}
+
+// remove carries out a page of orders, as fast as it may, and returns those that are, and
+// why the first of those that failed did.
+func (l *Loop) remove(ctx context.Context, orders []Order) (done []Order, failed error) {
 	pace := time.NewTicker(time.Second / time.Duration(l.cfg.PerSecond))
 	defer pace.Stop()
 	for _, o := range orders {
@@ -191,8 +201,10 @@ func (l *Loop) remove(ctx context.Context, orders []Order) (done []Order, err er
 		switch {
 		case errors.Is(err, meta.ErrConflict):
 			l.log.Debug("a blob that was given up is in use", "root", o.Root.String(), "error", err)
-		case err != nil:
+		case general(ctx, err):
 			return done, err
+		case err != nil:
+			failed = cmp.Or(failed, err)
 		default:
 			done = append(done, o)
 			if freed > 0 {
@@ -201,7 +213,7 @@ func (l *Loop) remove(ctx context.Context, orders []Order) (done []Order, err er
 			}
 		}
 	}
-	return done, nil
+	return done, failed
 }
 
 func (l *Loop) runStrays(ctx context.Context) {
@@ -279,8 +291,10 @@ func (l *Loop) judge(ctx context.Context, blobs []store.Info) error {
 		if b := old[root]; b.Complete || time.Since(b.LastUse) < l.cfg.SpareAge {
 			continue
 		}
-		if err := l.dropPart(ctx, root); err != nil {
+		if err := l.dropPart(ctx, root); general(ctx, err) {
 			return err
+		} else if err != nil {
+			l.log.Warn("a part of a blob that is not needed is not removed", "root", root.String(), "error", err)
 		}
 	}
 	return nil

@@ -28,7 +28,8 @@ type world struct {
 	unknown map[digest.CID]bool
 	spare   map[digest.CID]bool
 	asked   time.Time
-	fail    error // of Removed
+	fail    error               // of Removed
+	broken  map[digest.CID]bool // files that cannot be removed
 	removed []digest.CID
 	lists   int
 	listed  int // of the store
@@ -140,6 +141,9 @@ func (w disk) Collect(_ context.Context, r digest.CID, still func() (bool, error
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.broken[r] {
+		return 0, errors.New("input/output error")
+	}
 	b := w.blobs[r]
 	delete(w.blobs, r)
 	return b.StoredBytes, nil
@@ -245,6 +249,28 @@ func TestWordsAreSaidAgain(t *testing.T) {
 		pass(time.Minute)
 		if !slices.Equal(w.removed, []digest.CID{gone}) {
 			t.Errorf("said %v", w.removed)
+		}
+	})
+}
+
+// A blob whose files cannot be removed keeps no other one.
+func TestWhatCannotBeRemovedHoldsUpNothing(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		w.mu.Lock()
+		w.broken = map[digest.CID]bool{}
+		for i := range 10 {
+			w.orders[w.add(i, 0, true)] = 3
+			w.spare[w.add(100+i, 48*time.Hour, false)] = true
+		}
+		for _, least := range []digest.CID{sorted(w.orders, digest.CID{}, 1)[0], sorted(w.spare, digest.CID{}, 1)[0]} {
+			w.broken[least] = true // what comes first
+		}
+		w.mu.Unlock()
+		pass(2 * time.Hour)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if len(w.blobs) != 2 || len(w.orders) != 1 {
+			t.Errorf("%d blobs are here, %d orders are left", len(w.blobs), len(w.orders))
 		}
 	})
 }

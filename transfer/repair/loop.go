@@ -211,13 +211,20 @@ func (l *Loop) Run(ctx context.Context) error {
 
 // watch turns news of the metadata into wake-ups.
 func (l *Loop) watch(ctx context.Context) error {
+	var broken atomic.Bool // and what happened since is not known yet
 	for {
-		err := l.cfg.Demands.Watch(ctx, l.cfg.Region, l.changed, l.doubted)
+		err := l.cfg.Demands.Watch(ctx, l.cfg.Region, func() {
+			if broken.Swap(false) {
+				l.missed.Store(true)
+			}
+			l.changed()
+		}, l.doubted)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		l.log.Debug("the watch on demands broke", "error", err)
 		// What was missed meanwhile shows in the next listing.
+		broken.Store(true)
 		l.missed.Store(true)
 		l.changed()
 		if !wait.For(ctx, time.Second) {

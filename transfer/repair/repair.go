@@ -34,7 +34,8 @@ type Demands interface {
 	Copies(ctx context.Context, root digest.CID) ([]meta.Replica, error)
 	// Watch calls changed whenever the region's demands may have changed, and before
 	// that failed when it is because Self's copy of root does not count any more, until
-	// ctx ends or the watch breaks; then it is called again. Neither blocks.
+	// ctx ends or the watch breaks; then it is called again, and calls changed once it
+	// hears again. Neither blocks.
 	Watch(ctx context.Context, region meta.RegionName, changed func(), failed func(root digest.CID)) error
 }
 

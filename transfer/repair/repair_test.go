@@ -559,6 +559,43 @@ func TestDoubtedByAnother(t *testing.T) {
 	})
 }
 
+// breaking is Demands whose first watch breaks when it is told to.
+type breaking struct {
+	Demands
+	end     chan struct{}
+	watched bool
+}
+
+func (b *breaking) Watch(ctx context.Context, region meta.RegionName, changed func(), failed func(digest.CID)) error {
+	changed()
+	if b.watched {
+		return b.Demands.Watch(ctx, region, changed, failed)
+	}
+	b.watched = true
+	<-b.end
+	return errors.New("broken")
+}
+
+// A doubt that came between two watches is learnt with the second.
+func TestDoubtedBetweenTwoWatches(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster()
+		end := make(chan struct{})
+		servers := []meta.NodeID{"bucket"}
+		start(t, c, "bucket", servers, func(cfg *Config) { cfg.Demands = &breaking{Demands: cfg.Demands, end: end} })
+		other := start(t, c, "bucket", servers, func(cfg *Config) { cfg.Mine = func(digest.CID) bool { return false } })
+		after(time.Second)
+		root := c.demand(1, meta.ClassStandard)
+		close(end)
+		after(500 * time.Millisecond) // it is made
+		other.Damaged(root)
+		after(10 * time.Second)
+		if got, want := c.reported(root), []string{"bucket verified", "bucket failed a chunk of it did not have its hash", "bucket verified"}; !slices.Equal(got, want) {
+			t.Errorf("reported %v, want %v", got, want)
+		}
+	})
+}
+
 // A restart finds out what the metadata knows already and does not fetch it again.
 func TestRestart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
