@@ -172,9 +172,17 @@ func (f files) publish(t *testing.T, host, token, name string, size int) (writeT
 
 func (f files) request(t *testing.T, method, host, token, name, after string, content []byte) (int, http.Header, []byte) {
 	t.Helper()
-	r, err := http.NewRequestWithContext(limit(t, time.Minute), method, "http://"+host+":"+proc.GatewayPort+"/generic/acme/files/"+name, bytes.NewReader(content))
+	status, header, body, err := f.ask(limit(t, time.Minute), method, host, token, name, after, content)
 	if err != nil {
 		t.Fatal(err)
+	}
+	return status, header, body
+}
+
+func (f files) ask(ctx context.Context, method, host, token, name, after string, content []byte) (int, http.Header, []byte, error) {
+	r, err := http.NewRequestWithContext(ctx, method, "http://"+host+":"+proc.GatewayPort+"/generic/acme/files/"+name, bytes.NewReader(content))
+	if err != nil {
+		return 0, nil, nil, err
 	}
 	r.Header.Set("Authorization", "Bearer "+token)
 	if after != "" {
@@ -182,14 +190,11 @@ func (f files) request(t *testing.T, method, host, token, name, after string, co
 	}
 	response, err := http.DefaultClient.Do(r)
 	if err != nil {
-		t.Fatal(err)
+		return 0, nil, nil, err
 	}
 	defer response.Body.Close()
 	body, err := io.ReadAll(response.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return response.StatusCode, response.Header, body
+	return response.StatusCode, response.Header, body, err
 }
 
 // audit reads all files back, by each server.
@@ -208,9 +213,14 @@ func (f files) audit(t *testing.T, token string, hosts ...string) {
 // new epoch too.
 func (f files) follows(t *testing.T, agent *member, token string) {
 	t.Helper()
-	if err := proc.Await(limit(t, 2*time.Minute), "the agent to follow", func(context.Context) error {
+	if err := proc.Await(limit(t, 2*time.Minute), "the agent to follow", func(ctx context.Context) error {
 		for name, want := range f {
-			if status, _, body := f.request(t, http.MethodGet, agent.node.Host, token, name, "", nil); status != http.StatusOK || !bytes.Equal(body, want) {
+			// A download that it breaks off, as it may while it looks for the servers, is tried again.
+			status, _, body, err := f.ask(ctx, http.MethodGet, agent.node.Host, token, name, "", nil)
+			if err != nil {
+				return err
+			}
+			if status != http.StatusOK || !bytes.Equal(body, want) {
 				return fmt.Errorf("%s: %d %.200s", name, status, body)
 			}
 		}

@@ -92,7 +92,7 @@ func sampleDisk(ctx context.Context, folder string) (use diskUse) {
 	ticker := time.NewTicker(10 * time.Millisecond)
 	defer ticker.Stop()
 	for {
-		use.most = max(use.most, onDisk(folder))
+		use.most = max(use.most, atOnce(filesOf(folder), filesOf(folder)))
 		use.samples++
 		select {
 		case <-ctx.Done():
@@ -102,19 +102,30 @@ func sampleDisk(ctx context.Context, folder string) (use diskUse) {
 	}
 }
 
-// onDisk returns the bytes of disk that the files in a folder take, as du counts them.
-// Files that vanish meanwhile count nothing.
-func onDisk(folder string) (bytes int64) {
-	_ = filepath.WalkDir(folder, func(_ string, entry fs.DirEntry, err error) error {
+// atOnce returns what two listings, one after the other, say was on disk between them: of
+// what both have the lesser. One alone may count a file that goes while it is made, and
+// then the one that takes its room.
+func atOnce(before, after map[string]int64) (bytes int64) {
+	for name, had := range before {
+		bytes += min(had, after[name])
+	}
+	return bytes
+}
+
+// filesOf returns the bytes of disk that each file in a folder takes, as du counts them.
+// Files that vanish meanwhile are left out.
+func filesOf(folder string) map[string]int64 {
+	files := make(map[string]int64)
+	_ = filepath.WalkDir(folder, func(name string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
 			return nil
 		}
 		if info, err := entry.Info(); err == nil {
 			if stat, ok := info.Sys().(*syscall.Stat_t); ok {
-				bytes += stat.Blocks * 512
+				files[name] = stat.Blocks * 512
 			}
 		}
 		return nil
 	})
-	return bytes
+	return files
 }

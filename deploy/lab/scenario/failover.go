@@ -3,6 +3,7 @@ package scenario
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -131,11 +132,18 @@ func cutOff(ctx context.Context, l *Lab, profile string, writesWithin float64) e
 	if err := awaitState(ctx, c, seen, "healthy"); err != nil {
 		return err
 	}
+	// The second cut may have ended before anybody recorded it, so r1 may still be looking
+	// for the others: its clients are told to try again.
 	bad := 0
+	patient, cancel := context.WithTimeoutCause(ctx, time.Minute, errors.New("a minute with the cables back"))
+	defer cancel()
 	for _, s := range lost {
 		for i := range c.Agents {
 			for _, tag := range []string{"without-", "again-"} {
-				if _, err := c.Registry(s, c.AdminToken).Pull(ctx, name, fmt.Sprint(tag, i)); err != nil {
+				if err := proc.Await(patient, fmt.Sprint(tag, i), func(ctx context.Context) error {
+					_, err := c.Registry(s, c.AdminToken).Pull(ctx, name, fmt.Sprint(tag, i))
+					return err
+				}, s.Process()); err != nil {
 					l.Say("%s: %v", s.Name(), err)
 					bad++
 				}

@@ -190,7 +190,17 @@ func TestOnDisk(t *testing.T) {
 	if err := hole.Truncate(1 << 30); err != nil {
 		t.Fatal(err)
 	}
-	if got := onDisk(dir); got < 8192 || got > 1<<20 {
+	if got := atOnce(filesOf(dir), filesOf(dir)); got < 8192 || got > 1<<20 {
 		t.Errorf("%d bytes on disk", got)
+	}
+}
+
+// A file that goes while a folder is listed, and one that takes its room, never were
+// there at once, whatever one listing holds.
+func TestAtOnce(t *testing.T) {
+	before := map[string]int64{"pinned": 4, "evicted": 10, "grows": 1}
+	after := map[string]int64{"pinned": 4, "arrives": 10, "grows": 3}
+	if got := atOnce(before, after); got != 5 {
+		t.Errorf("%d between the listings, want 5", got)
 	}
 }

@@ -2,6 +2,7 @@ package wave
 
 import (
 	"math"
+	"slices"
 	"strings"
 	"testing"
 
@@ -96,6 +97,31 @@ func TestVerdictsFindEachBreach(t *testing.T) {
 		if r.Kept() {
 			t.Errorf("%s: %+v", name, r.Verdicts())
 		}
+	}
+}
+
+// What a busy machine sends and asks for again breaks a promise, and is no fault of the
+// wave's; what agents fetch each for themselves is.
+func TestVerdictsExcuseABusyMachine(t *testing.T) {
+	must := func(foreign int64) bool {
+		r := goodReport()
+		r.Servers[1].Traffic.Foreign = foreign
+		return slices.ContainsFunc(r.Verdicts(), func(v Verdict) bool { return v.Gross })
+	}
+	if must(1200) || !must(2000) {
+		t.Error("1.2 copies into a region count, or 2 do not")
+	}
+}
+
+// In a long wave every agent measures four times how far two regions are, by connections
+// of which three packets come back, and some packet is sent twice.
+func TestVerdictsLeaveRoomForMeasuring(t *testing.T) {
+	r := goodReport()
+	for i := range r.Results {
+		r.Results[i].Traffic.Foreign = 4*2*(60+52+52) + 2*60
+	}
+	if !r.Kept() {
+		t.Errorf("agents that only measure: %+v", r.Verdicts())
 	}
 }
 
