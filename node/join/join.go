@@ -168,7 +168,7 @@ func post(ctx context.Context, base, path string, tlsConfig *tls.Config, body []
 	defer res.Body.Close()
 	raw, err := io.ReadAll(io.LimitReader(res.Body, maxBodyBytes))
 	if err != nil {
-		return Reply{}, fmt.Errorf("read the answer: %w", err)
+		return Reply{}, errors.Join(&meta.UnavailableError{Reason: "no_server", RetryAfter: 2 * time.Second}, fmt.Errorf("read the answer: %w", err))
 	}
 	var reply Reply
 	if err := codec.Unmarshal(raw, &reply); err != nil {

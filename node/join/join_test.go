@@ -4,10 +4,13 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"io"
+	"log"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -182,5 +185,26 @@ func TestRegionIsTheTokens(t *testing.T) {
 	// One that has lost all but its key is told that it is not new.
 	if reply, err = join.Enter(t.Context(), c.url, token, key, join.Request{Node: record}); err != nil || !reply.Known {
 		t.Errorf("again: %+v, %v", reply, err)
+	}
+}
+
+// A server that ends in the middle of its answer is asked again, as one that is away.
+func TestAnAnswerThatBreaksOffIsNoAnswer(t *testing.T) {
+	c := begin(t, time.Now())
+	key := c.key()
+	self := c.credential(key, meta.Node{ID: key.ID(), Role: meta.RoleServer, Region: "r1"}, time.Now())
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", "100")
+		_, _ = w.Write([]byte("half"))
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	}))
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.TLS = trust.ServerTLS(self)
+	server.StartTLS()
+	defer server.Close()
+	_, err := join.Enter(t.Context(), server.URL, c.token(meta.RoleAgent, "r1"), c.key(), join.Request{})
+	if !errors.Is(err, meta.ErrUnavailable) || !strings.Contains(err.Error(), "read the answer") {
+		t.Errorf("got %v", err)
 	}
 }
