@@ -447,10 +447,11 @@ func (n *Node) nudge() {
 	}
 }
 
-// handOver gives leadership away before this server stops.
-func (n *Node) handOver() {
+// handOver gives leadership away, and reports whether this server leads no more, or
+// nobody else could.
+func (n *Node) handOver() bool {
 	if n.raft.State() != raft.Leader || len(n.voters()) < 2 {
-		return
+		return true
 	}
 	done := make(chan error, 1)
 	go func() { done <- n.giveAway() }()
@@ -459,8 +460,10 @@ func (n *Node) handOver() {
 		if err != nil {
 			n.log.Warn("leadership not handed over, the others will elect", "error", err)
 		}
+		return err == nil
 	case <-time.After(2 * n.cfg.Timing.Election):
 		n.log.Warn("leadership not handed over in time, the others will elect")
+		return false
 	}
 }
 

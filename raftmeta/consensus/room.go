@@ -38,11 +38,12 @@ func (n *Node) keepRoom(ctx context.Context) error {
 	}
 	tick := time.NewTicker(roomEvery)
 	defer tick.Stop()
-	low := false
+	low, leads := false, false
 	for {
 		if now := n.cfg.Room() != RoomPlenty; now != low {
-			low = now
-			n.economise(low)
+			low, leads = now, n.economise(now)
+		} else if leads { // but once: with every disk low leadership would go round for ever
+			leads = !n.handOver()
 		}
 		select {
 		case <-ctx.Done():
@@ -52,7 +53,9 @@ func (n *Node) keepRoom(ctx context.Context) error {
 	}
 }
 
-func (n *Node) economise(low bool) {
+// economise begins or ends what RoomLow says, and reports whether this server leads on
+// though it is low.
+func (n *Node) economise(low bool) (leads bool) {
 	reload := raft.ReloadableConfig{
 		TrailingLogs: n.cfg.Snapshots.Trailing, SnapshotInterval: n.cfg.Snapshots.Every, SnapshotThreshold: n.cfg.Snapshots.Entries,
 		HeartbeatTimeout: n.cfg.Timing.Heartbeat, ElectionTimeout: n.cfg.Timing.Election,
@@ -68,12 +71,13 @@ func (n *Node) economise(low bool) {
 	}
 	if !low {
 		n.log.Info("the disk of the raft log has room again")
-		return
+		return false
 	}
 	n.log.Warn("the disk of the raft log has little room: leadership goes to another server, little of the log is kept")
-	n.handOver()
+	leads = !n.handOver()
 	// A snapshot lets the log go that is behind it, by whole segments.
 	if err := n.raft.Snapshot().Error(); err != nil {
 		n.log.Debug("no snapshot now", "error", err)
 	}
+	return leads
 }
