@@ -81,11 +81,12 @@ func (l *ledger) audit(ctx context.Context, c *image.Client, repository string) 
 	return nil
 }
 
-// listTags reads all pages of a tags list.
+// listTags reads all pages of a tags list, with all that was acknowledged before: without
+// that being asked for a list may be 2 s old.
 func listTags(ctx context.Context, c *image.Client, repository string) ([]string, error) {
 	var all []string
 	for path := "/v2/" + repository + "/tags/list"; path != ""; {
-		response, err := c.Do(ctx, http.MethodGet, path, nil, nil, 0, http.StatusOK)
+		response, err := c.Do(ctx, http.MethodGet, path, http.Header{"Shoal-Mode": {"strong"}}, nil, 0, http.StatusOK)
 		if err != nil {
 			return nil, err
 		}
