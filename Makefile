@@ -7,8 +7,9 @@ GO      ?= go
 BIN     := bin/shoal
 TOOLS    = $(shell deploy/tools/setup path)
 lower    = $(shell echo $(1) | tr A-Z a-z)
-# Tests of two packages at a time: the machines this runs on have two cores.
-P       ?= 2
+# Tests of one package at a time, and nothing compiled beside them: elections and leases run
+# by the clock, and two cores are soon busy.
+P       ?= 1
 # Packages without the end-to-end tests, which start real processes.
 UNIT     = $(shell $(GO) list ./... | grep -v /deploy/e2e)
 # Packages with goroutines worth watching; -race costs several times the time, so -short.
@@ -72,7 +73,7 @@ unit: ## unit and in-process tests
 .PHONY: race
 race: ## the short tests of the rooms under the race detector
 	@if $(GO) env CGO_ENABLED | grep -q 1 && command -v "$$($(GO) env CC)" >/dev/null; then \
-	echo $(GO) test -race -short ...; GO="$(GO)" deploy/tools/gotest quiet -race -short -p $(P) -timeout 25m $(RACE); \
+	$(GO) build -race $(RACE); echo $(GO) test -race -short ...; GO="$(GO)" deploy/tools/gotest quiet -race -short -p $(P) -timeout 25m $(RACE); \
 	else echo "race: SKIPPED, the race detector needs a C compiler"; fi
 
 .PHONY: e2e
