@@ -19,14 +19,19 @@ import (
 // waitEvery is how often a verb with --wait asks again.
 const waitEvery = time.Second
 
-// poll asks until done, with a line each time the words change.
+// poll asks until done, with a line each time the words change. Who has answered once may
+// be unavailable later: what is waited for can be the reason, as of a leader that drains.
 func poll(ctx context.Context, out io.Writer, ask func() (done bool, words string, err error)) error {
-	last := ""
+	last, answered := "", false
 	for {
 		done, words, err := ask()
-		if err != nil || done {
+		switch {
+		case answered && errors.Is(err, meta.ErrUnavailable):
+			words = err.Error()
+		case err != nil || done:
 			return err
 		}
+		answered = true
 		if words != last {
 			fmt.Fprintln(out, words)
 			last = words
@@ -293,12 +298,23 @@ refusal names that.`,
 	wait := remove.Flags().Bool("wait", false, "ask again until nothing remains and it is removed")
 	return adminVerb(remove, func(ctx context.Context, c *client.Client, out *output, args []string) error {
 		id := meta.NodeID(args[0])
+		unsure := false // whether the last try removed it
 		if err := poll(ctx, remove.ErrOrStderr(), func() (bool, string, error) {
 			err := c.RemoveNode(ctx, id, *force)
-			if err != nil && *wait && errors.Is(err, meta.ErrConflict) {
-				if r, asked := c.ServerRemains(ctx, id, 0); asked == nil {
+			switch {
+			case unsure && errors.Is(err, meta.ErrNotFound):
+				return true, "", nil
+			case *wait && errors.Is(err, meta.ErrConflict):
+				unsure = false
+				r, asked := c.ServerRemains(ctx, id, 0)
+				switch {
+				case asked == nil:
 					return false, remaining(r), nil
+				case errors.Is(asked, meta.ErrUnavailable):
+					return false, err.Error(), nil
 				}
+			case errors.Is(err, meta.ErrUnavailable):
+				unsure = true
 			}
 			return true, "", err
 		}); err != nil {
