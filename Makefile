@@ -7,9 +7,8 @@ GO      ?= go
 BIN     := bin/shoal
 TOOLS    = $(shell deploy/tools/setup path)
 lower    = $(shell echo $(1) | tr A-Z a-z)
-# Tests of one package at a time, and nothing compiled beside them: elections and leases run
-# by the clock, and two cores are soon busy.
-P       ?= 1
+# Tests of two packages at a time: the machines this runs on have two cores.
+P       ?= 2
 # Packages without the end-to-end tests, which start real processes.
 UNIT     = $(shell $(GO) list ./... | grep -v /deploy/e2e)
 # Packages with goroutines worth watching; -race costs several times the time, so -short.
