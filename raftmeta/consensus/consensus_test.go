@@ -388,6 +388,20 @@ func (v *view) Servers() []meta.Node {
 	return slices.DeleteFunc(v.Roster.Servers(), func(n meta.Node) bool { return n.ID == v.removed })
 }
 
+// leaderAndHeir returns the leader and whom Raft hands over to when all are equally far, as
+// they are now: the first of the configuration.
+func (c *cluster) leaderAndHeir() (l, heir *server) {
+	c.t.Helper()
+	l = c.awaitLeader()
+	c.set(l, "a", "1")
+	c.await("all have it", func() bool {
+		return !slices.ContainsFunc(c.servers, func(s *server) bool { return s.machine.Get("a") != "1" })
+	})
+	configured := l.node.servers()
+	first := configured[slices.IndexFunc(configured, func(s raftServer) bool { return s.ID != raftID(l.id) })]
+	return l, c.servers[slices.IndexFunc(c.servers, func(s *server) bool { return raftID(s.id) == first.ID })]
+}
+
 // awaitHandOver has l give leadership away until another leads: an election may take
 // longer than an attempt, or have come in between.
 func (c *cluster) awaitHandOver(l *server) {
@@ -409,22 +423,12 @@ func TestALeaderHandsOverToWhoHearsIt(t *testing.T) {
 		views[cfg.Self] = &view{Roster: cfg.Roster}
 		cfg.Roster = views[cfg.Self]
 	})
-	l := c.awaitLeader()
-	c.set(l, "a", "1")
-	c.await("all have it", func() bool {
-		return !slices.ContainsFunc(c.servers, func(s *server) bool { return s.machine.Get("a") != "1" })
-	})
-	configured := l.node.servers()
-	first := configured[slices.IndexFunc(configured, func(s raftServer) bool { return s.ID != raftID(l.id) })]
-	for _, s := range c.servers {
-		if raftID(s.id) == first.ID {
-			v := views[s.id]
-			v.mu.Lock()
-			v.removed = l.id
-			v.mu.Unlock()
-			s.node.layer.sweep()
-		}
-	}
+	l, heir := c.leaderAndHeir()
+	v := views[heir.id]
+	v.mu.Lock()
+	v.removed = l.id
+	v.mu.Unlock()
+	heir.node.layer.sweep()
 	c.awaitHandOver(l)
 }
 
@@ -435,22 +439,12 @@ func TestALeaderHandsOverPastASilentVoter(t *testing.T) {
 	release := make(chan struct{})
 	defer close(release)
 	c := newCluster(t, 3, nil)
-	l := c.awaitLeader()
-	c.set(l, "a", "1")
-	c.await("all have it", func() bool {
-		return !slices.ContainsFunc(c.servers, func(s *server) bool { return s.machine.Get("a") != "1" })
+	l, heir := c.leaderAndHeir()
+	heir.host.SetStreamHandler(heir.node.protocol("raft"), func(stream network.Stream) {
+		<-release
+		_ = stream.Reset()
 	})
-	configured := l.node.servers()
-	first := configured[slices.IndexFunc(configured, func(s raftServer) bool { return s.ID != raftID(l.id) })]
-	for _, s := range c.servers {
-		if raftID(s.id) == first.ID {
-			s.host.SetStreamHandler(s.node.protocol("raft"), func(stream network.Stream) {
-				<-release
-				_ = stream.Reset()
-			})
-			_ = s.host.Network().ClosePeer(l.host.ID())
-		}
-	}
+	_ = heir.host.Network().ClosePeer(l.host.ID())
 	c.awaitHandOver(l)
 }
 
