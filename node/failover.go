@@ -60,7 +60,8 @@ func (n *Node) elsewhere() func() bool {
 // last. Among equal ones each node has an order of its own, so that they spread over
 // servers and stay with one.
 func (n *Node) serverURLs(region meta.RegionName) []string {
-	servers := slices.DeleteFunc(n.swarmHost.Nodes("", meta.RoleServer), func(s meta.Node) bool { return s.Gateway == "" })
+	servers := slices.Clone(n.swarmHost.Nodes("", meta.RoleServer)) // which is everybody's
+	servers = slices.DeleteFunc(servers, func(s meta.Node) bool { return s.Gateway == "" })
 	rank := make(map[string]int, len(servers))
 	for i, url := range raftmeta.NewRoster(servers).Gateways(n.ID(), region) {
 		rank[url] = i
